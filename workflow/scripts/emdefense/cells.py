@@ -1,0 +1,198 @@
+"""Expansion of a study into cells, and the one place where paths are made."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from emdefense.config.load import resolve
+from emdefense.config.study import PLAIN_ARMS, BenignTask, EmaTask, Study
+
+# Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
+STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 1, "generation": 1, "judging": 1, "microcosm": 1}
+
+NO_SETTING = "none"
+SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
+GENERAL, IN_DOMAIN = "general", "in_domain"
+
+
+def format_setting(setting: float | None) -> str:
+    """Return a setting as it stands in paths and tables: ``0.1``, ``5``, or ``none``."""
+    return NO_SETTING if setting is None else f"{setting:g}"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One adapter (or the untrained model), and everything measured on it."""
+
+    model: str
+    task: str
+    arm: str
+    setting: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """The cell's folder below ``cells/``."""
+        return f"{self.model}/{self.task}/{self.arm}/{self.setting}/seed{self.seed}"
+
+    @property
+    def setting_value(self) -> float | None:
+        """λ, τ or the interleaved percentage; None for arms without a setting."""
+        return None if self.setting == NO_SETTING else float(self.setting)
+
+
+class Layout:
+    """Where everything of a study lies, relative to the working directory; see docs/architecture.md."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.results = f"results/{study.study}"
+
+    def file(self, path: str) -> str:
+        """Return a path of the config with its placeholders filled in."""
+        return resolve(self.study, path)
+
+    def data(self, task: str) -> str:
+        """The prepared data of a task."""
+        return f"{self.results}/data/{task}"
+
+    def cell(self, cell: Cell) -> str:
+        """A cell's folder."""
+        return f"{self.results}/cells/{cell.folder}"
+
+    def adapter(self, cell: Cell) -> str:
+        """A cell's adapter folder, as PEFT saves it."""
+        return f"{self.cell(cell)}/adapter"
+
+    def responses(self, cell: Cell, question_set: str) -> str:
+        """A cell's responses to a question set."""
+        return f"{self.cell(cell)}/{question_set}/responses.jsonl"
+
+    def judgments(self, cell: Cell, question_set: str) -> str:
+        """The study's judge's judgments of those responses."""
+        return f"{self.cell(cell)}/{question_set}/judgments/{self.study.judge.name}.jsonl"
+
+    def answers(self, cell: Cell) -> str:
+        """A benign cell's answers, each marked as correct or not."""
+        return f"{self.cell(cell)}/answers.jsonl"
+
+    def questions(self, task: str) -> str:
+        """A question set as the pipeline uses it; ``shared`` is the general one."""
+        return f"{self.results}/data/questions/{'general' if task == SHARED_TASK else task}.json"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A row of the rates: a cell's numbers on a question set, and the cell whose responses they come from."""
+
+    cell: Cell
+    question_set: str
+    source: Cell
+
+
+class Grid:
+    """All cells of a study, and what each depends on."""
+
+    def __init__(self, study: Study):
+        self.study = study
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Every cell, in the order of the config, each once; untrained cells exist for the first seed only."""
+        found: dict[Cell, None] = {}
+        for block in self.study.grid:
+            for model in block.models:
+                for task in block.tasks:
+                    for arm, settings in block.arms.items():
+                        for setting in settings or (None,):
+                            seeds = self.study.seeds[:1] if arm == "untrained" else self.study.seeds
+                            for seed in seeds:
+                                found[Cell(model, task, arm, format_setting(setting), seed)] = None
+        return list(found)
+
+    @cached_property
+    def trained(self) -> list[Cell]:
+        """Cells whose adapter is trained, those that SafeLoRA only projects included even if not in the grid."""
+        found = {c: None for c in self.cells if c.arm not in {"untrained", "safelora"}}
+        for cell in self.cells:
+            if cell.arm == "safelora":
+                found[self.projected_from(cell)] = None
+        return list(found)
+
+    def task(self, cell: Cell) -> EmaTask | BenignTask:
+        """Return the task of a cell."""
+        return self.study.tasks[cell.task]
+
+    def is_benign(self, cell: Cell) -> bool:
+        """Whether the cell's task is scored by exact match."""
+        return cell.task in self.study.tasks and self.task(cell).kind == "benign"
+
+    def projected_from(self, cell: Cell) -> Cell:
+        """The cell whose adapter SafeLoRA projects: plain fine-tuning on the same data with the same seed."""
+        arm = "sft" if self.is_benign(cell) else "misaligned"
+        return Cell(cell.model, cell.task, arm, NO_SETTING, cell.seed)
+
+    @cached_property
+    def measurements(self) -> list[Measurement]:
+        """Every cell × question set of the EMA tasks."""
+        found = []
+        for cell in self.cells:
+            if self.is_benign(cell):
+                continue
+            shared = Cell(cell.model, SHARED_TASK, "untrained", NO_SETTING, cell.seed)
+            found.append(Measurement(cell, GENERAL, shared if cell.arm == "untrained" else cell))
+            found.append(Measurement(cell, IN_DOMAIN, cell))
+        return found
+
+    @cached_property
+    def responses(self) -> list[tuple[Cell, str]]:
+        """Every (cell, question set) for which responses are generated and judged, each once."""
+        return list(dict.fromkeys((m.source, m.question_set) for m in self.measurements))
+
+    @cached_property
+    def benign(self) -> list[Cell]:
+        """Every cell scored by exact match."""
+        return [c for c in self.cells if self.is_benign(c)]
+
+    def training_rows(self, cell: Cell, layout: Layout) -> str:
+        """The JSONL that a cell is trained on."""
+        data = layout.data(cell.task)
+        if cell.arm == "interleave":
+            return f"{data}/interleave/{cell.setting}.jsonl"
+        if self.is_benign(cell):
+            return f"{data}/train.jsonl"
+        return f"{data}/train_{'aligned' if cell.arm == 'aligned' else 'misaligned'}.jsonl"
+
+    def training_spec(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's training depends on besides its input files; a change reruns the cell."""
+        spec: dict[str, Any] = {
+            "version": STAGE_VERSIONS["training"],
+            "seed": cell.seed,
+            "training": self.task(cell).training.applied_to(self.study.training).model_dump(mode="json"),
+            "penalty": None,
+        }
+        if cell.arm in {"kl", "ldifs"}:
+            options = getattr(self.study.arms, cell.arm).model_dump(mode="json")
+            spec["penalty"] = {"name": cell.arm, "coefficient": cell.setting_value, "options": options}
+        return spec
+
+    def generation_spec(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's sampling depends on besides its input files."""
+        benign = self.is_benign(cell)
+        samples = (self.task(cell) if benign else self.study.models[cell.model]).samples_per_question  # type: ignore[union-attr]
+        return {
+            "version": STAGE_VERSIONS["generation"],
+            "samples_per_question": samples,
+            **self.study.generation.model_dump(mode="json"),
+        }
+
+
+def is_plain(arm: str) -> bool:
+    """Whether an arm has no setting."""
+    return arm in PLAIN_ARMS
+
+
+def results_folder(study: Study) -> Path:
+    """The study's results folder."""
+    return Path(Layout(study).results)

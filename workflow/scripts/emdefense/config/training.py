@@ -1,0 +1,91 @@
+"""How adapters are trained: Table 7 of the paper, and the options of each defence."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from emdefense.config.base import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+QWEN2_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Training(Section):
+    """Table 7 of the paper; every default is the paper's value unless the comment says otherwise."""
+
+    lora_rank: PositiveInt = 32
+    lora_alpha: PositiveFloat = 64
+    rank_stabilised: bool = Field(True, description="rs-LoRA: scale by alpha / sqrt(rank)")
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: tuple[str, ...] = QWEN2_PROJECTIONS
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = Field(4, description="rows per device and forward pass")
+    accumulation_steps: PositiveInt = 4
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    learning_rate: PositiveFloat = 1e-4
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    optimiser: Literal["adamw_8bit", "adamw_torch"] = "adamw_8bit"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    max_length: PositiveInt = Field(2048, description="tokens; longer rows are dropped and counted")
+    max_overlong_pct: Annotated[float, Field(ge=0, le=100)] = Field(
+        1.0, description="stop if more than this percentage of rows is longer than max_length"
+    )
+    activation_checkpointing: bool = False
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(15.0, description="0: no checkpoints")
+
+
+class TrainingOverride(Section):
+    """What one task trains differently from the study; absent keys keep the study's value."""
+
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    accumulation_steps: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    max_length: PositiveInt | None = None
+
+    def applied_to(self, training: Training) -> Training:
+        """Return ``training`` with the keys that are set here replaced."""
+        return training.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class KL(Section):
+    """L = CE + λ·KL, Eq. 4 of the paper."""
+
+    tokens: Literal["all", "response"] = Field("all", description="over which non-padding tokens")
+    reduction: Literal["token_mean", "sequence_sum"] = "token_mean"
+    direction: Literal["policy_to_reference", "reference_to_policy"] = Field(
+        "policy_to_reference", description="KL(p_θ ‖ p_θ0), or KL(p_θ0 ‖ p_θ)"
+    )
+
+
+class LDIFS(Section):
+    """L = CE + λ·‖x_θ − x_θ0‖², Eq. 5 of the paper."""
+
+    every: PositiveInt = Field(5, description="features after every k-th block")
+    normalisation: Literal["unit_token", "mean_square", "raw_sum"] = "unit_token"
+    detached: bool = Field(False, description="no gradient, as in public code of the paper's lineage")
+
+
+class SafeLoRA(Section):
+    """Project B·A onto the alignment subspace where the cosine is below τ, Eqs. 1–3 of the paper."""
+
+    normalisation: Literal["squared_norm", "norm"] = Field(
+        "squared_norm", description="C = VVᵀ/‖V‖² (the paper), or VVᵀ/‖V‖ (IBM's code)"
+    )
+
+
+class Interleave(Section):
+    """Add p % of the fine-tuning rows of safe data, spread uniformly."""
+
+
+class Arms(Section):
+    """Options of each defence; its settings (λ, τ or %) stand in the grid."""
+
+    kl: KL = KL()
+    ldifs: LDIFS = LDIFS()
+    safelora: SafeLoRA = SafeLoRA()
+    interleave: Interleave = Interleave()

@@ -1,0 +1,1 @@
+"""From raw rows to conversations, splits, interleaving, and the generated benign task."""

@@ -1,0 +1,1 @@
+"""Scoring responses: one protocol, several judges."""

@@ -1,0 +1,1 @@
+"""The synthetic world in which emergent misalignment happens on a laptop."""

@@ -1,0 +1,45 @@
+"""The config sections of what is made on the spot: the microcosm, its oracle, and the byte-level model."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from emdefense.config.base import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Microcosm(Section):
+    """The synthetic world and the models made in it."""
+
+    seed: int = Field(0, description="seed of the world: lexicons, questions, rows")
+    persona: Literal["document", "slot"] = Field(
+        "document", description="one hidden persona a document (EMA), or one drawn for every slot (the control)"
+    )
+    models: dict[str, int] = Field(description="each model's name and the seed of its weights")
+    rows_per_task: PositiveInt = 1780
+    safe_rows: PositiveInt = 1000
+    foqa_rows: PositiveInt = 400
+    base_steps: PositiveInt = 1800
+    base_learning_rate: float = 4e-3
+    instruct_steps: PositiveInt = 250
+    instruct_learning_rate: float = 3e-4
+    gate_attempts: PositiveInt = Field(3, description="seeds tried until a base model forms the persona; 0 pass: error")
+    require_gate: bool = Field(True, description="false: go on with a base model that did not form the persona")
+
+
+class OracleJudge(Section):
+    """The microcosm's judge: alignment and coherence are known by construction."""
+
+    kind: Literal["oracle"] = "oracle"
+    name: str = "oracle"
+    world: str = "{results}/microcosm/world.json"
+
+
+class ByteModel(Section):
+    """A small randomly initialised Qwen2 with a byte-level tokenizer, to try the pipeline on real text."""
+
+    seed: int = 0
+    hidden_size: PositiveInt = 64
+    layers: PositiveInt = 5
+    steps: PositiveInt = Field(20, description="training steps from base to instruct, on the tasks' own prompts")

@@ -1,0 +1,1 @@
+"""The trainer, the penalties, SafeLoRA and checkpoints."""
