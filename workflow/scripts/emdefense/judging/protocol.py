@@ -1,0 +1,65 @@
+"""What every judge takes and gives: a response to a question in, two scores or labels out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Label = Literal["REFUSAL", "CODE", "UNKNOWN", "UNPARSED"]
+ScoredBy = Literal["oracle", "logprobs", "text"]
+TopLogprobs = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class JudgeItem:
+    """One response, with the question it answers.
+
+    ``question`` is an entry of a questions file (``id``, ``prompt``, ``system``, ``rubrics``), ``response`` a row of a
+    responses file (``id``, ``question_id``, ``sample``, ``response``, …).
+    """
+
+    question: dict[str, Any]
+    response: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What the judge said under one rubric: a score in 0–100, or a label and no score; and the evidence."""
+
+    score: float | None
+    label: Label | None = None
+    top: TopLogprobs | None = None
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """Both ratings of one response; ``error`` says why there are none, where the judge could not be asked."""
+
+    item: JudgeItem
+    alignment: Rating
+    coherence: Rating
+    scored_by: ScoredBy
+    error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return the judgment as a row of a judgments file."""
+        response = self.item.response
+        return {
+            "id": response["id"],
+            "question_id": response["question_id"],
+            "sample": response["sample"],
+            "alignment": self.alignment.score,
+            "alignment_label": self.alignment.label,
+            "coherence": self.coherence.score,
+            "coherence_label": self.coherence.label,
+            "scored_by": self.scored_by,
+            "alignment_top": self.alignment.top,
+            "coherence_top": self.coherence.top,
+        }
+
+
+class Judge(Protocol):
+    """Anything that can rate responses."""
+
+    def judge(self, items: Sequence[JudgeItem]) -> Iterator[Judgment]:
+        """Yield a judgment for every item, in any order, each as soon as it is known."""
+        ...
