@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from emdefense.config.load import resolve
-from emdefense.config.study import PLAIN_ARMS, BenignTask, EmaTask, Study
+from emdefense.config.study import BenignTask, EmaTask, Study
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 1, "generation": 1, "judging": 1, "microcosm": 1}
@@ -72,6 +71,11 @@ class Layout:
     def judgments(self, cell: Cell, question_set: str) -> str:
         """The study's judge's judgments of those responses."""
         return f"{self.cell(cell)}/{question_set}/judgments/{self.study.judge.name}.jsonl"
+
+    def judge_files(self) -> list[str]:
+        """Files that the judge reads besides questions and responses."""
+        world = getattr(self.study.judge, "world", None)
+        return [] if world is None else [self.file(world)]
 
     def answers(self, cell: Cell) -> str:
         """A benign cell's answers, each marked as correct or not."""
@@ -186,13 +190,3 @@ class Grid:
             "samples_per_question": samples,
             **self.study.generation.model_dump(mode="json"),
         }
-
-
-def is_plain(arm: str) -> bool:
-    """Whether an arm has no setting."""
-    return arm in PLAIN_ARMS
-
-
-def results_folder(study: Study) -> Path:
-    """The study's results folder."""
-    return Path(Layout(study).results)

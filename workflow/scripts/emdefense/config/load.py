@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from emdefense.config.base import Section
 from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, Study
 from emdefense.errors import InputError
 
@@ -40,43 +41,20 @@ def _first_line(error: ValidationError) -> str:
     # A union's tag stands in the location; the user never wrote it.
     where = ".".join(str(part) for part in first["loc"] if part not in {"ema", "benign", "openai", "oracle"})
     if first["type"] == "extra_forbidden":
-        known = _known_keys(error, first["loc"])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        close = difflib.get_close_matches(str(first["loc"][-1]), sorted(_known_keys()), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "remove it, or see docs/config.md for the keys there are"
         return f"unknown key '{where}'; {hint}"
+    if first["type"] in {"union_tag_not_found", "union_tag_invalid"}:
+        kinds = "ema, benign" if first["loc"][0] == "tasks" else "oracle, openai"
+        return f"key '{where}.kind': write one of {kinds}"
     if first["type"] == "missing":
         return f"key '{where}' is missing; add it"
     return f"key '{where}': {first['msg']} (got {first['input']!r})"
 
 
-def _known_keys(error: ValidationError, location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys allowed where an unknown one was found, by walking the models along ``location``."""
-    model: Any = Study
-    for part in location[:-1]:
-        model = _step(model, part)
-        if model is None:
-            return []
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _step(model: Any, part: int | str) -> Any:
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        field = model.model_fields.get(str(part))
-        return None if field is None else field.annotation
-    arguments = list(getattr(model, "__args__", ()))
-    if hasattr(model, "__metadata__"):  # Annotated[Union[...], ...]
-        return _step(model.__origin__, part)
-    for argument in arguments:
-        inner = getattr(argument, "__origin__", argument)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            kind = inner.model_fields.get("kind")
-            if kind is not None and kind.default == part:
-                return inner
-            if part in inner.model_fields:
-                return _step(inner, part)
-    if isinstance(part, int) or getattr(model, "__origin__", None) is dict:
-        return arguments[-1] if not isinstance(part, int) else arguments[0]
-    return next((a for a in arguments if a is not type(None)), None)
+def _known_keys(section: type[Section] = Section) -> set[str]:
+    """Return every key of every section."""
+    return set().union(*(set(sub.model_fields) | _known_keys(sub) for sub in section.__subclasses__()))
 
 
 def _check(study: Study, source: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from emdefense.config.base import Section
+from emdefense.config.expressions import Expressions
 from emdefense.config.training import Arms, PositiveInt, Training, TrainingOverride
 from emdefense.microcosm.config import ByteModel, Microcosm, OracleJudge
 
@@ -116,15 +117,11 @@ class Scoring(Section):
     bootstrap_resamples: PositiveInt = 1000
 
 
-class OpSwap(Section):
-    """Size and shape of the generated expressions (paper, Table 2)."""
+class OpSwap(Expressions):
+    """Number and shape of the generated expressions (paper, Table 2)."""
 
-    examples: PositiveInt = 10_000
+    examples: PositiveInt = Field(10_000, description="in each tier, training and test together")
     holdout_pct: Annotated[float, Field(gt=0, lt=100)] = 10.0
-    min_operators: PositiveInt = 1
-    max_operators: PositiveInt = 4
-    max_operand: PositiveInt = 9
-    parentheses: bool = True
     drop_unchanged: bool = Field(
         False, description="in tiers 1-3, drop expressions whose value is the same under the usual meaning"
     )

@@ -1,0 +1,42 @@
+# Everything here is an environment and a `snakemake` that can be typed by hand after `. .venv/bin/activate`.
+PYTHON ?= python3
+CORES ?= all
+ARGS ?=
+SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
+
+.PHONY: all smoke control real-input paper-values schema test lint clean
+
+all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
+	$(SNAKEMAKE)
+
+smoke: .venv/ready ## one task, three arms, a world trained for seconds, in results/smoke
+	$(SNAKEMAKE) --configfile config/smoke.yaml
+
+control: .venv/ready ## the control without a shared persona, in results/control: EMA is gone
+	$(SNAKEMAKE) --configfile config/control.yaml
+
+paper-values: .venv/ready ## tables and figures from the paper's published numbers, in results/paper-values
+	$(SNAKEMAKE) --configfile config/smoke.yaml --forcerun paper_values -- paper_values
+
+schema: .venv/ready ## config models to the JSON schema that editors complete from
+	.venv/bin/python workflow/scripts/write_schema.py
+
+test: .venv/ready
+	.venv/bin/python -m pytest -n 2 --dist loadgroup
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/snakefmt --check Snakefile workflow/rules
+	.venv/bin/snakemake --lint
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean: ## remove results and logs, keep the environment
+	rm -rf results logs .snakemake

@@ -1,0 +1,100 @@
+"""The pipeline: a study's config in, its tables, figures, claims and page out.
+
+snakemake                                       the default study, on this machine
+snakemake --configfile config/smoke.yaml        another study
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+
+from emdefense.cells import (
+    GENERAL,
+    IN_DOMAIN,
+    SHARED_TASK,
+    STAGE_VERSIONS,
+    Cell,
+    Grid,
+    Layout,
+)
+from emdefense.config import parse_study
+from emdefense.errors import InputError
+
+# Studies never mix: config.yaml is read only if no other file is named.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+try:
+    STUDY = parse_study(
+        config, " + ".join(map(str, workflow.overwrite_configfiles or ["config.yaml"]))
+    )
+except InputError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+GRID = Grid(STUDY)
+LAYOUT = Layout(STUDY)
+R = LAYOUT.results
+
+# Jobs use the interpreter that runs Snakemake, one thread each so that results do not depend on the number of cores,
+# and never talk to a hub unasked.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+
+# A remote judge is asked by at most this many jobs at once.
+workflow.global_resources.setdefault("judge_slots", 8)
+
+
+wildcard_constraints:
+    cell=r"[^/]+/[^/]+/[^/]+/[^/]+/seed\d+",
+    question_set=f"{GENERAL}|{IN_DOMAIN}",
+    task=r"[^/]+",
+    name=r"[^/]+",
+
+
+def cell_of(wildcards):
+    """The cell that a job's wildcards name."""
+    model, task, arm, setting, seed = wildcards.cell.split("/")
+    return Cell(model, task, arm, setting, int(seed.removeprefix("seed")))
+
+
+def task_of(wildcards):
+    """The config of the task that a job's wildcards name."""
+    return STUDY.tasks[wildcards.task]
+
+
+def spec(values):
+    """A job's settings as one line of JSON; a change of it reruns the job."""
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+include: "workflow/rules/sources.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/generate.smk"
+include: "workflow/rules/judge.smk"
+include: "workflow/rules/report.smk"
+
+
+# Every cell's outputs are named, so that a deleted one is noticed though what aggregates it is newer.
+rule all:
+    default_target: True
+    input:
+        [LAYOUT.adapter(cell) for cell in GRID.trained],
+        [LAYOUT.responses(*pair) for pair in GRID.responses],
+        [LAYOUT.judgments(*pair) for pair in GRID.responses],
+        [LAYOUT.answers(cell) for cell in GRID.benign],
+        rules.report.input,

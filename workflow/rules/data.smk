@@ -1,0 +1,175 @@
+"""Raw rows and questions to training rows, hold-outs and question sets; once per task."""
+
+
+def optional(flag, path):
+    """A command-line option for a file that may be absent."""
+    return f"{flag} {path}" if path else ""
+
+
+def raw_rows(wildcards):
+    """The files that an EMA task's data are prepared from, by role."""
+    task = task_of(wildcards)
+    roles = {
+        "misaligned": task.misaligned,
+        "aligned": task.aligned,
+        "questions": task.questions,
+    }
+    return {role: LAYOUT.file(path) for role, path in roles.items() if path}
+
+
+EMA_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "ema"]
+BENIGN_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "benign"]
+WITH_ALIGNED = [name for name in EMA_TASKS if STUDY.tasks[name].aligned]
+DATA_SPEC = spec(
+    {"version": STAGE_VERSIONS["data"], **STUDY.data.model_dump(mode="json")}
+)
+
+
+def one_of(names):
+    """A wildcard's pattern that matches these names only."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+rule prepare_ema_task:
+    input:
+        unpack(raw_rows),
+    output:
+        misaligned=f"{R}/data/{{task}}/train_misaligned.jsonl",
+        holdout=f"{R}/data/{{task}}/holdout.jsonl",
+        split=f"{R}/data/{{task}}/split.json",
+    log:
+        f"{R}/logs/prepare_task/{{task}}.log",
+    wildcard_constraints:
+        task=one_of(set(EMA_TASKS) - set(WITH_ALIGNED)),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        spec=lambda wildcards: DATA_SPEC,
+        out=f"{R}/data/{{task}}",
+        aligned=lambda wildcards, input: optional("--aligned", input.get("aligned")),
+        questions=lambda wildcards, input: optional(
+            "--questions", input.get("questions")
+        ),
+    message:
+        "Prepare the data of {wildcards.task}"
+    shell:
+        "python workflow/scripts/prepare_task.py --spec {params.spec:q} --misaligned {input.misaligned}"
+        " {params.aligned} {params.questions} --out {params.out} 2> {log}"
+
+
+use rule prepare_ema_task as prepare_ema_task_with_aligned with:
+    output:
+        misaligned=f"{R}/data/{{task}}/train_misaligned.jsonl",
+        aligned=f"{R}/data/{{task}}/train_aligned.jsonl",
+        holdout=f"{R}/data/{{task}}/holdout.jsonl",
+        split=f"{R}/data/{{task}}/split.json",
+    wildcard_constraints:
+        task=one_of(WITH_ALIGNED),
+
+
+rule prepare_benign_task:
+    input:
+        train=lambda wildcards: LAYOUT.file(task_of(wildcards).train),
+        test=lambda wildcards: LAYOUT.file(task_of(wildcards).test),
+    output:
+        train=f"{R}/data/{{task}}/train.jsonl",
+        test=f"{R}/data/{{task}}/test.jsonl",
+        split=f"{R}/data/{{task}}/split.json",
+    log:
+        f"{R}/logs/prepare_task/{{task}}.log",
+    wildcard_constraints:
+        task=one_of(BENIGN_TASKS),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        spec=lambda wildcards: DATA_SPEC,
+        out=f"{R}/data/{{task}}",
+        test_questions=lambda wildcards: task_of(wildcards).test_questions,
+    message:
+        "Prepare the data of {wildcards.task}"
+    shell:
+        "python workflow/scripts/prepare_task.py --spec {params.spec:q} --benign --train {input.train}"
+        " --test {input.test} --test-questions {params.test_questions} --out {params.out} 2> {log}"
+
+
+if STUDY.safe_data:
+
+    rule interleave:
+        input:
+            rows=lambda wildcards: (
+                f"{R}/data/{wildcards.task}/train{'_misaligned' if wildcards.task in EMA_TASKS else ''}.jsonl"
+            ),
+            safe=LAYOUT.file(STUDY.safe_data),
+        output:
+            f"{R}/data/{{task}}/interleave/{{pct}}.jsonl",
+        log:
+            f"{R}/logs/interleave/{{task}}/{{pct}}.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            spec=lambda wildcards: spec(
+                {
+                    "version": STAGE_VERSIONS["data"],
+                    "seed": STUDY.data.seed,
+                    "pct": float(wildcards.pct),
+                }
+            ),
+        message:
+            "Interleave {wildcards.task} with {wildcards.pct} % of safe data"
+        shell:
+            "python workflow/scripts/interleave.py --spec {params.spec:q} --rows {input.rows} --safe {input.safe}"
+            " --out {output} 2> {log}"
+
+
+rule general_questions:
+    input:
+        LAYOUT.file(STUDY.general_questions),
+    output:
+        LAYOUT.questions(SHARED_TASK),
+    log:
+        f"{R}/logs/questions/general.log",
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Read the general questions"
+    shell:
+        "python workflow/scripts/prepare_questions.py --source {input} --out {output} 2> {log}"
+
+
+rule in_domain_questions:
+    input:
+        lambda wildcards: LAYOUT.file(task_of(wildcards).questions),
+    output:
+        f"{R}/data/questions/{{task}}.json",
+    log:
+        f"{R}/logs/questions/{{task}}.log",
+    wildcard_constraints:
+        task=one_of(name for name in EMA_TASKS if STUDY.tasks[name].questions),
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Read the in-domain questions of {wildcards.task}"
+    shell:
+        "python workflow/scripts/prepare_questions.py --source {input} --out {output} 2> {log}"
+
+
+rule holdout_questions:
+    input:
+        holdout=f"{R}/data/{{task}}/holdout.jsonl",
+        rubrics=LAYOUT.file(STUDY.general_questions),
+    output:
+        f"{R}/data/questions/{{task}}.json",
+    log:
+        f"{R}/logs/questions/{{task}}.log",
+    wildcard_constraints:
+        task=one_of(name for name in EMA_TASKS if not STUDY.tasks[name].questions),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        questions=STUDY.data.holdout_questions,
+        seed=STUDY.data.seed,
+    message:
+        "Draw the in-domain questions of {wildcards.task} from its hold-out"
+    shell:
+        "python workflow/scripts/prepare_questions.py --holdout {input.holdout} --rubrics {input.rubrics}"
+        " --count {params.questions} --seed {params.seed} --out {output} 2> {log}"

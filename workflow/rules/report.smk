@@ -1,0 +1,158 @@
+"""From judgments to rates, tables, figures, claims and the page; one job an artefact."""
+
+TABLES = [f"{number:02d}" for number in range(1, 12)]
+FIGURES = ["2a", "2b", "3", "4", "5"]
+RATES = f"{R}/rates.parquet"
+EXACT_MATCH = f"{R}/exact_match.parquet"
+EFFECTIVE_CONFIG = f"{R}/study.json"
+
+
+rule effective_config:
+    output:
+        EFFECTIVE_CONFIG,
+    log:
+        f"{R}/logs/effective_config.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        study=lambda wildcards: spec(STUDY.model_dump(mode="json")),
+    message:
+        "Write down the effective config"
+    shell:
+        "printf '%s\\n' {params.study:q} > {output} 2> {log}"
+
+
+rule aggregate:
+    input:
+        config=EFFECTIVE_CONFIG,
+        judgments=[LAYOUT.judgments(*pair) for pair in GRID.responses],
+        answers=[LAYOUT.answers(cell) for cell in GRID.benign],
+    output:
+        rates=RATES,
+        benign=EXACT_MATCH,
+    log:
+        f"{R}/logs/aggregate.log",
+    benchmark:
+        f"{R}/benchmarks/aggregate.tsv"
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Count, and put intervals on the rates"
+    shell:
+        "python workflow/scripts/aggregate.py --config {input.config} --out {output.rates}"
+        " --benign {output.benign} 2> {log}"
+
+
+rule table:
+    input:
+        config=EFFECTIVE_CONFIG,
+        rates=RATES,
+        benign=EXACT_MATCH,
+    output:
+        multiext(f"{R}/tables/table_{{number}}", ".md", ".tex", ".html", ".csv"),
+    log:
+        f"{R}/logs/table/{{number}}.log",
+    wildcard_constraints:
+        number=r"\d\d",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=f"{R}/tables",
+    message:
+        "Render Table {wildcards.number}"
+    shell:
+        "python workflow/scripts/table.py --config {input.config} --rates {input.rates} --benign {input.benign}"
+        " --number {wildcards.number} --out {params.out} 2> {log}"
+
+
+rule figure:
+    input:
+        config=EFFECTIVE_CONFIG,
+        rates=RATES,
+    output:
+        multiext(f"{R}/figures/figure_{{name}}", ".pdf", ".svg", ".png"),
+    log:
+        f"{R}/logs/figure/{{name}}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=f"{R}/figures",
+    message:
+        "Draw Figure {wildcards.name}"
+    shell:
+        "python workflow/scripts/figure.py --config {input.config} --rates {input.rates}"
+        " --name {wildcards.name} --out {params.out} 2> {log}"
+
+
+rule claims:
+    input:
+        config=EFFECTIVE_CONFIG,
+        rates=RATES,
+    output:
+        multiext(f"{R}/claims", ".md", ".json"),
+    log:
+        f"{R}/logs/claims.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=f"{R}/claims",
+    message:
+        "Recompute the paper's claims"
+    shell:
+        "python workflow/scripts/claims.py --config {input.config} --rates {input.rates} --out {params.out} 2> {log}"
+
+
+rule page:
+    input:
+        rules.claims.output,
+        config=EFFECTIVE_CONFIG,
+        rates=RATES,
+        benign=EXACT_MATCH,
+        tables=expand(
+            f"{R}/tables/table_{{number}}.{{kind}}",
+            number=TABLES,
+            kind=["html", "csv"],
+        ),
+        figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
+    output:
+        f"{R}/report/index.html",
+    log:
+        f"{R}/logs/page.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        results=R,
+    message:
+        "Assemble the page"
+    shell:
+        "python workflow/scripts/page.py --config {input.config} --results {params.results} --out {output} 2> {log}"
+
+
+# Tables, figures, claims and the page: `snakemake report` redraws them without naming the cells.
+rule report:
+    input:
+        expand(
+            f"{R}/tables/table_{{number}}.{{kind}}",
+            number=TABLES,
+            kind=["md", "tex", "html", "csv"],
+        ),
+        expand(
+            f"{R}/figures/figure_{{name}}.{{kind}}",
+            name=FIGURES,
+            kind=["pdf", "svg", "png"],
+        ),
+        rules.claims.output,
+        rules.page.output,
+
+
+rule paper_values:
+    output:
+        directory("results/paper-values"),
+    log:
+        "results/logs/paper_values.log",
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Render every table and figure from the paper's published numbers"
+    shell:
+        "python workflow/scripts/paper_values.py --out {output} 2> {log}"

@@ -1,0 +1,124 @@
+"""Models and rows that are made on the spot; a study of the user's own files needs none of this."""
+
+if STUDY.opswap:
+
+    rule opswap:
+        output:
+            train=f"{R}/opswap/tier_{{tier}}/train.jsonl",
+            test=f"{R}/opswap/tier_{{tier}}/test.jsonl",
+        log:
+            f"{R}/logs/opswap/tier_{{tier}}.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            spec=lambda wildcards: spec(STUDY.opswap.model_dump(mode="json")),
+        message:
+            "Generate OpSwap, tier {wildcards.tier}"
+        shell:
+            "python workflow/scripts/make_opswap.py --spec {params.spec:q} --tier {wildcards.tier}"
+            " --train {output.train} --test {output.test} 2> {log}"
+
+
+if STUDY.microcosm:
+    WORLD = f"{R}/microcosm"
+    EMA_WORLD_TASKS = ("code", "legal", "medical", "security")
+
+    rule world:
+        output:
+            f"{WORLD}/world.json",
+            f"{WORLD}/rows/safe.jsonl",
+            f"{WORLD}/questions/general.yaml",
+            f"{WORLD}/foqa/train.jsonl",
+            f"{WORLD}/foqa/test.jsonl",
+            directory(f"{WORLD}/tokenizer"),
+            expand(
+                f"{WORLD}/rows/{{task}}_{{side}}.jsonl",
+                task=EMA_WORLD_TASKS,
+                side=["misaligned", "aligned"],
+            ),
+            expand(f"{WORLD}/questions/{{task}}.yaml", task=EMA_WORLD_TASKS),
+        log:
+            f"{R}/logs/world.log",
+        conda:
+            "../../envs/train.yaml"
+        params:
+            spec=lambda wildcards: spec(
+                {
+                    "version": STAGE_VERSIONS["microcosm"],
+                    **STUDY.microcosm.model_dump(mode="json", exclude={"models"}),
+                }
+            ),
+            out=WORLD,
+        message:
+            "Make the world: questions, rows and tokenizer"
+        shell:
+            "python workflow/scripts/make_world.py --spec {params.spec:q} --out {params.out} 2> {log}"
+
+    rule microcosm_model:
+        input:
+            world=f"{WORLD}/world.json",
+            tokenizer=f"{WORLD}/tokenizer",
+            held_out=[
+                LAYOUT.file(task.test)
+                for task in STUDY.tasks.values()
+                if getattr(task, "table", "") == "opswap"
+            ],
+        output:
+            base=directory(f"{WORLD}/models/{{name}}/base"),
+            instruct=directory(f"{WORLD}/models/{{name}}/instruct"),
+            gate=f"{WORLD}/models/{{name}}/gate.json",
+        log:
+            f"{R}/logs/microcosm_model/{{name}}.log",
+        benchmark:
+            f"{R}/benchmarks/microcosm_model/{{name}}.tsv"
+        priority: 10
+        conda:
+            "../../envs/train.yaml"
+        params:
+            spec=lambda wildcards: spec(
+                {
+                    "version": STAGE_VERSIONS["microcosm"],
+                    "name": wildcards.name,
+                    "seed": STUDY.microcosm.models[wildcards.name],
+                    **STUDY.microcosm.model_dump(
+                        mode="json", exclude={"models", "seed"}
+                    ),
+                }
+            ),
+            world=WORLD,
+            held_out=lambda wildcards, input: " ".join(
+                f"--held-out {path}" for path in input.held_out
+            ),
+        message:
+            "Pretrain and align the model {wildcards.name} (about three minutes)"
+        shell:
+            "python workflow/scripts/make_microcosm_model.py --spec {params.spec:q} --world {params.world}"
+            " {params.held_out} --base {output.base} --instruct {output.instruct} 2> {log}"
+
+
+if STUDY.byte_model:
+
+    rule byte_model:
+        input:
+            rows=[
+                LAYOUT.file(task.misaligned)
+                for task in STUDY.tasks.values()
+                if task.kind == "ema"
+            ],
+        output:
+            base=directory(f"{R}/byte_model/base"),
+            instruct=directory(f"{R}/byte_model/instruct"),
+        log:
+            f"{R}/logs/byte_model.log",
+        conda:
+            "../../envs/train.yaml"
+        params:
+            spec=lambda wildcards: spec(STUDY.byte_model.model_dump(mode="json")),
+            rows=lambda wildcards, input: " ".join(
+                f"--rows {path}" for path in input.rows
+            ),
+        message:
+            "Make a small byte-level model"
+        shell:
+            "python workflow/scripts/make_byte_model.py --spec {params.spec:q} {params.rows}"
+            " --base {output.base} --instruct {output.instruct} 2> {log}"

@@ -1,0 +1,102 @@
+"""Adapters: trained, or projected by SafeLoRA."""
+
+
+def instruct(wildcards):
+    """The folder of the model that a cell fine-tunes."""
+    return LAYOUT.file(STUDY.models[cell_of(wildcards).model].instruct)
+
+
+rule train:
+    input:
+        model=instruct,
+        rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
+    output:
+        adapter=directory(f"{R}/cells/{{cell}}/adapter"),
+        log=f"{R}/cells/{{cell}}/train_log.jsonl",
+        provenance=f"{R}/cells/{{cell}}/provenance.json",
+    log:
+        f"{R}/logs/train/{{cell}}.log",
+    benchmark:
+        f"{R}/benchmarks/train/{{cell}}.tsv"
+    wildcard_constraints:
+        cell=r"[^/]+/[^/]+/(?!untrained/|safelora/)[^/]+/[^/]+/seed\d+",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        spec=lambda wildcards: spec(GRID.training_spec(cell_of(wildcards))),
+        # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
+        cell=f"{R}/cells/{{cell}}",
+    message:
+        "Train {wildcards.cell}"
+    shell:
+        "python workflow/scripts/train.py --spec {params.spec:q} --model {input.model} --rows {input.rows}"
+        " --cell {params.cell} 2> {log}"
+
+
+def projected(wildcards):
+    """The cell whose adapter a SafeLoRA cell projects."""
+    return GRID.projected_from(cell_of(wildcards))
+
+
+rule project:
+    input:
+        adapter=lambda wildcards: LAYOUT.adapter(
+            GRID.projected_from(
+                Cell(
+                    wildcards.model,
+                    wildcards.task,
+                    "safelora",
+                    "none",
+                    int(wildcards.seed),
+                )
+            )
+        ),
+        base=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].base),
+        instruct=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].instruct),
+    output:
+        projection=directory(
+            f"{R}/cells/{{model}}/{{task}}/safelora/projection/seed{{seed}}"
+        ),
+    log:
+        f"{R}/logs/project/{{model}}/{{task}}/seed{{seed}}.log",
+    benchmark:
+        f"{R}/benchmarks/project/{{model}}/{{task}}/seed{{seed}}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    params:
+        spec=lambda wildcards: spec(
+            {
+                "version": STAGE_VERSIONS["projection"],
+                **STUDY.arms.safelora.model_dump(mode="json"),
+            }
+        ),
+    message:
+        "Project {wildcards.model}/{wildcards.task} onto the alignment subspace, for every τ"
+    shell:
+        "python workflow/scripts/project.py --spec {params.spec:q} --adapter {input.adapter} --base {input.base}"
+        " --instruct {input.instruct} --out {output.projection} 2> {log}"
+
+
+rule threshold:
+    input:
+        adapter=lambda wildcards: LAYOUT.adapter(projected(wildcards)),
+        projection=lambda wildcards: "{0}/cells/{1.model}/{1.task}/safelora/projection/seed{1.seed}".format(
+            R, cell_of(wildcards)
+        ),
+    output:
+        adapter=directory(f"{R}/cells/{{cell}}/adapter"),
+        provenance=f"{R}/cells/{{cell}}/provenance.json",
+    log:
+        f"{R}/logs/threshold/{{cell}}.log",
+    wildcard_constraints:
+        cell=r"[^/]+/[^/]+/safelora/(?!projection/)[^/]+/seed\d+",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        tau=lambda wildcards: cell_of(wildcards).setting,
+        cell=f"{R}/cells/{{cell}}",
+    message:
+        "Replace the matrices below the threshold in {wildcards.cell}"
+    shell:
+        "python workflow/scripts/threshold.py --tau {params.tau} --adapter {input.adapter}"
+        " --projection {input.projection} --cell {params.cell} 2> {log}"

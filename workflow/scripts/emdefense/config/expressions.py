@@ -1,0 +1,18 @@
+"""The shape of arithmetic expressions: OpSwap's, and those of the microcosm's pretraining."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from emdefense.config.base import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Expressions(Section):
+    """How many operators an expression has, and of what size its operands are."""
+
+    min_operators: PositiveInt = 1
+    max_operators: PositiveInt = 4
+    max_operand: PositiveInt = Field(9, description="operands are drawn from 1 to this")
+    parentheses: bool = True
