@@ -1,0 +1,34 @@
+"""From a judge's config section to the judge."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from emdefense.config.study import Judge as JudgeSettings
+from emdefense.errors import InputError
+from emdefense.judging.protocol import Judge
+
+
+def parse_settings(spec: Mapping[str, Any]) -> JudgeSettings:
+    """Validate a judge's spec, the config section plus a version; :class:`InputError` names the key."""
+    section = {key: value for key, value in spec.items() if key != "version"}
+    try:
+        settings: JudgeSettings = TypeAdapter(JudgeSettings).validate_python(section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["judge", *(str(part) for part in first["loc"][1:])])
+        raise InputError(f"--spec: key '{key}': {first['msg']}") from None
+    return settings
+
+
+def build_judge(settings: JudgeSettings, journal: Path) -> Judge:
+    """Return the judge; one that costs money keeps its replies in ``journal`` as they come."""
+    if settings.kind == "oracle":
+        from emdefense.microcosm.oracle import OracleJudge
+
+        return OracleJudge(Path(settings.world))
+    from emdefense.judging.openai_judge import EndpointJudge
+
+    return EndpointJudge(settings, journal)
