@@ -13,7 +13,7 @@ smoke: .venv/ready ## one task, three arms, a world trained for seconds, in resu
 	$(SNAKEMAKE) --configfile config/smoke.yaml
 
 control: .venv/ready ## the control without a shared persona, in results/control: EMA is gone
-	$(SNAKEMAKE) --configfile config/control.yaml
+	$(SNAKEMAKE) --configfile config.yaml config/control.yaml
 
 paper-values: .venv/ready ## tables and figures from the paper's published numbers, in results/paper-values
 	$(SNAKEMAKE) --configfile config/smoke.yaml --forcerun paper_values -- paper_values

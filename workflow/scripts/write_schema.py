@@ -1,17 +1,21 @@
-"""Write the JSON schema of the config, generated from the models that validate it."""
+"""Write what is generated from the config's models: the JSON schema and the reference."""
 
 import argparse
 from pathlib import Path
 
 from emdefense.config import Study
+from emdefense.config.reference import reference
 from emdefense.errors import run_cli
-from emdefense.files import write_json
+from emdefense.files import write_json, write_text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("workflow/schemas/study.schema.json"))
-    write_json(parser.parse_args().out, Study.model_json_schema())
+    parser.add_argument("--schema", type=Path, default=Path("workflow/schemas/study.schema.json"))
+    parser.add_argument("--reference", type=Path, default=Path("docs/config.md"))
+    arguments = parser.parse_args()
+    write_json(arguments.schema, Study.model_json_schema())
+    write_text(arguments.reference, reference())
 
 
 if __name__ == "__main__":

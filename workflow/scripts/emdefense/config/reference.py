@@ -1,0 +1,57 @@
+"""The config's reference, generated from the same JSON schema that editors complete from."""
+
+from typing import Any
+
+from emdefense.config.study import Study
+
+HEADER = """# Config reference
+
+Generated from the models in `workflow/scripts/emdefense/config/` by `make schema`; a test fails when it is out of date.
+A study is one YAML file (`snakemake --configfile FILE`); single keys can be set with `--config KEY=VALUE`, and further
+files given after the first are laid over it. In paths, `{results}` is the study's results folder and `{data_folder}`
+the key of that name. Unknown keys are errors.
+"""
+
+
+def reference() -> str:
+    """Return Markdown with one heading a section and one table row a key."""
+    schema = Study.model_json_schema()
+    sections = {"Study": schema, **{name: part for name, part in schema["$defs"].items() if "properties" in part}}
+    parts = [HEADER]
+    for name, section in sections.items():
+        required = section.get("required", [])
+        rows = "\n".join(_row(key, part, key in required) for key, part in section["properties"].items())
+        doc = " ".join(section.get("description", "").split())
+        parts.append(f"## {name}\n\n{doc}\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n{rows}")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _row(key: str, part: dict[str, Any], required: bool) -> str:
+    default = part.get("default")
+    if required:
+        shown = "required"
+    elif isinstance(default, dict):
+        shown = "its own defaults"
+    else:
+        shown = "none" if default is None else f"`{default}`"
+    cells = (f"`{key}`", _value(part), shown, part.get("description", ""))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _value(part: dict[str, Any]) -> str:
+    """Return a schema's type in words: ``number``, ``list of string``, ``"all" or "response"``, a section's name."""
+    if "$ref" in part:
+        name = part["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    if "const" in part or "enum" in part:
+        return " or ".join(f"`{value}`" for value in part.get("enum", [part.get("const")]))
+    for key in ("anyOf", "oneOf"):
+        if key in part:
+            return " or ".join(_value(option) for option in part[key])
+    if part.get("type") == "array":
+        return f"list of {_value(part['items'])}"
+    if part.get("type") == "object":
+        values = part.get("additionalProperties") or next(iter(part["patternProperties"].values()))
+        return f"name: {_value(values)}"
+    kind = str(part["type"])
+    return {"null": "empty", "boolean": "true or false"}.get(kind, kind)
