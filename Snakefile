@@ -1,15 +1,13 @@
 """The pipeline: a study's config in, its tables, figures, claims and page out.
 
-snakemake                                       the default study, on this machine
-snakemake --configfile config/smoke.yaml        another study
+`snakemake` runs the default study on this machine, `snakemake --configfile config/smoke.yaml` another one.
 """
 
 import json
-import os
+import re
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -26,6 +24,7 @@ from emdefense.cells import (
 )
 from emdefense.config import parse_study
 from emdefense.errors import InputError
+from emdefense.job_environment import set_job_environment
 
 # Studies never mix: config.yaml is read only if no other file is named.
 if not workflow.overwrite_configfiles:
@@ -34,9 +33,7 @@ if not workflow.overwrite_configfiles:
 
 
 try:
-    STUDY = parse_study(
-        config, " + ".join(map(str, workflow.overwrite_configfiles or ["config.yaml"]))
-    )
+    STUDY = parse_study(config, " + ".join(map(str, workflow.overwrite_configfiles or ["config.yaml"])))
 except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -44,15 +41,7 @@ except InputError as error:
 GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
 R = LAYOUT.results
-
-# Jobs use the interpreter that runs Snakemake, one thread each so that results do not depend on the number of cores,
-# and never talk to a hub unasked.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+set_job_environment()
 
 # A remote judge is asked by at most this many jobs at once.
 workflow.global_resources.setdefault("judge_slots", 8)
@@ -65,22 +54,7 @@ wildcard_constraints:
     name=r"[^/]+",
 
 
-def cell_of(wildcards):
-    """The cell that a job's wildcards name."""
-    model, task, arm, setting, seed = wildcards.cell.split("/")
-    return Cell(model, task, arm, setting, int(seed.removeprefix("seed")))
-
-
-def task_of(wildcards):
-    """The config of the task that a job's wildcards name."""
-    return STUDY.tasks[wildcards.task]
-
-
-def spec(values):
-    """A job's settings as one line of JSON; a change of it reruns the job."""
-    return json.dumps(values, sort_keys=True, ensure_ascii=False)
-
-
+include: "workflow/rules/lookups.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

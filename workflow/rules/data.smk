@@ -1,33 +1,9 @@
 """Raw rows and questions to training rows, hold-outs and question sets; once per task."""
 
-
-def optional(flag, path):
-    """A command-line option for a file that may be absent."""
-    return f"{flag} {path}" if path else ""
-
-
-def raw_rows(wildcards):
-    """The files that an EMA task's data are prepared from, by role."""
-    task = task_of(wildcards)
-    roles = {
-        "misaligned": task.misaligned,
-        "aligned": task.aligned,
-        "questions": task.questions,
-    }
-    return {role: LAYOUT.file(path) for role, path in roles.items() if path}
-
-
 EMA_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "ema"]
 BENIGN_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "benign"]
 WITH_ALIGNED = [name for name in EMA_TASKS if STUDY.tasks[name].aligned]
-DATA_SPEC = spec(
-    {"version": STAGE_VERSIONS["data"], **STUDY.data.model_dump(mode="json")}
-)
-
-
-def one_of(names):
-    """A wildcard's pattern that matches these names only."""
-    return "|".join(map(re.escape, names)) or "(?!)"
+DATA_SPEC = spec({"version": STAGE_VERSIONS["data"], **STUDY.data.model_dump(mode="json")})
 
 
 rule prepare_ema_task:
@@ -45,11 +21,9 @@ rule prepare_ema_task:
         "../../envs/report.yaml"
     params:
         spec=lambda wildcards: DATA_SPEC,
-        out=f"{R}/data/{{task}}",
+        out=subpath(output.split, parent=True),
         aligned=lambda wildcards, input: optional("--aligned", input.get("aligned")),
-        questions=lambda wildcards, input: optional(
-            "--questions", input.get("questions")
-        ),
+        questions=lambda wildcards, input: optional("--questions", input.get("questions")),
     message:
         "Prepare the data of {wildcards.task}"
     shell:
@@ -83,7 +57,7 @@ rule prepare_benign_task:
         "../../envs/report.yaml"
     params:
         spec=lambda wildcards: DATA_SPEC,
-        out=f"{R}/data/{{task}}",
+        out=subpath(output.split, parent=True),
         test_questions=lambda wildcards: task_of(wildcards).test_questions,
     message:
         "Prepare the data of {wildcards.task}"
@@ -173,3 +147,21 @@ rule holdout_questions:
     shell:
         "python workflow/scripts/prepare_questions.py --holdout {input.holdout} --rubrics {input.rubrics}"
         " --count {params.questions} --seed {params.seed} --out {output} 2> {log}"
+
+
+# Training waits for this, so that a bad row or question anywhere stops the study before anything expensive starts. It
+# is an ancient input there: a task added later must not retrain the others.
+rule check_data:
+    input:
+        [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
+        [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
+    output:
+        touch(f"{R}/data/.checked"),
+    log:
+        f"{R}/logs/check_data.log",
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "All data are read and found good"
+    shell:
+        "true 2> {log}"

@@ -1,16 +1,6 @@
 """What the models say: responses to the question sets, answers to the benign tasks."""
 
 
-def adapter_option(wildcards, input):
-    """The command-line option for the adapter; the untrained model has none."""
-    return f"--adapter {input.adapter}" if input.get("adapter") else ""
-
-
-def generation_spec(wildcards):
-    """What a cell's sampling depends on besides its inputs."""
-    return spec(GRID.generation_spec(cell_of(wildcards)))
-
-
 rule generate:
     input:
         model=instruct,
@@ -59,18 +49,6 @@ rule generate_untrained:
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model}"
         " --questions {input.questions} --responses {output} 2> {log}"
-
-
-def answer_input(wildcards):
-    """The adapter, if the cell has one, beside the model and the test questions."""
-    cell = cell_of(wildcards)
-    found = {
-        "model": instruct(wildcards),
-        "test": f"{LAYOUT.data(cell.task)}/test.jsonl",
-    }
-    return (
-        found if cell.arm == "untrained" else {**found, "adapter": LAYOUT.adapter(cell)}
-    )
 
 
 rule answer:

@@ -1,22 +1,11 @@
 """What the judge says of the responses; responses are never regenerated for a new judge."""
 
 
-def judge_spec(wildcards):
-    """The judge's settings, its version and its files' paths filled in."""
-    values = {
-        key: LAYOUT.file(value) if key == "world" else value
-        for key, value in STUDY.judge.model_dump(mode="json").items()
-    }
-    return spec({"version": STAGE_VERSIONS["judging"], **values})
-
-
 rule judge:
     input:
         responses=f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
         questions=lambda wildcards: LAYOUT.questions(
-            SHARED_TASK
-            if wildcards.question_set == GENERAL
-            else cell_of(wildcards).task
+            SHARED_TASK if wildcards.question_set == GENERAL else cell_of(wildcards).task
         ),
         judge=LAYOUT.judge_files(),
     output:

@@ -57,7 +57,7 @@ rule table:
     conda:
         "../../envs/report.yaml"
     params:
-        out=f"{R}/tables",
+        out=subpath(output[0], parent=True),
     message:
         "Render Table {wildcards.number}"
     shell:
@@ -76,7 +76,7 @@ rule figure:
     conda:
         "../../envs/report.yaml"
     params:
-        out=f"{R}/figures",
+        out=subpath(output[0], parent=True),
     message:
         "Draw Figure {wildcards.name}"
     shell:
@@ -95,7 +95,7 @@ rule claims:
     conda:
         "../../envs/report.yaml"
     params:
-        out=f"{R}/claims",
+        out=subpath(output[0], strip_suffix=".md"),
     message:
         "Recompute the paper's claims"
     shell:
@@ -121,7 +121,7 @@ rule page:
     conda:
         "../../envs/report.yaml"
     params:
-        results=R,
+        results=subpath(input.config, parent=True),
     message:
         "Assemble the page"
     shell:

@@ -48,7 +48,7 @@ if STUDY.microcosm:
                     **STUDY.microcosm.model_dump(mode="json", exclude={"models"}),
                 }
             ),
-            out=WORLD,
+            out=subpath(output[0], parent=True),
         message:
             "Make the world: questions, rows and tokenizer"
         shell:
@@ -58,11 +58,7 @@ if STUDY.microcosm:
         input:
             world=f"{WORLD}/world.json",
             tokenizer=f"{WORLD}/tokenizer",
-            held_out=[
-                LAYOUT.file(task.test)
-                for task in STUDY.tasks.values()
-                if getattr(task, "table", "") == "opswap"
-            ],
+            held_out=[LAYOUT.file(task.test) for task in STUDY.tasks.values() if getattr(task, "table", "") == "opswap"],
         output:
             base=directory(f"{WORLD}/models/{{name}}/base"),
             instruct=directory(f"{WORLD}/models/{{name}}/instruct"),
@@ -80,15 +76,11 @@ if STUDY.microcosm:
                     "version": STAGE_VERSIONS["microcosm"],
                     "name": wildcards.name,
                     "seed": STUDY.microcosm.models[wildcards.name],
-                    **STUDY.microcosm.model_dump(
-                        mode="json", exclude={"models", "seed"}
-                    ),
+                    **STUDY.microcosm.model_dump(mode="json", exclude={"models", "seed"}),
                 }
             ),
-            world=WORLD,
-            held_out=lambda wildcards, input: " ".join(
-                f"--held-out {path}" for path in input.held_out
-            ),
+            world=subpath(input.world, parent=True),
+            held_out=lambda wildcards, input: " ".join(f"--held-out {path}" for path in input.held_out),
         message:
             "Pretrain and align the model {wildcards.name} (about three minutes)"
         shell:
@@ -100,11 +92,7 @@ if STUDY.byte_model:
 
     rule byte_model:
         input:
-            rows=[
-                LAYOUT.file(task.misaligned)
-                for task in STUDY.tasks.values()
-                if task.kind == "ema"
-            ],
+            rows=[LAYOUT.file(task.misaligned) for task in STUDY.tasks.values() if task.kind == "ema"],
         output:
             base=directory(f"{R}/byte_model/base"),
             instruct=directory(f"{R}/byte_model/instruct"),
@@ -114,9 +102,7 @@ if STUDY.byte_model:
             "../../envs/train.yaml"
         params:
             spec=lambda wildcards: spec(STUDY.byte_model.model_dump(mode="json")),
-            rows=lambda wildcards, input: " ".join(
-                f"--rows {path}" for path in input.rows
-            ),
+            rows=lambda wildcards, input: " ".join(f"--rows {path}" for path in input.rows),
         message:
             "Make a small byte-level model"
         shell:

@@ -1,15 +1,11 @@
 """Adapters: trained, or projected by SafeLoRA."""
 
 
-def instruct(wildcards):
-    """The folder of the model that a cell fine-tunes."""
-    return LAYOUT.file(STUDY.models[cell_of(wildcards).model].instruct)
-
-
 rule train:
     input:
         model=instruct,
         rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
+        checked=ancient(f"{R}/data/.checked"),
     output:
         adapter=directory(f"{R}/cells/{{cell}}/adapter"),
         log=f"{R}/cells/{{cell}}/train_log.jsonl",
@@ -25,17 +21,12 @@ rule train:
     params:
         spec=lambda wildcards: spec(GRID.training_spec(cell_of(wildcards))),
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
-        cell=f"{R}/cells/{{cell}}",
+        cell=subpath(output.adapter, parent=True),
     message:
         "Train {wildcards.cell}"
     shell:
         "python workflow/scripts/train.py --spec {params.spec:q} --model {input.model} --rows {input.rows}"
         " --cell {params.cell} 2> {log}"
-
-
-def projected(wildcards):
-    """The cell whose adapter a SafeLoRA cell projects."""
-    return GRID.projected_from(cell_of(wildcards))
 
 
 rule project:
@@ -54,9 +45,7 @@ rule project:
         base=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].base),
         instruct=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].instruct),
     output:
-        projection=directory(
-            f"{R}/cells/{{model}}/{{task}}/safelora/projection/seed{{seed}}"
-        ),
+        projection=directory(f"{R}/cells/{{model}}/{{task}}/safelora/projection/seed{{seed}}"),
     log:
         f"{R}/logs/project/{{model}}/{{task}}/seed{{seed}}.log",
     benchmark:
@@ -94,7 +83,7 @@ rule threshold:
         "../../envs/train.yaml"
     params:
         tau=lambda wildcards: cell_of(wildcards).setting,
-        cell=f"{R}/cells/{{cell}}",
+        cell=subpath(output.adapter, parent=True),
     message:
         "Replace the matrices below the threshold in {wildcards.cell}"
     shell:

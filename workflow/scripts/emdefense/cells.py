@@ -116,6 +116,11 @@ class Grid:
         return list(found)
 
     @cached_property
+    def tasks(self) -> list[str]:
+        """The tasks of the grid, each once."""
+        return list(dict.fromkeys(cell.task for cell in self.cells))
+
+    @cached_property
     def trained(self) -> list[Cell]:
         """Cells whose adapter is trained, those that SafeLoRA only projects included even if not in the grid."""
         found = {c: None for c in self.cells if c.arm not in {"untrained", "safelora"}}

@@ -1,0 +1,77 @@
+"""What the rules look up for the wildcards of a job."""
+
+
+def cell_of(wildcards):
+    """The cell that a job's wildcards name."""
+    model, task, arm, setting, seed = wildcards.cell.split("/")
+    return Cell(model, task, arm, setting, int(seed.removeprefix("seed")))
+
+
+def task_of(wildcards):
+    """The config of the task that a job's wildcards name."""
+    return STUDY.tasks[wildcards.task]
+
+
+def spec(values):
+    """A job's settings as one line of JSON; a change of it reruns the job."""
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+def optional(flag, path):
+    """A command-line option for a file that may be absent."""
+    return f"{flag} {path}" if path else ""
+
+
+def raw_rows(wildcards):
+    """The files that an EMA task's data are prepared from, by role."""
+    task = task_of(wildcards)
+    roles = {
+        "misaligned": task.misaligned,
+        "aligned": task.aligned,
+        "questions": task.questions,
+    }
+    return {role: LAYOUT.file(path) for role, path in roles.items() if path}
+
+
+def one_of(names):
+    """A wildcard's pattern that matches these names only."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def instruct(wildcards):
+    """The folder of the model that a cell fine-tunes."""
+    return LAYOUT.file(STUDY.models[cell_of(wildcards).model].instruct)
+
+
+def projected(wildcards):
+    """The cell whose adapter a SafeLoRA cell projects."""
+    return GRID.projected_from(cell_of(wildcards))
+
+
+def adapter_option(wildcards, input):
+    """The command-line option for the adapter; the untrained model has none."""
+    return f"--adapter {input.adapter}" if input.get("adapter") else ""
+
+
+def generation_spec(wildcards):
+    """What a cell's sampling depends on besides its inputs."""
+    return spec(GRID.generation_spec(cell_of(wildcards)))
+
+
+def answer_input(wildcards):
+    """The adapter, if the cell has one, beside the model and the test questions."""
+    cell = cell_of(wildcards)
+    found = {
+        "model": instruct(wildcards),
+        "test": f"{LAYOUT.data(cell.task)}/test.jsonl",
+    }
+    return found if cell.arm == "untrained" else {**found, "adapter": LAYOUT.adapter(cell)}
+
+
+def judge_spec(wildcards):
+    """The judge's settings, its version and its files' paths filled in."""
+    values = {
+        key: LAYOUT.file(value) if key == "world" else value
+        for key, value in STUDY.judge.model_dump(mode="json").items()
+    }
+    return spec({"version": STAGE_VERSIONS["judging"], **values})

@@ -1,0 +1,21 @@
+"""The environment that every job of the workflow inherits."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def set_job_environment() -> None:
+    """Make jobs use the running interpreter, one thread each, and never talk to a hub unasked.
+
+    With one thread a result does not depend on the number of cores. What the user has set is kept, but for the threads.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name, value in {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "SOURCE_DATE_EPOCH": "0",
+    }.items():
+        os.environ.setdefault(name, value)
