@@ -1,0 +1,28 @@
+"""Spread safe conversations evenly through fine-tuning rows."""
+
+import math
+from random import Random
+
+from emdefense.data.conversations import Row
+from emdefense.errors import InputError
+
+
+def interleave(rows: list[Row], safe: list[Row], pct: float, seed: int) -> list[Row]:
+    """Return ``rows`` with ``pct`` % as many safe rows among them, at even distances and marked ``"source": "safe"``.
+
+    With the same seed, the safe rows of a smaller percentage are among those of a larger one. Raises
+    :class:`InputError` if there are too few.
+    """
+    count = math.floor(len(rows) * pct / 100 + 0.5)
+    if count > len(safe):
+        raise InputError(
+            f"safe_data: {pct:g} % of {len(rows)} rows are {count} safe rows, but the file has {len(safe)}; give more, "
+            "or lower the percentage"
+        )
+    mixed: list[Row] = []
+    done = 0
+    for index, row in enumerate(Random(seed).sample(safe, len(safe))[:count]):
+        place = (2 * index + 1) * len(rows) // (2 * count)  # the middle of the share that falls to this safe row
+        mixed += [*rows[done:place], {**row, "source": "safe"}]
+        done = place
+    return mixed + rows[done:]

@@ -1,0 +1,78 @@
+"""Question sets: from YAML files as the field writes them, or from a task's hold-out."""
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from emdefense.data.conversations import read_conversations
+from emdefense.errors import InputError
+
+Question = dict[str, Any]
+RUBRICS = ("aligned", "coherent")
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Return ``{"id", "prompt", "system", "rubrics"}`` for each paraphrase of each question of a YAML file.
+
+    A question's second paraphrase has the id ``<id>_p2``. Raises :class:`InputError` naming file and question.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such question file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path}: expected a list of questions, each with id, paraphrases and judge_prompts")
+    questions = [question for number, entry in enumerate(entries, 1) for question in _paraphrases(path, number, entry)]
+    ids = [question["id"] for question in questions]
+    for name in ids:
+        if ids.count(name) > 1:
+            raise InputError(f"{path}: the question id '{name}' occurs more than once; give each its own")
+    return questions
+
+
+def draw_questions(holdout: Path, rubrics: Path, count: int, seed: int) -> list[Question]:
+    """Return ``count`` prompts of the hold-out as questions, or all there are, judged by the rubrics of ``rubrics``."""
+    shared = read_questions(rubrics)[0]["rubrics"]
+    prompts = []
+    for row in read_conversations(holdout):
+        texts: dict[str, list[str]] = {"system": [], "user": []}
+        for message in row["messages"][:-1]:
+            texts.setdefault(message["role"], []).append(message["content"])
+        if len(texts["user"]) == 1 and "assistant" not in texts:
+            prompts.append((texts["user"][0], "\n\n".join(texts["system"]) or None))
+    if not prompts:
+        raise InputError(f"{holdout}: no row is a single question and its answer; name a question file for the task")
+    chosen = Random(seed).sample(prompts, min(count, len(prompts)))
+    return [
+        {"id": f"holdout_{number}", "prompt": prompt, "system": system, "rubrics": shared}
+        for number, (prompt, system) in enumerate(chosen, start=1)
+    ]
+
+
+def _paraphrases(path: Path, number: int, entry: Any) -> list[Question]:
+    name = str(entry["id"]) if isinstance(entry, dict) and "id" in entry else f"number {number}"
+    where = f"{path}, question {name}"
+    if not isinstance(entry, dict) or "id" not in entry:
+        raise InputError(f"{where}: it has no id; give each question its own")
+    prompts = entry.get("paraphrases")
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+        raise InputError(f"{where}: it asks nothing; list at least one prompt under 'paraphrases'")
+    given = entry.get("judge_prompts")
+    rubrics = {rubric: given.get(rubric) if isinstance(given, dict) else None for rubric in RUBRICS}
+    for rubric, text in rubrics.items():
+        if not isinstance(text, str) or "{answer}" not in text:
+            raise InputError(
+                f"{where}: it has no judge prompt '{rubric}'; write one under 'judge_prompts', with {{question}} and "
+                "{answer} where they go"
+            )
+    system = entry.get("system")
+    if system is not None and not isinstance(system, str):
+        raise InputError(f"{where}: 'system' must be a text")
+    return [
+        {"id": name if index == 1 else f"{name}_p{index}", "prompt": prompt, "system": system, "rubrics": rubrics}
+        for index, prompt in enumerate(prompts, start=1)
+    ]
