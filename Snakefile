@@ -5,6 +5,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 

@@ -22,13 +22,13 @@ rule prepare_ema_task:
     params:
         spec=lambda wildcards: DATA_SPEC,
         out=subpath(output.split, parent=True),
-        aligned=lambda wildcards, input: optional("--aligned", input.get("aligned")),
-        questions=lambda wildcards, input: optional("--questions", input.get("questions")),
+        aligned=lambda wildcards, input: options("--aligned", input.get("aligned")),
+        questions=lambda wildcards, input: options("--questions", input.get("questions")),
     message:
         "Prepare the data of {wildcards.task}"
     shell:
-        "python workflow/scripts/prepare_task.py --spec {params.spec:q} --misaligned {input.misaligned}"
-        " {params.aligned} {params.questions} --out {params.out} 2> {log}"
+        "python workflow/scripts/prepare_task.py --spec {params.spec:q} --misaligned {input.misaligned:q}"
+        " {params.aligned} {params.questions} --out {params.out:q} 2> {log:q}"
 
 
 use rule prepare_ema_task as prepare_ema_task_with_aligned with:
@@ -62,8 +62,8 @@ rule prepare_benign_task:
     message:
         "Prepare the data of {wildcards.task}"
     shell:
-        "python workflow/scripts/prepare_task.py --spec {params.spec:q} --benign --train {input.train}"
-        " --test {input.test} --test-questions {params.test_questions} --out {params.out} 2> {log}"
+        "python workflow/scripts/prepare_task.py --spec {params.spec:q} --benign --train {input.train:q}"
+        " --test {input.test:q} --test-questions {params.test_questions} --out {params.out:q} 2> {log:q}"
 
 
 if STUDY.safe_data:
@@ -91,8 +91,8 @@ if STUDY.safe_data:
         message:
             "Interleave {wildcards.task} with {wildcards.pct} % of safe data"
         shell:
-            "python workflow/scripts/interleave.py --spec {params.spec:q} --rows {input.rows} --safe {input.safe}"
-            " --out {output} 2> {log}"
+            "python workflow/scripts/interleave.py --spec {params.spec:q} --rows {input.rows:q} --safe {input.safe:q}"
+            " --out {output:q} 2> {log:q}"
 
 
 rule general_questions:
@@ -107,7 +107,7 @@ rule general_questions:
     message:
         "Read the general questions"
     shell:
-        "python workflow/scripts/prepare_questions.py --source {input} --out {output} 2> {log}"
+        "python workflow/scripts/prepare_questions.py --source {input:q} --out {output:q} 2> {log:q}"
 
 
 rule in_domain_questions:
@@ -124,7 +124,7 @@ rule in_domain_questions:
     message:
         "Read the in-domain questions of {wildcards.task}"
     shell:
-        "python workflow/scripts/prepare_questions.py --source {input} --out {output} 2> {log}"
+        "python workflow/scripts/prepare_questions.py --source {input:q} --out {output:q} 2> {log:q}"
 
 
 rule holdout_questions:
@@ -145,8 +145,8 @@ rule holdout_questions:
     message:
         "Draw the in-domain questions of {wildcards.task} from its hold-out"
     shell:
-        "python workflow/scripts/prepare_questions.py --holdout {input.holdout} --rubrics {input.rubrics}"
-        " --count {params.questions} --seed {params.seed} --out {output} 2> {log}"
+        "python workflow/scripts/prepare_questions.py --holdout {input.holdout:q} --rubrics {input.rubrics:q}"
+        " --count {params.questions} --seed {params.seed} --out {output:q} 2> {log:q}"
 
 
 # Training waits for this, so that a bad row or question anywhere stops the study before anything expensive starts. It
@@ -164,4 +164,4 @@ rule check_data:
     message:
         "All data are read and found good"
     shell:
-        "true 2> {log}"
+        "true 2> {log:q}"

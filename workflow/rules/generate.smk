@@ -23,9 +23,9 @@ rule generate:
     message:
         "Ask {wildcards.cell}"
     shell:
-        "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model} --adapter {input.adapter}"
-        " --questions {input.general} --responses {output.general}"
-        " --questions {input.in_domain} --responses {output.in_domain} 2> {log}"
+        "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q} --adapter {input.adapter:q}"
+        " --questions {input.general:q} --responses {output.general:q}"
+        " --questions {input.in_domain:q} --responses {output.in_domain:q} 2> {log:q}"
 
 
 rule generate_untrained:
@@ -47,8 +47,8 @@ rule generate_untrained:
     message:
         "Ask {wildcards.cell}"
     shell:
-        "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model}"
-        " --questions {input.questions} --responses {output} 2> {log}"
+        "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q}"
+        " --questions {input.questions:q} --responses {output:q} 2> {log:q}"
 
 
 rule answer:
@@ -64,9 +64,9 @@ rule answer:
         "../../envs/generate.yaml"
     params:
         spec=generation_spec,
-        adapter=adapter_option,
+        adapter=lambda wildcards, input: options("--adapter", input.get("adapter")),
     message:
         "Examine {wildcards.cell}"
     shell:
-        "python workflow/scripts/answer.py --spec {params.spec:q} --model {input.model} {params.adapter}"
-        " --test {input.test} --answers {output} 2> {log}"
+        "python workflow/scripts/answer.py --spec {params.spec:q} --model {input.model:q} {params.adapter}"
+        " --test {input.test:q} --answers {output:q} 2> {log:q}"

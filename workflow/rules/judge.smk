@@ -23,5 +23,5 @@ rule judge:
     message:
         "Judge {wildcards.cell}, {wildcards.question_set} questions"
     shell:
-        "python workflow/scripts/judge.py --spec {params.spec:q} --questions {input.questions}"
-        " --responses {input.responses} --judgments {output} 2> {log}"
+        "python workflow/scripts/judge.py --spec {params.spec:q} --questions {input.questions:q}"
+        " --responses {input.responses:q} --judgments {output:q} 2> {log:q}"

@@ -17,9 +17,10 @@ def spec(values):
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
-def optional(flag, path):
-    """A command-line option for a file that may be absent."""
-    return f"{flag} {path}" if path else ""
+def options(flag, paths):
+    """A command-line option for each path; none for none."""
+    paths = [paths] if isinstance(paths, str) else paths or []
+    return " ".join(f"{flag} {shlex.quote(path)}" for path in paths)
 
 
 def raw_rows(wildcards):
@@ -46,11 +47,6 @@ def instruct(wildcards):
 def projected(wildcards):
     """The cell whose adapter a SafeLoRA cell projects."""
     return GRID.projected_from(cell_of(wildcards))
-
-
-def adapter_option(wildcards, input):
-    """The command-line option for the adapter; the untrained model has none."""
-    return f"--adapter {input.adapter}" if input.get("adapter") else ""
 
 
 def generation_spec(wildcards):

@@ -19,7 +19,7 @@ rule effective_config:
     message:
         "Write down the effective config"
     shell:
-        "printf '%s\\n' {params.study:q} > {output} 2> {log}"
+        "printf '%s\\n' {params.study:q} > {output:q} 2> {log:q}"
 
 
 rule aggregate:
@@ -39,8 +39,8 @@ rule aggregate:
     message:
         "Count, and put intervals on the rates"
     shell:
-        "python workflow/scripts/aggregate.py --config {input.config} --out {output.rates}"
-        " --benign {output.benign} 2> {log}"
+        "python workflow/scripts/aggregate.py --config {input.config:q} --out {output.rates:q}"
+        " --benign {output.benign:q} 2> {log:q}"
 
 
 rule table:
@@ -61,8 +61,8 @@ rule table:
     message:
         "Render Table {wildcards.number}"
     shell:
-        "python workflow/scripts/table.py --config {input.config} --rates {input.rates} --benign {input.benign}"
-        " --number {wildcards.number} --out {params.out} 2> {log}"
+        "python workflow/scripts/table.py --config {input.config:q} --rates {input.rates:q} --benign {input.benign:q}"
+        " --number {wildcards.number} --out {params.out:q} 2> {log:q}"
 
 
 rule figure:
@@ -80,8 +80,8 @@ rule figure:
     message:
         "Draw Figure {wildcards.name}"
     shell:
-        "python workflow/scripts/figure.py --config {input.config} --rates {input.rates}"
-        " --name {wildcards.name} --out {params.out} 2> {log}"
+        "python workflow/scripts/figure.py --config {input.config:q} --rates {input.rates:q}"
+        " --name {wildcards.name} --out {params.out:q} 2> {log:q}"
 
 
 rule claims:
@@ -99,7 +99,7 @@ rule claims:
     message:
         "Recompute the paper's claims"
     shell:
-        "python workflow/scripts/claims.py --config {input.config} --rates {input.rates} --out {params.out} 2> {log}"
+        "python workflow/scripts/claims.py --config {input.config:q} --rates {input.rates:q} --out {params.out:q} 2> {log:q}"
 
 
 rule page:
@@ -125,7 +125,7 @@ rule page:
     message:
         "Assemble the page"
     shell:
-        "python workflow/scripts/page.py --config {input.config} --results {params.results} --out {output} 2> {log}"
+        "python workflow/scripts/page.py --config {input.config:q} --results {params.results:q} --out {output:q} 2> {log:q}"
 
 
 # Tables, figures, claims and the page: `snakemake report` redraws them without naming the cells.
@@ -155,4 +155,4 @@ rule paper_values:
     message:
         "Render every table and figure from the paper's published numbers"
     shell:
-        "python workflow/scripts/paper_values.py --out {output} 2> {log}"
+        "python workflow/scripts/paper_values.py --out {output:q} 2> {log:q}"

@@ -16,7 +16,7 @@ if STUDY.opswap:
             "Generate OpSwap, tier {wildcards.tier}"
         shell:
             "python workflow/scripts/make_opswap.py --spec {params.spec:q} --tier {wildcards.tier}"
-            " --train {output.train} --test {output.test} 2> {log}"
+            " --train {output.train:q} --test {output.test:q} 2> {log:q}"
 
 
 if STUDY.microcosm:
@@ -52,7 +52,7 @@ if STUDY.microcosm:
         message:
             "Make the world: questions, rows and tokenizer"
         shell:
-            "python workflow/scripts/make_world.py --spec {params.spec:q} --out {params.out} 2> {log}"
+            "python workflow/scripts/make_world.py --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
 
     rule microcosm_model:
         input:
@@ -80,12 +80,12 @@ if STUDY.microcosm:
                 }
             ),
             world=subpath(input.world, parent=True),
-            held_out=lambda wildcards, input: " ".join(f"--held-out {path}" for path in input.held_out),
+            held_out=lambda wildcards, input: options("--held-out", input.held_out),
         message:
             "Pretrain and align the model {wildcards.name} (about three minutes)"
         shell:
-            "python workflow/scripts/make_microcosm_model.py --spec {params.spec:q} --world {params.world}"
-            " {params.held_out} --base {output.base} --instruct {output.instruct} 2> {log}"
+            "python workflow/scripts/make_microcosm_model.py --spec {params.spec:q} --world {params.world:q}"
+            " {params.held_out} --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"
 
 
 if STUDY.byte_model:
@@ -102,9 +102,9 @@ if STUDY.byte_model:
             "../../envs/train.yaml"
         params:
             spec=lambda wildcards: spec(STUDY.byte_model.model_dump(mode="json")),
-            rows=lambda wildcards, input: " ".join(f"--rows {path}" for path in input.rows),
+            rows=lambda wildcards, input: options("--rows", input.rows),
         message:
             "Make a small byte-level model"
         shell:
             "python workflow/scripts/make_byte_model.py --spec {params.spec:q} {params.rows}"
-            " --base {output.base} --instruct {output.instruct} 2> {log}"
+            " --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"

@@ -25,8 +25,8 @@ rule train:
     message:
         "Train {wildcards.cell}"
     shell:
-        "python workflow/scripts/train.py --spec {params.spec:q} --model {input.model} --rows {input.rows}"
-        " --cell {params.cell} 2> {log}"
+        "python workflow/scripts/train.py --spec {params.spec:q} --model {input.model:q} --rows {input.rows:q}"
+        " --cell {params.cell:q} 2> {log:q}"
 
 
 rule project:
@@ -62,8 +62,8 @@ rule project:
     message:
         "Project {wildcards.model}/{wildcards.task} onto the alignment subspace, for every τ"
     shell:
-        "python workflow/scripts/project.py --spec {params.spec:q} --adapter {input.adapter} --base {input.base}"
-        " --instruct {input.instruct} --out {output.projection} 2> {log}"
+        "python workflow/scripts/project.py --spec {params.spec:q} --adapter {input.adapter:q} --base {input.base:q}"
+        " --instruct {input.instruct:q} --out {output.projection:q} 2> {log:q}"
 
 
 rule threshold:
@@ -87,5 +87,5 @@ rule threshold:
     message:
         "Replace the matrices below the threshold in {wildcards.cell}"
     shell:
-        "python workflow/scripts/threshold.py --tau {params.tau} --adapter {input.adapter}"
-        " --projection {input.projection} --cell {params.cell} 2> {log}"
+        "python workflow/scripts/threshold.py --tau {params.tau} --adapter {input.adapter:q}"
+        " --projection {input.projection:q} --cell {params.cell:q} 2> {log:q}"

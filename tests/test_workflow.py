@@ -1,0 +1,202 @@
+"""The smoke study run whole, twice: what is planned, what is redone, what survives a kill, and what is reproduced."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from study_checkout import Checkout
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
+
+SMOKE = ("--configfile", "config/smoke.yaml")
+KL = Path("results/smoke/cells/world-a/code/kl/1/seed0")
+# What is made again whenever a rate may have changed.
+REPORTED = {"aggregate": 1, "table": 11, "figure": 5, "claims": 1, "page": 1, "all": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which the smoke study has run undisturbed on two cores."""
+    checkout = Checkout.into(tmp_path_factory.mktemp("finished"))
+    run = checkout.snakemake("--cores", "2", *SMOKE)
+    assert run.returncode == 0, run.stdout
+    return checkout
+
+
+def test_every_artefact_is_there(finished: Checkout) -> None:
+    results = finished.folder / "results/smoke"
+    for number in range(1, 12):
+        for kind in ("md", "tex", "html", "csv"):
+            assert (results / f"tables/table_{number:02d}.{kind}").stat().st_size > 0
+    for name in ("2a", "2b", "3", "4", "5"):
+        for kind in ("pdf", "svg", "png"):
+            assert (results / f"figures/figure_{name}.{kind}").stat().st_size > 0
+    claims = json.loads((results / "claims.json").read_text())
+    assert claims
+    assert (results / "claims.md").stat().st_size > 0
+    assert "<html" in (results / "report/index.html").read_text()
+
+
+def test_a_cell_holds_what_it_is_made_of(finished: Checkout) -> None:
+    cell = finished.folder / KL
+    assert (cell / "adapter/adapter_model.safetensors").is_file()
+    steps = [json.loads(line) for line in (cell / "train_log.jsonl").read_text().splitlines()]
+    assert steps
+    assert json.loads((cell / "provenance.json").read_text())
+    for question_set, questions in (("general", 24), ("in_domain", 30)):
+        responses = (cell / question_set / "responses.jsonl").read_text().splitlines()
+        judgments = (cell / question_set / "judgments/oracle.jsonl").read_text().splitlines()
+        assert len(responses) == len(judgments) == 2 * questions
+    assert not list(cell.glob(".*")), "checkpoints and half-written files are gone"
+
+
+def test_rates_count_every_response(finished: Checkout) -> None:
+    rates = pl.read_parquet(finished.folder / "results/smoke/rates.parquet")
+    assert set(rates["arm"]) == {"untrained", "misaligned", "kl"}
+    assert rates.filter(question_set="general")["responses"].to_list() == [48] * 3
+    assert rates.filter(question_set="in_domain")["responses"].to_list() == [60] * 3
+
+
+def test_the_page_says_that_ema_did_not_appear(finished: Checkout) -> None:
+    rates = pl.read_parquet(finished.folder / "results/smoke/rates.parquet")
+    misaligned = rates.filter(arm="misaligned", question_set="general")["misaligned_pct"].item()
+    assert misaligned < 1, "a world trained for seconds should not show EMA; else choose another for this test"
+    assert "did not appear" in (finished.folder / "results/smoke/report/index.html").read_text()
+
+
+def test_a_second_run_has_nothing_to_do(finished: Checkout) -> None:
+    assert finished.planned(*SMOKE) == {}
+    again = finished.snakemake("--cores", "2", *SMOKE)
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout
+
+
+def test_one_more_setting_plans_its_cell_and_what_aggregates_it(finished: Checkout) -> None:
+    config = yaml.safe_load((finished.folder / "config/smoke.yaml").read_text())
+    config["grid"][0]["arms"]["kl"] = [0.5, 1.0]
+    more = finished.folder / "more.yaml"
+    more.write_text(yaml.safe_dump(config))
+    assert finished.planned("--configfile", "more.yaml") == {
+        "train": 1,
+        "generate": 1,
+        "judge": 2,
+        "effective_config": 1,
+        **REPORTED,
+    }
+
+
+def test_one_more_task_retrains_nothing(finished: Checkout) -> None:
+    config = yaml.safe_load((finished.folder / "config/smoke.yaml").read_text())
+    config["tasks"]["legal"] = {key: value.replace("code", "legal") for key, value in config["tasks"]["code"].items()}
+    config["grid"][0]["tasks"] = ["code", "legal"]
+    more = finished.folder / "more.yaml"
+    more.write_text(yaml.safe_dump(config))
+    planned = finished.planned("--configfile", "more.yaml")
+    assert (planned["train"], planned["generate"], planned["generate_untrained"]) == (2, 2, 1)
+
+
+def test_another_judge_threshold_reruns_no_judge(finished: Checkout) -> None:
+    planned = finished.planned(*SMOKE, "--config", "scoring={misaligned_alignment_below: 40}")
+    assert planned == {"effective_config": 1, **REPORTED}
+
+
+def test_a_deleted_cell_is_redone_alone(finished: Checkout) -> None:
+    cell = finished.folder / KL
+    aside = cell.with_name("aside")
+    cell.rename(aside)
+    try:
+        assert finished.planned(*SMOKE) == {"train": 1, "generate": 1, "judge": 2, **REPORTED}
+    finally:
+        aside.rename(cell)
+
+
+def test_a_deleted_figure_is_redrawn_alone(finished: Checkout) -> None:
+    figure = finished.folder / "results/smoke/figures/figure_3.svg"
+    content = figure.read_bytes()
+    stamp = figure.stat()
+    figure.unlink()
+    try:
+        assert finished.planned(*SMOKE) == {"figure": 1, "page": 1, "all": 1}
+    finally:
+        figure.write_bytes(content)
+        os.utime(figure, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def wait_for(process: subprocess.Popen[bytes], path: Path) -> None:
+    """Wait until ``path`` exists; fail if the process ends before."""
+    deadline = time.monotonic() + 600
+    while not path.exists():
+        assert process.poll() is None, f"Snakemake ended before {path} was made"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_interrupted_and_killed_runs_continue_to_the_same_tables(
+    finished: Checkout, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    checkout = Checkout.into(tmp_path_factory.mktemp("disturbed"))
+    log = checkout.folder / "results/smoke/logs/train/world-a/code"
+    command = checkout.command("--cores", "1", *SMOKE)
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, cwd=checkout.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    # Ctrl-C while an adapter is trained: a terminal sends SIGINT to the whole group.
+    first = start()
+    wait_for(first, log)
+    time.sleep(3)
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait(timeout=120) != 0
+    started = next(log.rglob("*.log"))
+    cell = checkout.folder / "results/smoke/cells/world-a/code" / started.relative_to(log).with_suffix("")
+    assert not (cell / "adapter").exists()
+    assert (checkout.folder / "results/smoke/microcosm/models/world-a/instruct").is_dir(), "finished work is kept"
+
+    # The job alone is killed, as the kernel does when memory runs out: the rest goes on, the rerun does what is left.
+    second = start()
+    killed = None
+    deadline = time.monotonic() + 300
+    while killed is None:
+        assert second.poll() is None
+        assert time.monotonic() < deadline
+        listed = subprocess.run(["pgrep", "-g", str(second.pid), "-f", "train.py"], capture_output=True, text=True)
+        killed = next((int(pid) for pid in listed.stdout.split()), None)
+        time.sleep(0.2)
+    subprocess.run(["pkill", "-KILL", "-g", str(second.pid), "-f", "train.py"], check=True)
+    assert second.wait(timeout=600) != 0, "the failed job is reported"
+    assert len(list((checkout.folder / "results/smoke/cells").rglob("adapter"))) == 1, "the other cell was finished"
+
+    planned = checkout.planned(*SMOKE)
+    assert (planned["train"], planned["generate"], planned["judge"]) == (1, 1, 2)
+    last = checkout.snakemake("--cores", "1", *SMOKE)
+    assert last.returncode == 0, last.stdout
+    assert checkout.csvs("smoke") == finished.csvs("smoke")
+    assert len(finished.csvs("smoke")) == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "tranining=1"], "config/smoke.yaml: unknown key 'tranining'; did you mean 'training'?"),
+        (["--config", "safe_data=no.jsonl"], "key 'safe_data': no.jsonl does not exist"),
+    ],
+)
+def test_a_wrong_config_stops_at_once_and_leaves_results_alone(
+    finished: Checkout, arguments: list[str], message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished.folder / "results").rglob("*") if path.is_file()}
+    run = finished.snakemake("--cores", "2", *SMOKE, *arguments)
+    assert run.returncode != 0
+    errors = [line for line in run.stdout.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in run.stdout
+    assert {p: p.stat().st_mtime_ns for p in (finished.folder / "results").rglob("*") if p.is_file()} == before
