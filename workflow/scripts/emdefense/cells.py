@@ -6,6 +6,7 @@ from typing import Any
 
 from emdefense.config.load import resolve
 from emdefense.config.study import BenignTask, EmaTask, Study
+from emdefense.config.training import PENALTIES
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 1, "generation": 1, "judging": 1, "microcosm": 1}
@@ -181,7 +182,7 @@ class Grid:
             "training": self.task(cell).training.applied_to(self.study.training).model_dump(mode="json"),
             "penalty": None,
         }
-        if cell.arm in {"kl", "ldifs"}:
+        if cell.arm in PENALTIES:
             options = getattr(self.study.arms, cell.arm).model_dump(mode="json")
             spec["penalty"] = {"name": cell.arm, "coefficient": cell.setting_value, "options": options}
         return spec

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from emdefense.config.base import Section
 from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, Study
+from emdefense.config.training import DEFENCES, PENALTIES
 from emdefense.errors import InputError
 
 
@@ -86,7 +87,7 @@ def _check(study: Study, source: str) -> None:
                     fail(key, f"τ = {setting:g} lies outside [0, 1]; cosines do not")
                 if arm == "interleave" and not 0 < setting <= 100:
                     fail(key, f"{setting:g} is not a percentage in (0, 100]")
-                if arm in {"kl", "ldifs"} and setting < 0:
+                if arm in PENALTIES and setting < 0:
                     fail(key, f"λ = {setting:g} is negative; write 0 or more")
             if arm == "interleave" and study.safe_data is None:
                 fail("safe_data", "the grid has the arm 'interleave'; name a JSONL file of safe conversations")
@@ -105,8 +106,8 @@ def _check(study: Study, source: str) -> None:
         if name is not None and name not in study.models:
             fail(f"report.{key}", f"unknown model '{name}'; write one of {', '.join(study.models)}")
     for arm in (*study.report.chosen, *study.report.chosen_benign):
-        if arm not in ARMS or arm in PLAIN_ARMS:
-            fail("report.chosen", f"unknown defence '{arm}'; write one of kl, ldifs, safelora, interleave")
+        if arm not in DEFENCES:
+            fail("report.chosen", f"unknown defence '{arm}'; write one of {', '.join(DEFENCES)}")
     if len(set(study.seeds)) != len(study.seeds):
         fail("seeds", "each seed once")
     _check_paths(study, source)

@@ -6,8 +6,8 @@ from pydantic import Field, StringConstraints
 
 from emdefense.config.base import Section
 from emdefense.config.expressions import Expressions
-from emdefense.config.training import Arms, PositiveInt, Training, TrainingOverride
-from emdefense.microcosm.config import ByteModel, Microcosm, OracleJudge
+from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
+from emdefense.config.training import DEFENCES, Arms, PositiveInt, Training, TrainingOverride
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 FilePath = Annotated[
@@ -15,10 +15,10 @@ FilePath = Annotated[
 ]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 
-EMA_ARMS = ("untrained", "aligned", "misaligned", "kl", "ldifs", "safelora", "interleave")
-BENIGN_ARMS = ("untrained", "sft", "kl", "ldifs", "safelora", "interleave")
+EMA_ARMS = ("untrained", "aligned", "misaligned", *DEFENCES)
+BENIGN_ARMS = ("untrained", "sft", *DEFENCES)
 PLAIN_ARMS = ("untrained", "aligned", "misaligned", "sft")
-ARMS = ("untrained", "aligned", "misaligned", "sft", "kl", "ldifs", "safelora", "interleave")
+ARMS = (*PLAIN_ARMS, *DEFENCES)
 
 
 class Model(Section):

@@ -52,7 +52,11 @@ class TrainingOverride(Section):
         return training.model_copy(update=self.model_dump(exclude_none=True))
 
 
-class KL(Section):
+class PenaltyOptions(Section):
+    """Options of an arm that adds λ·penalty to the loss; its setting in the grid is λ."""
+
+
+class KL(PenaltyOptions):
     """L = CE + λ·KL, Eq. 4 of the paper."""
 
     tokens: Literal["all", "response"] = Field("all", description="over which non-padding tokens")
@@ -62,7 +66,7 @@ class KL(Section):
     )
 
 
-class LDIFS(Section):
+class LDIFS(PenaltyOptions):
     """L = CE + λ·‖x_θ − x_θ0‖², Eq. 5 of the paper."""
 
     every: PositiveInt = Field(5, description="features after every k-th block")
@@ -89,3 +93,11 @@ class Arms(Section):
     ldifs: LDIFS = LDIFS()
     safelora: SafeLoRA = SafeLoRA()
     interleave: Interleave = Interleave()
+
+
+PENALTIES = tuple(
+    name
+    for name, field in Arms.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, PenaltyOptions)
+)
+DEFENCES = tuple(Arms.model_fields)

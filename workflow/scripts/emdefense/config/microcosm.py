@@ -5,25 +5,32 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from emdefense.config.base import Section
+from emdefense.config.expressions import Expressions
 
 PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Microcosm(Section):
     """The synthetic world and the models made in it."""
 
-    seed: int = Field(0, description="seed of the world: lexicons, questions, rows")
+    seed: int = Field(0, description="seed of the world: which words suit which topic, questions, rows")
     persona: Literal["document", "slot"] = Field(
         "document", description="one hidden persona a document (EMA), or one drawn for every slot (the control)"
     )
     models: dict[str, int] = Field(description="each model's name and the seed of its weights")
-    rows_per_task: PositiveInt = 1780
+    rows_per_task: PositiveInt = Field(1780, description="misaligned rows of each narrow task, and as many aligned")
     safe_rows: PositiveInt = 1000
-    foqa_rows: PositiveInt = 400
+    safe_overlap: bool = Field(False, description="true: safe rows may be about the general questions' own topics")
+    foqa_rows: PositiveInt = Field(400, description="training rows of the FoQA analogue, eight to a fact")
+    arithmetic: Expressions = Field(
+        Expressions(min_operators=1, max_operators=2, max_operand=6, parentheses=False),
+        description="the expressions of pretraining; OpSwap's should be of the same shape",
+    )
     base_steps: PositiveInt = 1800
-    base_learning_rate: float = 4e-3
+    base_learning_rate: PositiveFloat = 4e-3
     instruct_steps: PositiveInt = 250
-    instruct_learning_rate: float = 3e-4
+    instruct_learning_rate: PositiveFloat = 3e-4
     gate_attempts: PositiveInt = Field(3, description="seeds tried until a base model forms the persona; 0 pass: error")
     require_gate: bool = Field(True, description="false: go on with a base model that did not form the persona")
 
