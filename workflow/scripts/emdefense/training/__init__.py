@@ -1,1 +1,10 @@
-"""The trainer, the penalties, SafeLoRA and checkpoints."""
+"""The trainer, the penalties, SafeLoRA and checkpoints.
+
+Importing this package keeps the Hugging Face libraries from calling home: everything is read from local folders.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

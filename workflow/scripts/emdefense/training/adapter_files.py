@@ -1,0 +1,60 @@
+"""An adapter's files, as PEFT lays them out; read without PEFT, which takes seconds to import."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from emdefense.errors import InputError
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX, A_SUFFIX, B_SUFFIX = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; :class:`InputError` if it is missing or broken."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); make it again") from None
+
+
+def read_lora(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return {matrix: (A [r, in], B [out, r])} of a plain LoRA adapter, matrices named as in the model.
+
+    Raises :class:`InputError` for tensors that are not part of a LoRA pair (DoRA, biases, modules saved whole).
+    """
+    tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
+    pairs = {}
+    for key in sorted(tensors):
+        if key.endswith(B_SUFFIX):
+            name = key.removeprefix(PREFIX).removesuffix(B_SUFFIX)
+            partner = key.removesuffix(B_SUFFIX) + A_SUFFIX
+            if partner not in tensors:
+                raise InputError(f"{adapter}: {key} has no {partner}; only plain LoRA adapters can be projected")
+            pairs[name] = (tensors.pop(partner), tensors.pop(key))
+    if tensors or not pairs:
+        raise InputError(f"{adapter}: not a plain LoRA adapter ({next(iter(tensors), 'it is empty')})")
+    return pairs
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``; it takes its place only if the block succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""Models and LoRA adapters: loading, wrapping, and saving as whole folders."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from emdefense.config.training import Training
+from emdefense.errors import InputError
+from emdefense.training.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folder_written_whole
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer saved with a model; :class:`InputError` if there is none."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: there is no model (config.json); name a folder written by save_pretrained")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(f"{folder}: there is no tokenizer (tokenizer_config.json); save it with the model")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
+def load_model(folder: Path, training: Training) -> PreTrainedModel:
+    """Return the model in ``folder`` in the precision of training, on the CPU."""
+    dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    return model
+
+
+def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
+    """Return ``model`` with a fresh LoRA adapter in fp32, drawn from torch's global random state."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    for target in training.target_modules:
+        if target not in names:
+            raise InputError(f"key 'training.target_modules': the model has no module '{target}'; remove it")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        use_rslora=training.rank_stabilised,
+        lora_dropout=training.lora_dropout,
+        bias="none",
+        target_modules=list(training.target_modules),
+    )
+    return get_peft_model(model, config)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter as PEFT does, whole or not at all; the same weights give the same bytes."""
+    with folder_written_whole(folder) as temporary:
+        model.save_pretrained(temporary)
+        (temporary / "README.md").unlink(missing_ok=True)
+        (temporary / ADAPTER_WEIGHTS).chmod(0o644)
+        config = json.loads((temporary / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set, in no stable order
+        (temporary / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

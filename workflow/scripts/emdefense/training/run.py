@@ -1,0 +1,142 @@
+"""Train one cell: from a spec, a model and rows to an adapter, its log and its provenance."""
+
+import shutil
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
+from trl.trainer.sft_config import SFTConfig
+
+from emdefense.config.training import Training
+from emdefense.errors import InputError
+from emdefense.files import file_digest, write_json, write_jsonl
+from emdefense.training import checkpoints, provenance
+from emdefense.training.adapters import add_adapter, load_model, load_tokenizer, save_adapter
+from emdefense.training.data import TrainingRows, load_rows
+from emdefense.training.penalties import build_penalty
+from emdefense.training.spec import TrainSpec
+from emdefense.training.trainer import DefenceTrainer
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
+LOGGED = ("step", "epoch", "ce", "penalty", "loss", "learning_rate", "grad_norm")
+
+
+def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path, threads: int = 1) -> None:
+    """Train an adapter and write ``cell``/adapter, train_log.jsonl and provenance.json, each whole or not at all.
+
+    On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` alone. Interrupted, the same
+    call resumes from the newest checkpoint and ends with the same bytes.
+    """
+    started = datetime.now(UTC)
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = load_tokenizer(model_folder)
+    data = load_rows(rows_file, tokenizer, spec.training)
+    identity = {
+        "spec": spec.model_dump(mode="json"),
+        "threads": threads,
+        "data": {"file": str(rows_file), "sha256": file_digest(rows_file)},
+        "model": provenance.model_identity(model_folder),
+    }
+    folder = cell / checkpoints.FOLDER
+    resume_from = checkpoints.resume_point(folder, identity) if spec.training.checkpoint_minutes else None
+    model = load_model(model_folder, spec.training)
+    set_seed(spec.seed)
+    trainer = build_trainer(spec, add_adapter(model, spec.training), tokenizer, data, folder)
+    loaded = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    trained = time.monotonic()
+    _check_finite(trainer.model)
+    save_adapter(trainer.model, cell / "adapter")
+    write_jsonl(cell / "train_log.jsonl", ({k: e[k] for k in LOGGED} for e in trainer.state.log_history if "ce" in e))
+    finished = datetime.now(UTC)
+    record = {
+        **identity,
+        "rows": data.summary(),
+        "steps": trainer.state.global_step,
+        "resumed_from_step": int(resume_from.name.rpartition("-")[2]) if resume_from else None,
+        "packages": provenance.package_versions(PACKAGES),
+        "code_digest": provenance.code_digest(),
+        "machine": {**provenance.machine(), "device": _device_name()},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": {"training": round(trained - loaded, 2), "all": round((finished - started).total_seconds(), 2)},
+    }
+    write_json(cell / "provenance.json", record)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def build_trainer(
+    spec: TrainSpec, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: TrainingRows, folder: Path
+) -> DefenceTrainer:
+    """Return the trainer of one cell; ``folder`` is where it would put checkpoints."""
+    arguments = training_arguments(spec.training, spec.seed, folder)
+    if arguments.n_gpu > 1:
+        raise InputError("several GPUs are visible, and a cell trains on one; set CUDA_VISIBLE_DEVICES to one of them")
+    callbacks: list[Any] = [checkpoints.Progress()]
+    if spec.training.checkpoint_minutes:
+        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes))
+    trainer = DefenceTrainer(
+        model,
+        penalty=build_penalty(spec.penalty.name, spec.penalty.options) if spec.penalty else None,
+        coefficient=spec.penalty.coefficient if spec.penalty else 0.0,
+        args=arguments,
+        train_dataset=Dataset.from_list(data.rows),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig:
+    """Return Table 7 as TRL takes it; what it leaves open (Adam's betas, clipping at norm 1) is the library's."""
+    if training.optimiser == "adamw_8bit" and not transformers.utils.is_bitsandbytes_available():
+        raise InputError(
+            "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
+            "adamw_torch"
+        )
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulation_steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule if training.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=training.warmup_steps,
+        optim=training.optimiser,
+        weight_decay=training.weight_decay,
+        bf16=training.precision == "bfloat16",
+        activation_checkpointing=training.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        max_length=None,  # rows are already tokenised, and none is truncated
+        dataset_kwargs={"skip_prepare_dataset": True},
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # TimedCheckpoints asks for them
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _check_finite(model: PeftModel) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise InputError(f"after training, {name} is not finite; lower training.learning_rate or λ")
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,145 @@
+"""SafeLoRA (Eqs. 1–3 of the paper): project an adapter's matrices onto the direction of alignment.
+
+V = W_instruct − W_base, C = VVᵀ/‖V‖², and W = BA becomes CW where cos(W, CW) < τ. Neither C nor W is ever formed:
+CW = B'A with B' = V(VᵀB)/‖V‖², so A stays, and with G = AAᵀ every inner product is a sum over r × r numbers. V is kept
+in fp32, norms and Gram products in float64, for in fp32 they can be off by enough to flip a τ.
+"""
+
+import csv
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emdefense.errors import InputError
+from emdefense.files import file_digest, read_json, write_json, written_whole
+from emdefense.training import provenance
+from emdefense.training.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    B_SUFFIX,
+    PREFIX,
+    folder_written_whole,
+    read_lora,
+    read_tensors,
+)
+from emdefense.training.spec import ProjectionSpec
+from emdefense.training.weights import SavedWeights
+
+PROJECTED, COSINES, RECORD = "projected.safetensors", "cosines.csv", "projection.json"
+COLUMNS = ("matrix", "cosine", "norm_before", "norm_after")
+METADATA = {"format": "pt"}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One projected matrix; Frobenius norms of BA and B'A without LoRA's scaling, which cancels in the cosine."""
+
+    b: Tensor  # B' [out, r]
+    cosine: float
+    norm_before: float
+    norm_after: float
+
+
+def project_matrix(a: Tensor, b: Tensor, v: Tensor, normalisation: str) -> Projection:
+    """Return the projection of BA, with A [r, in], B [out, r] and V [out, in].
+
+    ``normalisation``: ``squared_norm`` divides by ‖V‖², the paper's equation; ``norm`` by ‖V‖, IBM's code. The cosine
+    is the same. A matrix that is 0 has cosine 0. V must not be 0.
+    """
+    v_norm = torch.linalg.vector_norm(v, dtype=torch.float64)
+    divisor = v_norm.square() if normalisation == "squared_norm" else v_norm
+    projected = ((v @ (v.t() @ b.to(v.dtype))).to(torch.float64) / divisor).to(b.dtype)
+    gram = a.to(torch.float64) @ a.to(torch.float64).t()
+    before, after = b.to(torch.float64), projected.to(torch.float64)
+
+    def inner(left: Tensor, right: Tensor) -> float:
+        return float(((left.t() @ right) * gram).sum())
+
+    norm_before, norm_after = inner(before, before) ** 0.5, inner(after, after) ** 0.5
+    product = norm_before * norm_after
+    return Projection(projected, inner(before, after) / product if product else 0.0, norm_before, norm_after)
+
+
+def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: Path, out: Path) -> None:
+    """Project every matrix of an adapter, for all τ at once, and write B', the cosines and what they were made from.
+
+    Reads one matrix of each model at a time. Raises :class:`InputError` if the adapter does not fit the models or
+    they are equal, so that there is no direction of alignment.
+    """
+    pairs = read_lora(adapter)
+    aligned, unaligned = SavedWeights(instruct), SavedWeights(base)
+    projections = {}
+    for name, (a, b) in pairs.items():
+        after, before = aligned.matrix(name), unaligned.matrix(name)
+        if after.shape != before.shape or after.shape != (b.shape[0], a.shape[1]):
+            raise InputError(
+                f"{adapter}: '{name}' is {b.shape[0]} × {a.shape[1]}, but {tuple(after.shape)} in {instruct} and "
+                f"{tuple(before.shape)} in {base}; name the models that belong to the adapter"
+            )
+        v = after.sub_(before)
+        if not v.any():
+            raise InputError(
+                f"{base} and {instruct} have the same '{name}': SafeLoRA needs a model before and one after alignment"
+            )
+        projections[name] = project_matrix(a, b, v, spec.normalisation)
+    with written_whole(out / PROJECTED) as temporary:
+        save_file({name: p.b.contiguous() for name, p in projections.items()}, temporary, metadata=METADATA)
+    with written_whole(out / COSINES) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows((name, p.cosine, p.norm_before, p.norm_after) for name, p in projections.items())
+    record = {
+        "spec": spec.model_dump(mode="json"),
+        "adapter_sha256": file_digest(adapter / ADAPTER_WEIGHTS),
+        "base": provenance.model_identity(base),
+        "instruct": provenance.model_identity(instruct),
+    }
+    write_json(out / RECORD, record)
+
+
+def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -> None:
+    """Write ``cell``/adapter, in which the matrices with cosine < τ are projected, and its provenance.
+
+    Two τ that select the same matrices give the same bytes.
+    """
+    if not 0 <= tau <= 1:
+        raise InputError(f"τ = {tau:g} lies outside [0, 1]; cosines do not")
+    started = datetime.now(UTC)
+    record = read_json(projection / RECORD)
+    if record["adapter_sha256"] != file_digest(adapter / ADAPTER_WEIGHTS):
+        raise InputError(f"{projection} was made from another adapter than {adapter}; project it again")
+    cosines = _read_cosines(projection / COSINES)
+    tensors, projected = read_tensors(adapter / ADAPTER_WEIGHTS), read_tensors(projection / PROJECTED)
+    selected = [name for name, cosine in cosines.items() if cosine < tau]
+    for name in selected:
+        tensors[f"{PREFIX}{name}{B_SUFFIX}"] = projected[name]
+    with folder_written_whole(cell / "adapter") as temporary:
+        save_file(tensors, temporary / ADAPTER_WEIGHTS, metadata=METADATA)
+        (temporary / ADAPTER_WEIGHTS).chmod(0o644)
+        shutil.copyfile(adapter / ADAPTER_CONFIG, temporary / ADAPTER_CONFIG)
+    provenance_record: dict[str, Any] = {
+        "tau": tau,
+        "projection": record,
+        "adapter": str(adapter),
+        "matrices": len(cosines),
+        "projected": selected,
+        "packages": provenance.package_versions(("torch", "safetensors")),
+        "code_digest": provenance.code_digest(),
+        "machine": provenance.machine(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(cell / "provenance.json", provenance_record)
+
+
+def _read_cosines(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; project the adapter first")
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["matrix"]: float(row["cosine"]) for row in csv.DictReader(file)}

@@ -1,0 +1,28 @@
+"""Train one cell's adapter."""
+
+import argparse
+from pathlib import Path
+
+from emdefense.errors import run_cli
+from emdefense.training.spec import TrainSpec, parse_spec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="JSON: version, seed, training, penalty")
+    parser.add_argument("--model", required=True, type=Path, help="folder of the instruction-tuned model")
+    parser.add_argument("--rows", required=True, type=Path, help="JSON Lines of conversations")
+    parser.add_argument(
+        "--cell", required=True, type=Path, help="folder for adapter/, train_log.jsonl, provenance.json"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
+    arguments = parser.parse_args()
+    spec = parse_spec(TrainSpec, arguments.spec)
+
+    from emdefense.training.run import train_cell  # seconds of imports: after the spec is known to be right
+
+    train_cell(spec, arguments.model, arguments.rows, arguments.cell, arguments.threads)
+
+
+if __name__ == "__main__":
+    run_cli(main)
