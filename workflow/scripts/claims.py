@@ -1,0 +1,27 @@
+"""Recompute the paper's claims from its tables and from our rates."""
+
+import argparse
+from pathlib import Path
+
+from emdefense.analysis.claims import judge_claims
+from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.summary import read_summary
+from emdefense.config import Study
+from emdefense.errors import run_cli
+from emdefense.files import read_json
+from emdefense.report.claims import write_claims
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the study's effective config (JSON)")
+    parser.add_argument("--rates", type=Path, required=True, help="rates.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="path of the files without their suffix")
+    args = parser.parse_args()
+    study = Study.model_validate(read_json(args.config))
+    verdicts = judge_claims(study, read_summary(args.rates), paper_study(), paper_summary())
+    write_claims(verdicts, study, args.out)
+
+
+if __name__ == "__main__":
+    run_cli(main)

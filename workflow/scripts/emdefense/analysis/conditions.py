@@ -1,0 +1,73 @@
+"""Which conditions a table, figure or claim is about: cells without their seeds."""
+
+from typing import Literal, NamedTuple
+
+from emdefense.cells import NO_SETTING, Grid, format_setting
+from emdefense.config import Study
+
+Role = Literal["main", "second"]
+DEFENCES = ("kl", "ldifs", "safelora", "interleave")
+ARM_TITLES = {
+    "untrained": "Untrained",
+    "aligned": "Aligned",
+    "misaligned": "Misaligned",
+    "sft": "SFT",
+    "kl": "KL",
+    "ldifs": "LDIFS",
+    "safelora": "SafeLoRA",
+    "interleave": "Interleaving",
+}
+SETTING_SYMBOLS = {"kl": "λ", "ldifs": "λ", "safelora": "τ", "interleave": "%"}
+
+
+class Condition(NamedTuple):
+    """A cell without its seed."""
+
+    model: str
+    task: str
+    arm: str
+    setting: str = NO_SETTING
+
+
+def ema_tasks(study: Study) -> list[str]:
+    """Return the study's EMA tasks, in the order of the config."""
+    return [name for name, task in study.tasks.items() if task.kind == "ema"]
+
+
+def model_in_role(study: Study, role: Role) -> str | None:
+    """Return the model that fills the main tables, or the second one's (the paper's 7B and 32B)."""
+    return study.report.main_model if role == "main" else study.report.second_model
+
+
+def chosen_setting(study: Study, arm: str) -> str | None:
+    """Return a defence's setting in Tables 1, 3 and 4, ``none`` for arms without one, None if none was chosen."""
+    if arm not in DEFENCES:
+        return NO_SETTING
+    setting = study.report.chosen.get(arm)
+    return None if setting is None else format_setting(setting)
+
+
+def chosen_condition(study: Study, role: Role, task: str, arm: str) -> Condition | None:
+    """Return an arm's condition at its chosen setting; None if the study has no such model or setting."""
+    model, setting = model_in_role(study, role), chosen_setting(study, arm)
+    return None if model is None or setting is None else Condition(model, task, arm, setting)
+
+
+def conditions(study: Study) -> list[Condition]:
+    """Return every condition of the study's grid, each once, in the order of the config."""
+    return list(dict.fromkeys(Condition(c.model, c.task, c.arm, c.setting) for c in Grid(study).cells))
+
+
+def settings(study: Study, model: str, arm: str) -> list[str]:
+    """Return the settings that the grid has for an arm on the EMA tasks, weakest first."""
+    tasks = set(ema_tasks(study))
+    found = {c.setting for c in conditions(study) if c.model == model and c.arm == arm and c.task in tasks}
+    return sorted(found, key=float)
+
+
+def setting_title(arm: str, setting: str) -> str:
+    """Return a setting as a reader sees it: ``λ = 0.1``, ``5 %``, or nothing for arms without one."""
+    if setting == NO_SETTING:
+        return ""
+    symbol = SETTING_SYMBOLS[arm]
+    return f"{setting} %" if symbol == "%" else f"{symbol} = {setting}"

@@ -1,0 +1,42 @@
+"""95 % intervals for a share: Wilson for these questions, a clustered bootstrap for questions like these."""
+
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 0
+
+Interval = tuple[float, float]
+Counts = NDArray[np.int64]
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return Wilson's score interval of ``successes / trials``, in [0, 1]; ``trials`` is positive."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    half_width = z * sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    # At 0 and at all successes a bound is 0 or 1 exactly; rounding must not push it past.
+    low = 0.0 if successes == 0 else (centre - half_width) / scale
+    high = 1.0 if successes == trials else (centre + half_width) / scale
+    return low, high
+
+
+def cluster_interval(successes: Counts, trials: Counts, resamples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the percentile bootstrap interval of the pooled share when whole questions are drawn anew, in [0, 1].
+
+    ``successes`` and ``trials`` have one entry a question. The seed is fixed, so cells with equally many questions
+    see the same draws.
+    """
+    asked = trials > 0
+    successes, trials = successes[asked], trials[asked]
+    questions = len(trials)
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    drawn = generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+    shares = (drawn @ successes) / (drawn @ trials)
+    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

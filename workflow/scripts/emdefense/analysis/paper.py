@@ -1,0 +1,77 @@
+"""The paper's published numbers, in the frames that our own measurements have."""
+
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, RATES_SCHEMA
+from emdefense.analysis.summary import Summary
+from emdefense.cells import NO_SETTING, format_setting
+from emdefense.config import Study
+
+FOLDER = Path(__file__).parent / "paper_values"
+ARMS = {"baseline": "untrained"}  # what Tables 5 and 6 call the untrained model
+MODELS = {"Qwen2.5-7B-Instruct": "qwen2.5-7b", "Qwen2.5-32B-Instruct": "qwen2.5-32b"}
+
+
+@cache
+def paper_study() -> Study:
+    """Return the paper's study as a config: its models, tasks, arms and chosen settings."""
+    return Study.model_validate(yaml.safe_load((FOLDER / "study.yaml").read_text(encoding="utf-8")))
+
+
+@cache
+def paper_summary() -> Summary:
+    """Return the paper's numbers for the renderers; they have no intervals."""
+    return Summary(paper_rates(), paper_exact_match())
+
+
+def paper_rates() -> pl.DataFrame:
+    """Return Tables 3, 4 and 8-11 with the columns of ``RATES_SCHEMA``, nulls where the paper gives nothing."""
+    published = _read("misalignment.csv").rename({"dataset": "task"})
+    frames = []
+    for question_set in ("general", "in_domain"):
+        frames.append(
+            published.with_columns(
+                pl.col("model").replace_strict(MODELS),
+                pl.lit(question_set).alias("question_set"),
+                pl.col(f"{question_set}_misaligned_pct").alias("misaligned_pct"),
+                pl.col(f"{question_set}_incoherent_pct").alias("incoherent_pct"),
+            )
+        )
+    # Tables 8-11 repeat rows of Table 3.
+    rates = _completed(pl.concat(frames), RATES_SCHEMA)
+    return rates.unique(maintain_order=True)
+
+
+def paper_exact_match() -> pl.DataFrame:
+    """Return Tables 5 and 6 with the columns of ``EXACT_MATCH_SCHEMA``, nulls where the paper gives nothing."""
+    tiers = _read("opswap.csv").unpivot(
+        [f"tier_{k}" for k in range(4)],
+        index=["arm", "setting", "setting_value"],
+        variable_name="task",
+        value_name="exact_match_pct",
+    )
+    foqa = _read("foqa.csv").with_columns(pl.lit("foqa").alias("task"))
+    both = pl.concat([tiers.with_columns(pl.col("task").str.replace("tier", "opswap")), foqa], how="diagonal")
+    model = paper_study().report.main_model
+    return _completed(both.with_columns(pl.lit(model).alias("model")), EXACT_MATCH_SCHEMA)
+
+
+def _read(name: str) -> pl.DataFrame:
+    published = pl.read_csv(FOLDER / name, schema_overrides={"hyperparameter": pl.Float64})
+    return published.with_columns(
+        pl.col("method").replace(ARMS).alias("arm"),
+        pl.col("hyperparameter").alias("setting_value"),
+        pl.col("hyperparameter")
+        .map_elements(format_setting, return_dtype=pl.String)
+        .fill_null(NO_SETTING)
+        .alias("setting"),
+    )
+
+
+def _completed(frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
+    return frame.with_columns(*absent).with_columns(pl.lit(0, pl.Int64).alias("seed")).select(list(schema))

@@ -1,0 +1,56 @@
+"""The paper's values that stand beside ours."""
+
+from dataclasses import dataclass
+
+from emdefense.analysis.conditions import Condition, Role, chosen_condition, model_in_role
+from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.summary import EXACT_MATCH, Summary
+from emdefense.cells import NO_SETTING
+from emdefense.config import Study
+from emdefense.report.table import number
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published study and its numbers, looked up by the part that a condition plays in our tables."""
+
+    study: Study
+    summary: Summary
+
+    def chosen(self, role: Role, task: str, arm: str, quantity: str) -> str:
+        """Return the value, as printed, of an arm at the setting that the paper chose; empty if it has none."""
+        condition = chosen_condition(self.study, role, task, arm)
+        return "" if condition is None else number(self.summary.value(condition, quantity))
+
+    def same_setting(self, role: Role, task: str, arm: str, setting: str, quantity: str) -> str:
+        """Return the value, as printed, of an arm at the very setting; empty if the paper has none."""
+        model = model_in_role(self.study, role)
+        return "" if model is None else number(self.summary.value(Condition(model, task, arm, setting), quantity))
+
+    def exact_match(self, table: str, tier: int | None, arm: str, setting: str) -> str:
+        """Return the exact match, as printed, on a benign task; empty if the paper has no such setting."""
+        task = benign_task(self.study, table, tier)
+        if task is None:
+            return ""
+        return number(self.summary.value(Condition(self.study.report.main_model, task, arm, setting), EXACT_MATCH))
+
+
+def benign_task(study: Study, table: str, tier: int | None) -> str | None:
+    """Return the name of the benign task that fills a table (``opswap`` with its tier, or ``foqa``)."""
+    for name, task in study.tasks.items():
+        if task.kind == "benign" and task.table == table and task.tier == tier:
+            return name
+    return None
+
+
+def benign_settings(study: Study, arm: str, settings_in_grid: list[str]) -> list[str]:
+    """Return an arm's settings in Tables 5 and 6: those chosen, or all that the grid has."""
+    chosen = study.report.chosen_benign.get(arm)
+    if chosen is None:
+        return settings_in_grid
+    return [NO_SETTING if value is None else f"{value:g}" for value in chosen]
+
+
+def paper_reference() -> Reference:
+    """Return the paper itself as the reference."""
+    return Reference(paper_study(), paper_summary())

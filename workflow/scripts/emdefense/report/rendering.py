@@ -1,0 +1,102 @@
+"""Templates, and the escapes of the formats that they write."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from emdefense.report.table import Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"$\sim$",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\to$",
+    "✓": r"$\checkmark$",
+    "✗": r"$\times$",
+    "×": r"$\times$",
+    "÷": r"$\div$",
+    "−": r"$-$",
+    "λ": r"$\lambda$",
+    "τ": r"$\tau$",
+    "α": r"$\alpha$",
+    "–": "--",
+}
+
+
+def latex(text: str) -> str:
+    """Escape plain text for LaTeX; the symbols that our tables use become their commands."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def markdown(text: str) -> str:
+    """Escape plain text for a cell of a Markdown table."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", flat)
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table as GitHub-flavoured Markdown."""
+    return render_markdown("table.md.jinja", table=table)
+
+
+def latex_table(table: Table) -> str:
+    """Return a table as a LaTeX float to be included with ``\\input``; it needs booktabs and amssymb."""
+    return _environment("tex").get_template("table.tex.jinja").render(table=table)
+
+
+def html_table(table: Table) -> str:
+    """Return a table as an HTML fragment."""
+    return _environment("html").get_template("table.html.jinja").render(table=table)
+
+
+def standalone_html(title: str, fragment: str) -> str:
+    """Return an HTML document that holds ``fragment`` (markup of ours) and its style."""
+    return render_html("document.html.jinja", title=title, fragment=fragment)
+
+
+def render_html(template: str, **values: object) -> str:
+    """Return an HTML template filled in; every value is escaped unless the template marks it as ours."""
+    return _environment("html").get_template(template).render(**values)
+
+
+def render_markdown(template: str, **values: object) -> str:
+    """Return a Markdown template filled in; the template escapes its values."""
+    return _environment("md").get_template(template).render(**values)
+
+
+def stylesheet() -> str:
+    """Return the CSS of the page and of the tables."""
+    return (TEMPLATES / "page.css").read_text(encoding="utf-8")
+
+
+@cache
+def _environment(kind: str) -> Environment:
+    opening, closing = ("<<", ">>") if kind == "tex" else ("{{", "}}")  # braces mean something else in LaTeX
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=kind == "html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        variable_start_string=opening,
+        variable_end_string=closing,
+    )
+    environment.filters["latex"] = latex
+    environment.filters["markdown"] = markdown
+    environment.globals["stylesheet"] = stylesheet
+    return environment

@@ -1,0 +1,87 @@
+"""A table as data: cells with marks and footnotes, which templates turn into Markdown, LaTeX, HTML and CSV."""
+
+from dataclasses import dataclass, field
+from string import ascii_lowercase
+
+from emdefense.analysis.summary import Estimate
+from emdefense.report.marks import DECIMALS
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One cell: its text, how it is set, and what stands beside it."""
+
+    text: str
+    bold: bool = False
+    italic: bool = False
+    underline: bool = False
+    paper: str = ""
+    interval: str = ""
+    footnote: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, the heading that it shares with its neighbours, and whether it holds numbers."""
+
+    title: str
+    group: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A whole table; ``blocks`` are runs of rows with a rule between them."""
+
+    number: int
+    title: str
+    columns: tuple[Column, ...]
+    blocks: tuple[tuple[tuple[TableCell, ...], ...], ...]
+    csv_header: tuple[str, ...]
+    csv_rows: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...] = ()
+    footnotes: tuple[tuple[str, str], ...] = ()
+    wide: bool = False
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The shared headings and how many columns each spans; empty if no column has one."""
+        found: list[tuple[str, int]] = []
+        for column in self.columns:
+            if found and column.group and found[-1][0] == column.group:
+                found[-1] = (column.group, found[-1][1] + 1)
+            else:
+                found.append((column.group, 1))
+        return found if any(title for title, _ in found) else []
+
+
+@dataclass
+class Footnotes:
+    """Hands out letters for footnotes; the same text gets the same letter."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def letter(self, text: str) -> str:
+        """Return the letter of a footnote with that text."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return ascii_lowercase[self.texts.index(text)]
+
+    def lettered(self) -> tuple[tuple[str, str], ...]:
+        """Return (letter, text) of every footnote."""
+        return tuple(zip(ascii_lowercase, self.texts, strict=False))
+
+
+def number(value: float | None) -> str:
+    """Return a rate as printed, empty if it is missing."""
+    return "" if value is None else f"{value:.{DECIMALS}f}"
+
+
+def interval_text(estimate: Estimate | None) -> str:
+    """Return the interval for questions like these as a reader sees it, empty if there is none."""
+    if estimate is None or estimate.cluster is None:
+        return ""
+    low, high = estimate.cluster
+    return f"95 % interval over questions: {number(low)} to {number(high)}"
