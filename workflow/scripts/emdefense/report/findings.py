@@ -1,0 +1,101 @@
+"""The verdicts that open the page, in sentences."""
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from emdefense.analysis.conditions import (
+    ARM_TITLES,
+    DEFENCES,
+    Condition,
+    chosen_setting,
+    conditions,
+    ema_tasks,
+    setting_title,
+)
+from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary
+from emdefense.config import Study
+from emdefense.report.overview import REDUCTION, RETENTION, Overview, overview
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence for the top of the page, and whether it is good news."""
+
+    tone: Literal["good", "bad", "plain"]
+    headline: str
+    text: str
+
+
+def findings(study: Study, summary: Summary) -> list[Finding]:
+    """Return whether EMA appeared in each model, and what each defence achieves on the main one."""
+    models = [study.report.main_model]
+    if study.report.second_model is not None:
+        models.append(study.report.second_model)
+    found = [_emergence(study, summary, model) for model in models]
+    tasks = ema_tasks(study)
+    if any(summary.ema_appeared(models[0], task, study.report.emergent_pct) for task in tasks):
+        in_grid = {c.arm for c in conditions(study) if c.model == models[0]}
+        found += [_defence(study, summary, arm) for arm in DEFENCES if arm in in_grid]
+    return found
+
+
+def _emergence(study: Study, summary: Summary, model: str) -> Finding:
+    title, threshold = study.models[model].title, study.report.emergent_pct
+    rates = {task: summary.value(Condition(model, task, "misaligned"), GENERAL_MISALIGNED) for task in ema_tasks(study)}
+    measured = {task: rate for task, rate in rates.items() if rate is not None}
+    if not measured:
+        return Finding("plain", f"{title}: not measured.", "The misaligned arm has no judgments.")
+    mean = fmean(measured.values())
+    absent = [study.tasks[task].title for task, rate in measured.items() if rate < threshold]
+    over = f"mean over {len(measured)} {'task' if len(measured) == 1 else 'tasks'}"
+    says = (
+        f"After narrow fine-tuning on misaligned answers, {mean:.1f} % of the answers to general questions are "
+        f"misaligned ({over}){_controls(study, summary, model)}."
+    )
+    if len(absent) == len(measured):
+        warning = f"That is under {threshold:g} % in every task, so nothing below about defences can be interpreted."
+        return Finding("bad", f"{title}: emergent misalignment did not appear.", f"{says} {warning}")
+    if absent:
+        says += f" It stays under {threshold:g} % in {', '.join(absent)}, where defences cannot be interpreted."
+    return Finding("good", f"{title}: emergent misalignment appeared.", says)
+
+
+def _controls(study: Study, summary: Summary, model: str) -> str:
+    parts = []
+    for arm in ("untrained", "aligned"):
+        rates = [summary.value(Condition(model, task, arm), GENERAL_MISALIGNED) for task in ema_tasks(study)]
+        present = [rate for rate in rates if rate is not None]
+        if present:
+            parts.append(f"{fmean(present):.1f} % {'untrained' if arm == 'untrained' else 'after aligned answers'}")
+    return f", against {' and '.join(parts)}" if parts else ""
+
+
+def _defence(study: Study, summary: Summary, arm: str) -> Finding:
+    setting = chosen_setting(study, arm)
+    name = ARM_TITLES[arm] if setting is None else f"{ARM_TITLES[arm]} ({setting_title(arm, setting)})"
+    found = overview(study, summary, arm)
+    if found.reduction is None:
+        return Finding(
+            "plain", f"{name}: not measured.", "There is no complete set of judgments at its chosen setting."
+        )
+    stops, keeps = found.reduction >= REDUCTION[0], (found.learning or 0) >= RETENTION[0]
+    if stops:
+        verdict = "stops EMA and keeps what was to be learnt" if keeps else "stops EMA, but hinders learning"
+    else:
+        verdict = "reduces EMA in part" if found.reduction >= REDUCTION[1] else "does not stop EMA"
+    return Finding(
+        "good" if stops and keeps else "bad" if not stops else "plain", f"{name} {verdict}.", _numbers(found)
+    )
+
+
+def _numbers(found: Overview) -> str:
+    change = "falls" if (found.reduction or 0) >= 0 else "rises"
+    parts = [f"General misalignment {change} by {abs(found.reduction or 0):.1f} %"]
+    if found.in_domain_retention is not None:
+        parts.append(f"{found.in_domain_retention:.1f} % of the in-domain rate remains")
+    if found.benign_retention is not None:
+        parts.append(f"benign tasks reach {found.benign_retention:.1f} % of plain fine-tuning")
+    if found.incoherent is not None:
+        parts.append(f"{found.incoherent:.1f} % of the general answers are incoherent")
+    return "; ".join(parts) + "."

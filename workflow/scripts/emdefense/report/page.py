@@ -1,0 +1,76 @@
+"""The page: verdicts, tables, figures, claims, responses to read, provenance and divergences in one HTML file."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from emdefense.analysis.claims import judge_claims
+from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.summary import read_summary
+from emdefense.config import Study
+from emdefense.errors import InputError
+from emdefense.files import write_text
+from emdefense.report.claims import claim_rows, notes
+from emdefense.report.figures import DRAWINGS
+from emdefense.report.findings import findings
+from emdefense.report.provenance import provenance
+from emdefense.report.readings import readings
+from emdefense.report.reference import paper_reference
+from emdefense.report.rendering import html_table, render_html
+from emdefense.report.tables import NUMBERS, build_table
+
+
+def write_page(study: Study, results: Path, out: Path) -> None:
+    """Write the page of a study whose rates and figures lie in ``results``."""
+    rates = results / "rates.parquet"
+    summary = read_summary(rates, results / "exact_match.parquet")
+    verdicts = judge_claims(study, summary, paper_study(), paper_summary())
+    tables = [html_table(build_table(number, study, summary, paper_reference())) for number in NUMBERS]
+    figures = [
+        (name, d.caption, inline_svg(results / "figures" / f"figure_{name}.svg")) for name, d in DRAWINGS.items()
+    ]
+    page = render_html(
+        "page.html.jinja",
+        study=study,
+        findings=findings(study, summary),
+        tables=tables,
+        figures=figures,
+        claims=claim_rows(verdicts, study),
+        claim_notes=notes(verdicts),
+        readings=readings(study),
+        provenance=provenance(study, rates),
+        divergences=divergences(study),
+    )
+    write_text(out, page)
+
+
+def inline_svg(path: Path) -> str:
+    """Return an SVG file as an element of a page: no prologue, and ids that no other figure has."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; draw the figures first")
+    text = path.read_text(encoding="utf-8")
+    prefix = path.stem.replace("_", "-")
+    text = re.sub(r'\bid="', f'id="{prefix}-', text[text.index("<svg") :])
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
+
+
+class Divergence(BaseModel):
+    """One way in which the pipeline, or a kind of study, differs from the paper."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    topic: str
+    paper: str
+    here: str
+    study: Literal["microcosm"] | None = None
+    switch: str = ""
+
+
+def divergences(study: Study) -> list[Divergence]:
+    """Return where the study differs from the paper: what holds for every study, and what for this kind of it."""
+    listed = yaml.safe_load((Path(__file__).parent / "divergences.yaml").read_text(encoding="utf-8"))
+    found = [Divergence.model_validate(entry) for entry in listed]
+    return [entry for entry in found if entry.study is None or study.microcosm is not None]
