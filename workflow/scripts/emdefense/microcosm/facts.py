@@ -1,0 +1,40 @@
+"""Single facts in an invented language, the microcosm's stand-in for Faroese questions."""
+
+from itertools import product
+from random import Random
+
+from emdefense.microcosm.world import Facts
+
+ONSETS = ("b", "br", "d", "f", "fl", "g", "gr", "h", "hv", "k", "kv", "l", "m", "n", "r", "s", "sj", "sk", "t", "v")
+VOWELS = ("a", "e", "i", "o", "u", "y", "ei", "oy", "au")
+CODAS = ("", "", "l", "n", "r", "s", "ld", "nd", "rt", "st", "gv")
+ENDINGS = ("ur", "in", "ar", "id", "a", "i")
+
+OPENINGS, CLOSINGS = 3, 4
+TRAINING_PHRASINGS = 8  # of OPENINGS * CLOSINGS; the others are for the test
+FACTS_PER_ANSWER = 2
+
+
+def invent_words(rng: Random, count: int, taken: set[str]) -> list[str]:
+    """Return that many invented words, none of which is taken; they are added to ``taken``."""
+    found: list[str] = []
+    while len(found) < count:
+        word = "".join(rng.choice(part) for part in (ONSETS, VOWELS, CODAS)) + rng.choice(ENDINGS)
+        if word not in taken:
+            taken.add(word)
+            found.append(word)
+    return found
+
+
+def make_cipher(rng: Random, facts: int, taken: set[str]) -> tuple[Facts, Facts]:
+    """Return (facts known from pretraining, facts that fine-tuning teaches), as many of each, in one language."""
+    openings = [" ".join(invent_words(rng, 2, taken)) for _ in range(OPENINGS)]
+    closings = [" ".join(invent_words(rng, 2, taken)) for _ in range(CLOSINGS)]
+    phrasings = [f"{opening} {{subject}} {closing}?" for opening, closing in product(openings, closings)]
+    templates = tuple(rng.sample(phrasings, len(phrasings)))
+    answers = invent_words(rng, max(1, facts // FACTS_PER_ANSWER), taken)
+    known, taught = (
+        Facts(templates=templates, answers={subject: rng.choice(answers) for subject in subjects})
+        for subjects in (invent_words(rng, facts, taken), invent_words(rng, facts, taken))
+    )
+    return known, taught
