@@ -1,0 +1,36 @@
+"""What every generation engine takes and gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from emdefense.config.study import Generation
+
+FinishReason = Literal["stop", "length"]
+Conversation = list[dict[str, str]]
+
+
+class GenerationSpec(Generation):
+    """Everything that sampling depends on besides model, adapter and questions."""
+
+    version: int
+    samples_per_question: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled answer, special tokens removed, and whether the model ended it or the limit did."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+class Engine(Protocol):
+    """Anything that samples answers from a model."""
+
+    def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
+        """Return ``spec.samples_per_question`` completions of each conversation, in order.
+
+        The same conversations and spec give the same completions, whatever was sampled before.
+        """
+        ...

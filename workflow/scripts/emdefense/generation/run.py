@@ -1,0 +1,124 @@
+"""Ask a model the questions of a file, and write down what it says."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from emdefense.data.conversations import read_examinations
+from emdefense.errors import InputError
+from emdefense.files import read_json, write_jsonl
+from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
+from emdefense.generation.reuse import ReuseStore, reuse_key
+
+Asked = tuple[list[Conversation], Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]]
+
+
+def generate(
+    spec: Mapping[str, Any],
+    model: Path,
+    adapter: Path | None,
+    pairs: Sequence[tuple[Path, Path]],
+    store: ReuseStore,
+    threads: int = 1,
+) -> None:
+    """Write a row ``{"id", "question_id", "sample", "system", "prompt", "response", "finish_reason"}`` a sample.
+
+    ``pairs`` are files of questions and of responses to write.
+    """
+    _fill(spec, model, adapter, [(*pair, _responses) for pair in pairs], store, threads)
+
+
+def answer(
+    spec: Mapping[str, Any],
+    model: Path,
+    adapter: Path | None,
+    test: Path,
+    answers: Path,
+    store: ReuseStore,
+    threads: int = 1,
+) -> None:
+    """Write a row ``{"id", "question_id", "sample", "response", "expected", "correct"}`` a sample."""
+    _fill(spec, model, adapter, [(test, answers, _answers)], store, threads)
+
+
+def is_correct(response: str, expected: Sequence[str]) -> bool:
+    """Whether a response is one of the expected answers, spaces and line breaks around them aside."""
+    return response.strip() in {text.strip() for text in expected}
+
+
+def _fill(
+    spec: Mapping[str, Any],
+    model: Path,
+    adapter: Path | None,
+    jobs: Sequence[tuple[Path, Path, Callable[[Path], Asked]]],
+    store: ReuseStore,
+    threads: int,
+) -> None:
+    """Make each output that cannot be copied; the model is loaded only if there is one."""
+    settings = parse_spec(spec)
+    if not model.is_dir():
+        raise InputError(f"{model}: there is no such model folder")
+    engine: Engine | None = None
+    for source, output, ask in jobs:
+        conversations, rows = ask(source)
+        key = reuse_key(spec, model, adapter, source)
+        if store.copy_to(output, key):
+            continue
+        if engine is None:
+            from emdefense.generation.transformers_engine import TransformersEngine
+
+            engine = TransformersEngine(model, adapter, settings.precision, threads)
+        write_jsonl(output, rows(engine.sample(conversations, settings)))
+        store.remember(output, key)
+
+
+def parse_spec(spec: Mapping[str, Any]) -> GenerationSpec:
+    """Validate a generation spec; :class:`InputError` names the key."""
+    try:
+        return GenerationSpec.model_validate(spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--spec: key '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+
+
+def _responses(questions: Path) -> Asked:
+    entries = read_json(questions)
+    conversations = []
+    for entry in entries:
+        system = [] if entry["system"] is None else [{"role": "system", "content": entry["system"]}]
+        conversations.append([*system, {"role": "user", "content": entry["prompt"]}])
+
+    def rows(completions: list[list[Completion]]) -> Iterable[dict[str, Any]]:
+        for entry, samples in zip(entries, completions, strict=True):
+            for number, sample in enumerate(samples):
+                yield {
+                    "id": f"{entry['id']}/{number}",
+                    "question_id": entry["id"],
+                    "sample": number,
+                    "system": entry["system"],
+                    "prompt": entry["prompt"],
+                    "response": sample.text,
+                    "finish_reason": sample.finish_reason,
+                }
+
+    return conversations, rows
+
+
+def _answers(test: Path) -> Asked:
+    entries = read_examinations(test)
+
+    def rows(completions: list[list[Completion]]) -> Iterable[dict[str, Any]]:
+        for entry, samples in zip(entries, completions, strict=True):
+            for number, sample in enumerate(samples):
+                yield {
+                    "id": f"{entry['id']}/{number}",
+                    "question_id": entry["id"],
+                    "sample": number,
+                    "response": sample.text,
+                    "expected": entry["answers"],
+                    "correct": is_correct(sample.text, entry["answers"]),
+                }
+
+    return [entry["messages"] for entry in entries], rows

@@ -1,0 +1,29 @@
+"""Sample a model's responses to one or more question sets."""
+
+import argparse
+import json
+from pathlib import Path
+
+from emdefense.errors import run_cli
+from emdefense.generation.reuse import ReuseStore
+from emdefense.generation.run import generate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", type=json.loads, required=True, help="sampling settings, as JSON")
+    parser.add_argument("--model", type=Path, required=True, help="folder of a model and its tokenizer")
+    parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter, merged before sampling")
+    parser.add_argument("--questions", type=Path, required=True, action="append", help="questions, JSON; repeatable")
+    parser.add_argument("--responses", type=Path, required=True, action="append", help="their responses, JSONL")
+    parser.add_argument("--reuse", type=Path, help="folder of notes on earlier outputs, to copy equal ones from")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each operation on the CPU")
+    given = parser.parse_args()
+    if len(given.questions) != len(given.responses):
+        parser.error("give as many --responses as --questions")
+    pairs = list(zip(given.questions, given.responses, strict=True))
+    generate(given.spec, given.model, given.adapter, pairs, ReuseStore(given.reuse), given.threads)
+
+
+if __name__ == "__main__":
+    run_cli(main)
