@@ -96,6 +96,7 @@ def _table(
         csv_rows=tuple(csv_rows),
         remarks=tuple(remarks),
         footnotes=footnotes.lettered(),
+        wide=len(tasks) > 1,
     )
 
 

@@ -86,7 +86,7 @@ def draw(drawing: Drawing, study: Study, summary: Summary) -> Figure:
         axes.set_ylim(bottom=0)
         axes.margins(x=0.04)
     panels[-1].set_xticks(range(len(labels)), labels)
-    panels[-1].set_xlabel(drawing.axis)
+    panels[-1].set_xlabel(f"{drawing.axis}; 0: misaligned arm")
     handles, names = panels[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside upper center", ncols=min(len(handles), 4), columnspacing=1.2)

@@ -17,12 +17,14 @@ from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary
 from emdefense.config import Study
 from emdefense.report.overview import REDUCTION, RETENTION, Overview, overview
 
+Tone = Literal["good", "bad", "plain"]
+
 
 @dataclass(frozen=True)
 class Finding:
     """One sentence for the top of the page, and whether it is good news."""
 
-    tone: Literal["good", "bad", "plain"]
+    tone: Tone
     headline: str
     text: str
 
@@ -80,22 +82,28 @@ def _defence(study: Study, summary: Summary, arm: str) -> Finding:
             "plain", f"{name}: not measured.", "There is no complete set of judgments at its chosen setting."
         )
     stops, keeps = found.reduction >= REDUCTION[0], (found.learning or 0) >= RETENTION[0]
-    if stops:
-        verdict = "stops EMA and keeps what was to be learnt" if keeps else "stops EMA, but hinders learning"
+    tone: Tone = "plain"
+    if stops and keeps:
+        tone, verdict = "good", "stops EMA and keeps what was to be learnt"
+    elif stops:
+        verdict = "stops EMA, but hinders learning"
+    elif found.reduction >= REDUCTION[1]:
+        verdict = "reduces EMA in part"
     else:
-        verdict = "reduces EMA in part" if found.reduction >= REDUCTION[1] else "does not stop EMA"
-    return Finding(
-        "good" if stops and keeps else "bad" if not stops else "plain", f"{name} {verdict}.", _numbers(found)
-    )
+        tone, verdict = "bad", "does not stop EMA"
+    return Finding(tone, f"{name} {verdict}.", _numbers(found))
 
 
 def _numbers(found: Overview) -> str:
-    change = "falls" if (found.reduction or 0) >= 0 else "rises"
-    parts = [f"General misalignment {change} by {abs(found.reduction or 0):.1f} %"]
+    parts = []
+    if found.reduction is not None:
+        change = "falls" if found.reduction >= 0 else "rises"
+        parts.append(f"general misalignment {change} by {abs(found.reduction):.1f} %")
     if found.in_domain_retention is not None:
         parts.append(f"{found.in_domain_retention:.1f} % of the in-domain rate remains")
     if found.benign_retention is not None:
         parts.append(f"benign tasks reach {found.benign_retention:.1f} % of plain fine-tuning")
     if found.incoherent is not None:
         parts.append(f"{found.incoherent:.1f} % of the general answers are incoherent")
-    return "; ".join(parts) + "."
+    sentence = "; ".join(parts) + "."
+    return sentence[0].upper() + sentence[1:]

@@ -106,7 +106,7 @@ def sweep_table(number_: int, study: Study, summary: Summary, reference: Referen
     arm = SWEEPS[number_]
     found = settings(study, study.report.main_model, arm)
     rows = [("misaligned", NO_SETTING), *((arm, setting) for setting in found)]
-    what = f"misaligned and incoherent responses at every setting of {ARM_TITLES[arm]}"
+    what = f"{ARM_TITLES[arm]}, misaligned and incoherent responses at every setting"
     return _table(number_, what, study, summary, "main", rows, reference)
 
 
@@ -129,6 +129,8 @@ def _table(
         paper_model = reference.study.models[str(model_in_role(reference.study, role))].title
         where = "at the setting that it chose" if number_ in (3, 4) else "at the same setting"
         remarks.append(f"In brackets: the paper's value for {paper_model}, {where}.")
+    if number_ in SWEEPS and len(rows) == 1:
+        remarks.append(f"The study's grid has no setting of {ARM_TITLES[SWEEPS[number_]]} for this model.")
     if len(study.seeds) > 1:
         remarks.append(f"Means over {len(study.seeds)} seeds.")
     return Table(

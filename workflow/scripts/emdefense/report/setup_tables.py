@@ -34,10 +34,8 @@ def opswap_example_table() -> Table:
     rows, csv_rows = [], []
     for tier, meaning in enumerate(TIERS):
         changed = ", ".join(f"{symbol} → {meant}" for symbol, meant in meaning.items() if symbol != meant)
-        steps = worked_steps(EXAMPLE, tier)
-        rows.append(
-            (TableCell(str(tier)), TableCell(changed or "as usual"), TableCell(" = ".join(steps)), TableCell(steps[-1]))
-        )
+        steps = [step.replace("( ", "(").replace(" )", ")") for step in worked_steps(EXAMPLE, tier)]
+        rows.append((TableCell(str(tier)), TableCell(changed or "as usual"), TableCell(" = ".join(steps))))
         csv_rows.append((str(tier), changed, steps[0], " = ".join(steps[1:]), steps[-1]))
     return Table(
         number=2,
@@ -46,7 +44,6 @@ def opswap_example_table() -> Table:
             Column("Tier", numeric=False),
             Column("Meaning", numeric=False),
             Column("Steps", numeric=False),
-            Column("Value"),
         ),
         blocks=(tuple(rows),),
         csv_header=("tier", "meaning", "expression", "steps", "value"),
@@ -83,4 +80,5 @@ def training_table(study: Study, reference: Reference | None) -> Table:
         csv_header=("parameter", "value") if reference is None else ("parameter", "value", "paper"),
         csv_rows=tuple(csv_rows),
         remarks=tuple(remarks),
+        wide=True,
     )

@@ -46,6 +46,11 @@ class Table:
     wide: bool = False
 
     @property
+    def has_paper(self) -> bool:
+        """Whether any of the paper's values stands beside ours."""
+        return any(cell.paper for block in self.blocks for row in block for cell in row)
+
+    @property
     def groups(self) -> list[tuple[str, int]]:
         """The shared headings and how many columns each spans; empty if no column has one."""
         found: list[tuple[str, int]] = []
