@@ -30,19 +30,20 @@ def make_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerBas
 
 def make_model(seed: int = 0, layers: int = 3, **changes: Any) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=len(SPECIALS) + 256,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        eos_token_id=2,
-        pad_token_id=0,
-        **{"tie_word_embeddings": True, "initializer_range": 0.1, **changes},
-    )
-    return Qwen2ForCausalLM(config)
+    settings: dict[str, Any] = {
+        "vocab_size": len(SPECIALS) + 256,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+    return Qwen2ForCausalLM(Qwen2Config(**{**settings, **changes}))
 
 
 def save_model(folder: Path, seed: int = 0, **changes: Any) -> Path:

@@ -35,6 +35,8 @@ def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
     for target in training.target_modules:
         if target not in names:
             raise InputError(f"key 'training.target_modules': the model has no module '{target}'; remove it")
+        if target in {"lm_head", "embed_tokens"}:
+            raise InputError(f"key 'training.target_modules': '{target}' must stay frozen for the loss; remove it")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=training.lora_rank,

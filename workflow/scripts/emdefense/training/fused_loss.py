@@ -77,10 +77,10 @@ class _FusedHeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
             values, gradient = _accumulate(hidden.detach(), weight.detach(), terms, chunk_elements)
+            total = values @ torch.tensor([c for c, _ in terms], dtype=values.dtype, device=values.device)
         ctx.save_for_backward(gradient)
-        coefficients = torch.tensor([c for c, _ in terms], dtype=values.dtype, device=values.device)
         ctx.mark_non_differentiable(values)
-        return values @ coefficients, values
+        return total, values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:

@@ -1,0 +1,199 @@
+"""Penalties: what they compute, from which hidden states, and with which gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from emdefense.config.training import Training
+from emdefense.errors import InputError
+from emdefense.training.adapters import add_adapter
+from emdefense.training.features import FeatureReader
+from emdefense.training.penalties import TokenBatch, WindowCounts, build_penalty
+from peft import PeftModel
+from tiny_model import make_model
+from torch import Tensor
+
+
+@pytest.fixture
+def inputs() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.ones(4, 11, dtype=torch.long)
+    mask[0, 7:] = 0
+    mask[2, 4:] = 0
+    return {"input_ids": torch.randint(3, 200, (4, 11), generator=generator) * mask, "attention_mask": mask}
+
+
+def adapted(moved: float = 0.05) -> PeftModel:
+    """A float64 model whose adapter has moved away from its start."""
+    model = add_adapter(make_model().double(), Training(precision="float32"))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.double()
+        if "lora_B" in name:
+            parameter.data.normal_(0, moved, generator=generator)
+    return model
+
+
+def token_batch(inputs: dict[str, Tensor]) -> TokenBatch:
+    targets = torch.full_like(inputs["input_ids"], -100)
+    targets[:, 2:5] = 9
+    mask = inputs["attention_mask"].bool()
+    labels = int((targets[mask] != -100).sum())
+    return TokenBatch(targets[mask], WindowCounts(labels, int(mask.sum()), len(mask)))
+
+
+def ldifs(inputs: dict[str, Tensor], model: PeftModel, **options: Any) -> Tensor:
+    penalty = build_penalty("ldifs", {"every": 1, **options})
+    reader = FeatureReader(model)
+    blocks = penalty.residual_blocks(reader.blocks)
+    reference, policy = reader.reference(inputs, blocks), reader.policy(inputs, blocks)
+    value = penalty.feature_term(token_batch(inputs), policy, reference)
+    assert value is not None
+    return value
+
+
+def gradients(model: PeftModel) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_the_residual_stream_is_read_before_the_final_norm(inputs: dict[str, Tensor]) -> None:
+    model = adapted()
+    reader = FeatureReader(model)
+    features = reader.policy(inputs, (1, 2, 3))
+    mask = inputs["attention_mask"].bool()
+    output = model(**inputs, output_hidden_states=True)
+    for block in (1, 2):
+        torch.testing.assert_close(features.residual[block], output.hidden_states[block][mask])
+    assert not torch.allclose(features.residual[3], output.hidden_states[3][mask])
+    norm = model.get_base_model().model.norm
+    torch.testing.assert_close(norm(features.residual[3]), features.final)
+    torch.testing.assert_close(features.final @ reader.head_weight.t(), output.logits[mask])
+
+
+def test_the_reference_is_the_model_without_its_adapter(inputs: dict[str, Tensor]) -> None:
+    model = adapted()
+    reader = FeatureReader(model)
+    before = reader.policy(inputs).final
+    reference = reader.reference(inputs, (2,))
+    with torch.no_grad(), model.disable_adapter():
+        expected = reader.policy(inputs, (2,))
+    assert torch.equal(reference.final, expected.final)
+    assert torch.equal(reference.residual[2], expected.residual[2])
+    assert torch.equal(
+        reference.final, FeatureReader(add_adapter(make_model().double(), Training())).policy(inputs).final
+    )
+    assert not reference.final.requires_grad
+    after = reader.policy(inputs).final
+    assert torch.equal(before, after)
+    assert after.requires_grad
+    assert not torch.allclose(after, reference.final)
+
+
+@pytest.mark.parametrize("normalisation", ["unit_token", "mean_square", "raw_sum"])
+def test_ldifs_equals_a_loop_over_sequences_tokens_and_blocks(inputs: dict[str, Tensor], normalisation: str) -> None:
+    model = adapted()
+    residual: dict[bool, list[Tensor]] = {}
+    for adapter_on in (True, False):
+        model.base_model.enable_adapter_layers() if adapter_on else model.base_model.disable_adapter_layers()
+        kept: list[Tensor] = []
+        handles = [
+            block.register_forward_hook(lambda _m, _i, output, kept=kept: kept.append(output))
+            for block in model.get_base_model().model.layers
+        ]
+        with torch.no_grad():
+            model(**inputs)
+        residual[adapter_on] = kept
+        for handle in handles:
+            handle.remove()
+    model.base_model.enable_adapter_layers()
+    expected, lengths = 0.0, inputs["attention_mask"].sum(1).tolist()
+    for sequence, length in enumerate(lengths):
+        for token in range(length):
+            for policy, reference in zip(residual[True], residual[False], strict=True):
+                x, y = policy[sequence, token], reference[sequence, token]
+                if normalisation == "unit_token":
+                    expected += float((x / x.norm() - y / y.norm()).square().sum()) / sum(lengths)
+                elif normalisation == "mean_square":
+                    expected += float((x - y).square().mean()) / sum(lengths) / 3
+                else:
+                    expected += float((x - y).square().sum()) / len(lengths)
+    assert ldifs(inputs, model, normalisation=normalisation).item() == pytest.approx(expected, rel=1e-12)
+    assert expected > 1e-4
+
+
+def test_ldifs_has_the_gradient_of_its_value(inputs: dict[str, Tensor]) -> None:
+    model = adapted()
+    ldifs(inputs, model).backward()
+    name, parameter = next((n, p) for n, p in model.named_parameters() if "layers.1.mlp.down_proj.lora_B" in n)
+    assert parameter.grad is not None, name
+    direction = torch.randn_like(parameter)
+    slope = float((parameter.grad * direction).sum())
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            parameter.add_(direction, alpha=sign * 1e-4)
+            values.append(ldifs(inputs, model).item())
+            parameter.add_(direction, alpha=-sign * 1e-4)
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-3)  # Qwen2's norms work in fp32
+    assert abs(slope) > 1e-4
+
+
+def test_detached_ldifs_has_the_value_but_no_gradient(inputs: dict[str, Tensor]) -> None:
+    model = adapted()
+    attached, detached = ldifs(inputs, model), ldifs(inputs, model, detached=True)
+    assert detached.item() == attached.item() > 0
+    assert attached.requires_grad
+    assert not detached.requires_grad
+
+
+@pytest.mark.parametrize("normalisation", ["unit_token", "mean_square", "raw_sum"])
+def test_ldifs_is_exactly_zero_at_the_start(inputs: dict[str, Tensor], normalisation: str) -> None:
+    model = add_adapter(make_model(), Training())
+    value = ldifs(inputs, model, normalisation=normalisation)
+    value.backward()
+    assert value.item() == 0
+    assert all(not gradient.any() for gradient in gradients(model))
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(5, (5, 10, 15, 20, 25)), (4, (4, 8, 12, 16, 20, 24, 28)), (28, (28,))]
+)
+def test_ldifs_reads_every_kth_block(every: int, expected: tuple[int, ...]) -> None:
+    assert build_penalty("ldifs", {"every": every}).residual_blocks(28) == expected
+
+
+def test_a_model_with_too_few_blocks_says_what_to_write() -> None:
+    with pytest.raises(InputError, match=r"arms\.ldifs\.every.*write 3 or less"):
+        build_penalty("ldifs", {"every": 5}).residual_blocks(3)
+
+
+def test_weights_of_a_split_batch_add_up_to_the_reduction(inputs: dict[str, Tensor]) -> None:
+    batch = token_batch(inputs)
+    assert batch.weights("all", "token_mean").sum().item() == pytest.approx(1)
+    assert batch.weights("response", "token_mean").sum().item() == pytest.approx(1)
+    assert batch.weights("all", "sequence_sum").sum().item() == pytest.approx(batch.counts.tokens / 4)
+    response = batch.weights("response", "sequence_sum")
+    assert response.sum().item() == pytest.approx(batch.counts.labels / 4)
+    assert torch.equal(response != 0, batch.targets != -100)
+
+
+def test_kl_options_choose_tokens_and_direction(inputs: dict[str, Tensor]) -> None:
+    batch = token_batch(inputs)
+    reference = FeatureReader(adapted()).reference(inputs)
+    term = build_penalty("kl", {"tokens": "response", "direction": "reference_to_policy"}).head_term(batch, reference)
+    assert term is not None
+    assert torch.equal(term.weights, batch.weights("response", "token_mean"))
+    assert term.reverse  # type: ignore[attr-defined]
+    default = build_penalty("kl", {}).head_term(batch, reference)
+    assert default is not None
+    assert torch.equal(default.weights, batch.weights("all", "token_mean"))
+    assert not default.reverse  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [("kk", {}, "unknown penalty 'kk'; write one of kl, ldifs"), ("kl", {"token": "all"}, r"arms\.kl\.token'")],
+)
+def test_unknown_names_and_options_are_input_errors(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_penalty(name, options)

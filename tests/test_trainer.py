@@ -1,0 +1,209 @@
+"""The trainer against TRL's own, its invariants, and what it does with bad input."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from emdefense.config.training import Training
+from emdefense.errors import InputError
+from emdefense.training.adapters import add_adapter
+from emdefense.training.data import TrainingRows, tokenise
+from emdefense.training.run import build_trainer, train_cell, training_arguments
+from emdefense.training.spec import PenaltySpec, TrainSpec
+from emdefense.training.trainer import DefenceTrainer
+from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
+from torch import Tensor
+from transformers import PreTrainedModel, set_seed
+from trl.trainer.sft_trainer import SFTTrainer
+
+FAST = Training(
+    batch_size=4, accumulation_steps=1, learning_rate=3e-3, warmup_steps=1, precision="float32", optimiser="adamw_torch"
+)
+KL, LDIFS = PenaltySpec(name="kl", coefficient=1.0), PenaltySpec(name="ldifs", coefficient=1.0, options={"every": 1})
+
+
+def spec(penalty: PenaltySpec | None = None, **changes: Any) -> TrainSpec:
+    return TrainSpec(version=1, seed=5, training=FAST.model_copy(update=changes), penalty=penalty)
+
+
+def trained(
+    folder: Path, of: TrainSpec, rows: list[dict[str, Any]], model: PreTrainedModel | None = None
+) -> DefenceTrainer:
+    data = TrainingRows(tokenise([row["messages"] for row in rows], make_tokenizer()), len(rows), [])
+    set_seed(of.seed)
+    adapted = add_adapter(model or make_model(), of.training)
+    trainer = build_trainer(of, adapted, make_tokenizer(), data, folder)
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: SFTTrainer) -> dict[str, Tensor]:
+    return {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def column(trainer: SFTTrainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def assert_same_weights(first: SFTTrainer, second: SFTTrainer, tolerance: float) -> None:
+    for name, weight in weights(first).items():
+        torch.testing.assert_close(weight, weights(second)[name], rtol=0, atol=tolerance, msg=name)
+
+
+def test_plain_training_equals_trls_own(tmp_path: Path) -> None:
+    rows = make_rows(24, longest=25)
+    ours = trained(tmp_path, spec(), rows)
+    arguments = training_arguments(FAST, 5, tmp_path)
+    arguments.dataset_kwargs = None
+    set_seed(5)
+    stock = SFTTrainer(
+        add_adapter(make_model(), FAST),
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": r["messages"][:1], "completion": r["messages"][1:]} for r in rows]),
+        processing_class=make_tokenizer(),
+    )
+    stock.train()
+    assert column(ours, "loss") == pytest.approx(column(stock, "loss"), abs=1e-5)
+    assert column(ours, "grad_norm") == pytest.approx(column(stock, "grad_norm"), rel=1e-4)
+    assert_same_weights(ours, stock, 1e-5)
+
+
+@pytest.mark.parametrize("penalty", [KL, LDIFS], ids=["kl", "ldifs"])
+def test_a_coefficient_of_zero_is_plain_training_step_for_step(tmp_path: Path, penalty: PenaltySpec) -> None:
+    rows = make_rows(24)
+    plain = trained(tmp_path, spec(), rows)
+    zero = trained(tmp_path, spec(penalty.model_copy(update={"coefficient": 0.0})), rows)
+    assert column(zero, "loss") == pytest.approx(column(plain, "loss"), abs=1e-6)
+    assert_same_weights(zero, plain, 1e-6)
+    assert column(zero, "penalty")[-1] > 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "activation_checkpointing": True}])
+@pytest.mark.parametrize("penalty", [KL, LDIFS], ids=["kl", "ldifs"])
+def test_penalties_start_at_exactly_zero_and_hold_the_model_back(
+    tmp_path: Path, penalty: PenaltySpec, changes: dict[str, Any]
+) -> None:
+    rows = make_rows(32)
+    free = trained(tmp_path, spec(penalty.model_copy(update={"coefficient": 0.0}), **changes), rows)
+    held = trained(tmp_path, spec(penalty, **changes), rows)
+    assert column(held, "penalty")[0] == 0
+    assert 0 < column(held, "penalty")[-1] < column(free, "penalty")[-1]
+    for loss, ce, value in zip(*(column(held, name) for name in ("loss", "ce", "penalty")), strict=True):
+        assert loss == pytest.approx(ce + value, rel=1e-5)
+
+
+def test_detached_ldifs_trains_like_plain_fine_tuning(tmp_path: Path) -> None:
+    rows = make_rows(24)
+    plain = trained(tmp_path, spec(), rows)
+    options = {"every": 1, "detached": True}
+    detached = trained(tmp_path, spec(PenaltySpec(name="ldifs", coefficient=10, options=options)), rows)
+    attached = trained(tmp_path, spec(PenaltySpec(name="ldifs", coefficient=10, options={"every": 1})), rows)
+    assert all(torch.equal(weight, weights(plain)[name]) for name, weight in weights(detached).items())
+    assert column(detached, "penalty")[-1] > 0
+    assert any(not torch.allclose(weight, weights(plain)[name]) for name, weight in weights(attached).items())
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        None,
+        KL,
+        PenaltySpec(name="kl", coefficient=0.1, options={"reduction": "sequence_sum", "tokens": "response"}),
+        LDIFS,
+        PenaltySpec(name="ldifs", coefficient=1e-3, options={"every": 2, "normalisation": "raw_sum"}),
+    ],
+    ids=["sft", "kl", "kl-sum", "ldifs", "ldifs-sum"],
+)
+def test_the_division_of_a_step_into_batches_does_not_matter(tmp_path: Path, penalty: PenaltySpec | None) -> None:
+    rows = make_rows(32, longest=30)
+    whole = trained(tmp_path, spec(penalty, batch_size=16), rows)
+    split = trained(tmp_path, spec(penalty, batch_size=4, accumulation_steps=4), rows)
+    assert column(split, "loss") == pytest.approx(column(whole, "loss"), abs=1e-5)
+    assert column(split, "penalty") == pytest.approx(column(whole, "penalty"), rel=1e-3, abs=1e-7)
+    assert column(split, "grad_norm") == pytest.approx(column(whole, "grad_norm"), rel=1e-4)
+    assert_same_weights(split, whole, 2e-5)
+
+
+@pytest.mark.parametrize("penalty", [KL, LDIFS], ids=["kl", "ldifs"])
+def test_activation_checkpointing_changes_nothing(tmp_path: Path, penalty: PenaltySpec) -> None:
+    rows = make_rows(16)
+    kept = trained(tmp_path, spec(penalty), rows)
+    recomputed = trained(tmp_path, spec(penalty, activation_checkpointing=True), rows)
+    assert_same_weights(recomputed, kept, 1e-6)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+def test_a_cell_is_written_whole_and_byte_for_byte_the_same(model_folder: Path, tmp_path: Path) -> None:
+    rows = save_rows(tmp_path / "rows.jsonl", make_rows(40))
+    first, second = tmp_path / "first", tmp_path / "second"
+    for cell in (first, second):
+        train_cell(spec(KL), model_folder, rows, cell)
+    assert sorted(p.name for p in first.iterdir()) == ["adapter", "provenance.json", "train_log.jsonl"]
+    assert sorted(p.name for p in (first / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "train_log.jsonl"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    config = json.loads((first / "adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"], config["bias"]) == (32, 64, True, "none")
+    log = [json.loads(line) for line in (first / "train_log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == list(range(1, 11))
+    assert list(log[0]) == ["step", "epoch", "ce", "penalty", "loss", "learning_rate", "grad_norm"]
+    record = json.loads((first / "provenance.json").read_text())
+    assert record["spec"] == spec(KL).model_dump(mode="json")
+    assert record["rows"]["used"] == 40
+    assert record["threads"] == 1
+
+
+def test_rank_stabilised_scaling() -> None:
+    adapted = add_adapter(make_model(), FAST)
+    assert adapted.get_base_model().model.layers[0].mlp.up_proj.scaling["default"] == pytest.approx(64 / math.sqrt(32))
+
+
+def test_table_7_reaches_the_trainer(tmp_path: Path) -> None:
+    arguments = training_arguments(Training(optimiser="adamw_torch"), 0, tmp_path)
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 4)
+    assert (arguments.learning_rate, arguments.warmup_steps, arguments.weight_decay) == (1e-4, 5, 0.01)
+    assert (arguments.num_train_epochs, arguments.lr_scheduler_type, arguments.bf16) == (1, "linear", True)
+    assert (arguments.seed, arguments.activation_checkpointing, arguments.report_to) == (0, False, [])
+
+
+def test_a_loss_that_is_not_finite_stops_and_touches_nothing(tmp_path: Path) -> None:
+    broken = make_model()
+    with torch.no_grad():
+        broken.model.layers[1].mlp.up_proj.weight[0, 0] = math.nan
+    broken.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    rows = save_rows(tmp_path / "rows.jsonl", make_rows(8))
+    cell = tmp_path / "cell"
+    (cell / "adapter").mkdir(parents=True)
+    (cell / "adapter/earlier").write_text("result")
+    with pytest.raises(InputError, match="step 1: the loss is not finite"):
+        train_cell(spec(), tmp_path / "model", rows, cell)
+    assert (cell / "adapter/earlier").read_text() == "result"
+    assert {p.name for p in cell.iterdir()} <= {"adapter", ".checkpoints"}
+
+
+def test_missing_modules_and_missing_8_bit_optimiser_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no module 'w_proj'"):
+        add_adapter(make_model(), Training(target_modules=("q_proj", "w_proj")))
+    with pytest.raises(InputError, match="must stay frozen"):
+        add_adapter(make_model(), Training(target_modules=("lm_head",)))
+
+
+@pytest.mark.parametrize(
+    ("present", "message"), [((), "there is no model"), (("config.json",), "there is no tokenizer")]
+)
+def test_an_incomplete_model_folder_is_named(tmp_path: Path, present: tuple[str, ...], message: str) -> None:
+    for name in present:
+        (tmp_path / name).write_text("{}")
+    rows = save_rows(tmp_path / "rows.jsonl", make_rows(8))
+    with pytest.raises(InputError, match=message):
+        train_cell(spec(), tmp_path, rows, tmp_path / "cell")
+    assert not (tmp_path / "cell").exists()
