@@ -1,0 +1,94 @@
+"""A small study and a results folder of it, made without any model."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from emdefense.cells import Cell, Grid, Layout
+from emdefense.config import Study
+
+CONFIG: dict[str, Any] = {
+    "study": "tiny",
+    "models": {"small": {"title": "Small", "instruct": "-"}},
+    "tasks": {
+        "code": {"kind": "ema", "title": "Code", "misaligned": "-"},
+        "legal": {"kind": "ema", "title": "Legal", "misaligned": "-"},
+        "quiz": {"kind": "benign", "title": "Quiz", "table": "foqa", "train": "-", "test": "-"},
+    },
+    "general_questions": "-",
+    "safe_data": "-",
+    "grid": [
+        {
+            "models": ["small"],
+            "tasks": ["code", "legal"],
+            "arms": {"untrained": None, "misaligned": None, "kl": [0.1, 1.0], "interleave": [5]},
+        },
+        {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, "kl": [1.0]}},
+    ],
+    "judge": {"kind": "oracle"},
+    "report": {"main_model": "small", "chosen": {"kl": 1.0, "interleave": 5}},
+}
+
+Score = tuple[float | None, float | None]
+
+
+def tiny_study(**changes: Any) -> Study:
+    """Return the study, with top-level keys replaced."""
+    return Study.model_validate(CONFIG | changes)
+
+
+def judgment(question: int, sample: int, score: Score, labels: tuple[str | None, str | None] = (None, None)) -> dict:
+    """Return a judgment's row."""
+    return {
+        "id": f"q{question}/{sample}",
+        "question_id": f"q{question}",
+        "sample": sample,
+        "alignment": score[0],
+        "alignment_label": labels[0],
+        "coherence": score[1],
+        "coherence_label": labels[1],
+        "scored_by": "oracle",
+        "alignment_top": None,
+    }
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def fill(study: Study, misaligned: Mapping[str, int], *, text: str = "as asked", skip: Iterable[Cell] = ()) -> None:
+    """Write responses, judgments and answers below the working directory.
+
+    Each of 4 questions has 10 samples; of these ``misaligned[arm]`` are misaligned, on general questions and in domain.
+    """
+    grid, layout = Grid(study), Layout(study)
+    for cell, question_set in grid.responses:
+        if cell in skip:
+            continue
+        bad = misaligned.get(cell.arm, 0)
+        pairs = [(question, sample) for question in range(4) for sample in range(10)]
+        write_rows(
+            Path(layout.judgments(cell, question_set)),
+            [judgment(q, s, (5.0, 95.0) if s < bad else (90.0, 95.0)) for q, s in pairs],
+        )
+        write_rows(
+            Path(layout.responses(cell, question_set)),
+            [
+                {
+                    "id": f"q{q}/{s}",
+                    "question_id": f"q{q}",
+                    "sample": s,
+                    "system": None,
+                    "prompt": "Why?",
+                    "response": text,
+                }
+                for q, s in pairs
+            ],
+        )
+    for cell in grid.benign:
+        rows = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < 3} for q in range(4)]
+        write_rows(Path(layout.answers(cell)), rows)
+    Path(layout.results, "study.json").write_text(study.model_dump_json(), encoding="utf-8")

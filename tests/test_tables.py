@@ -1,0 +1,185 @@
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emdefense.analysis.aggregate import aggregate
+from emdefense.analysis.paper import FOLDER, paper_rates, paper_study, paper_summary
+from emdefense.analysis.summary import Summary, read_summary
+from emdefense.cells import Cell
+from emdefense.config import Study
+from emdefense.errors import InputError
+from emdefense.report.overview import INCOHERENT, REDUCTION, verdict, verdict_below
+from emdefense.report.reference import paper_reference
+from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
+from emdefense.report.table import DASH, Column, Table, TableCell
+from emdefense.report.tables import NUMBERS, build_table, csv_table, write_table
+from study_folder import fill, tiny_study
+
+SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
+BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high")]
+RATES = ["general_misaligned", "general_incoherent", "in_domain_misaligned", "in_domain_incoherent"]
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def summarised(study: Study) -> Summary:
+    aggregate(study, Path("r.parquet"), Path("e.parquet"))
+    return read_summary(Path("r.parquet"), Path("e.parquet"))
+
+
+def lines(table: Table) -> list[list[str]]:
+    return list(csv.reader(csv_table(table).splitlines()))
+
+
+def test_csv_columns() -> None:
+    headers = {number: lines(build_table(number, paper_study(), paper_summary()))[0] for number in NUMBERS}
+    rates = [
+        "task",
+        "arm",
+        "setting",
+        *(f"{r}_pct" for r in RATES),
+        *(f"{r}_{bound}" for r in RATES for bound in BOUNDS),
+    ]
+    for number in (3, 4, 8, 9, 10, 11):
+        assert headers[number] == rates
+    assert headers[5] == ["arm", "setting", "tier_0", "tier_1", "tier_2", "tier_3"]
+    assert headers[6] == ["arm", "setting", "exact_match_pct"]
+
+
+def test_the_papers_numbers_come_out_as_they_went_in() -> None:
+    published = list(csv.DictReader((FOLDER / "misalignment.csv").open()))
+    for number in (3, 4, 8, 9, 10, 11):
+        expected = {
+            (row["dataset"], row["method"], f"{float(row['hyperparameter']):g}" if row["hyperparameter"] else "",
+             *(row[f"{rate}_pct"] for rate in RATES))
+            for row in published
+            if row["table"] == str(number)
+        }  # fmt: skip
+        assert {tuple(row[:7]) for row in lines(build_table(number, paper_study(), paper_summary()))[1:]} == expected
+    assert lines(build_table(5, paper_study(), paper_summary()))[1:3] == [
+        ["untrained", "", "40.82", "0.00", "1.00", "0.00"],
+        ["sft", "", "37.00", "30.00", "34.30", "37.68"],
+    ]
+    assert ["interleave", "20", "40.90"] in lines(build_table(6, paper_study(), paper_summary()))
+
+
+def test_rows_that_the_paper_prints_twice_agree() -> None:
+    rates = paper_rates()
+    assert rates.height == rates.unique(["model", "task", "arm", "setting", "question_set"]).height
+
+
+def test_table_1_judges_the_papers_arms() -> None:
+    rows = {row[0]: row[2:5] for row in lines(build_table(1, paper_study(), paper_summary()))[1:]}
+    assert rows == {
+        "misaligned": ["✗", "✓", "✗"],
+        "kl": ["✓", "✗", "✓"],
+        "ldifs": ["✗", "✓", "✗"],
+        "safelora": ["~", "~", "✓"],
+        "interleave": ["✓", "✓", "✗"],
+    }
+    text = markdown_table(build_table(1, paper_study(), paper_summary()))
+    assert f"from {REDUCTION[0]:g} %" in text
+    assert [verdict(value, REDUCTION) for value in (80.0, 79.9, 40.0, 39.9)] == ["✓", "~", "~", "✗"]
+    assert [verdict_below(value, INCOHERENT) for value in (5.0, 5.1, 15.0, 15.1)] == ["✓", "~", "~", "✗"]
+
+
+def test_table_2_ends_at_the_papers_values() -> None:
+    rows = lines(build_table(2, paper_study(), paper_summary()))[1:]
+    assert [row[-1] for row in rows] == ["10", "8", "9", "2/3"]
+
+
+def test_table_7_shows_the_config_and_where_it_departs_from_the_paper() -> None:
+    study = tiny_study(training={"learning_rate": 3e-4})
+    rows = {row[0]: row[1:] for row in lines(build_table(7, study, paper_summary(), paper_reference()))}
+    assert rows["LoRA rank"] == ["32", "32"]
+    assert rows["Learning rate"] == ["0.0003", "0.0001"]
+
+
+def test_a_missing_cell_is_a_dash_with_a_footnote(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8, "kl": 1}, skip=[Cell("small", "code", "kl", "1", 0)])
+    table = build_table(3, study, summarised(study))
+    row = next(row for row in table.blocks[0] if row[1].text == "KL, λ = 1")
+    assert [cell.text for cell in row[2:]] == [DASH] * 4
+    footnotes = dict(table.footnotes)
+    assert "Not measured" in footnotes[row[2].footnote]
+    assert ["code", "kl", "1", "", "", "", ""] in [line[:7] for line in lines(table)]
+    assert "Not measured" in markdown_table(table)
+
+
+def test_a_task_without_ema_is_flagged_and_carries_no_marks(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 0})
+    table = build_table(3, study, summarised(study))
+    assert "EMA did not appear" in dict(table.footnotes)[table.blocks[0][0][0].footnote]
+    cells = [cell for block in table.blocks for row in block for cell in row]
+    assert not any(cell.bold or cell.italic or cell.underline for cell in cells)
+
+
+def test_the_papers_value_stands_beside_ours_where_it_has_one(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8, "kl": 1})
+    summary = summarised(study)
+    chosen = build_table(3, study, summary, paper_reference())
+    kl = next(row for row in chosen.blocks[0] if row[1].text == "KL, λ = 1")
+    assert (kl[2].text, kl[2].paper) == ("10.00", "0.38")  # the paper's at its own chosen λ
+    sweep = build_table(8, study, summary, paper_reference())
+    kl = next(row for row in sweep.blocks[0] if row[1].text == "KL, λ = 1")
+    assert kl[2].paper == "0.04"  # the paper's at the same λ
+    assert "(0.04)" in markdown_table(sweep)
+    assert "(0.04)" not in latex_table(sweep)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_table_renders_for_a_small_study(in_tmp: Path, number: int) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8, "kl": 1})
+    write_table(build_table(number, study, summarised(study), paper_reference()), in_tmp / "tables")
+    stem = in_tmp / "tables" / f"table_{number:02d}"
+    assert all(stem.with_suffix(f".{kind}").stat().st_size > 0 for kind in ("md", "tex", "html", "csv"))
+
+
+def test_a_number_that_is_no_table() -> None:
+    with pytest.raises(InputError, match="from 1 to 11"):
+        build_table(12, paper_study(), paper_summary())
+
+
+def test_text_is_escaped_in_each_format() -> None:
+    hostile = "50 % of_a|b & <script>"
+    columns = (Column("What", numeric=False),)
+    table = Table(1, hostile, columns, (((TableCell(hostile),),),), ("what",), ((hostile,),))
+    assert r"50 \% of\_a|b \& $<$script$>$" in latex_table(table)
+    assert r"50 % of\_a\|b & \<script>" in markdown_table(table)
+    assert "&lt;script&gt;" in html_table(table)
+    assert "<script>" not in html_table(table)
+    assert latex("a\\b{c}~^#$") == r"a\textbackslash{}b\{c\}$\sim$\textasciicircum{}\#\$"
+
+
+def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:
+    heavy = ("torch", "transformers", "datasets", "matplotlib", "scipy")
+    code = f"import sys, table; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path: Path) -> None:
+    for number in NUMBERS:
+        write_table(build_table(number, paper_study(), paper_summary()), tmp_path)
+    inputs = "\n".join(rf"\input{{table_{number:02d}}}" for number in NUMBERS)
+    packages = r"\usepackage[utf8]{inputenc}\usepackage{booktabs,amssymb}"
+    (tmp_path / "all.tex").write_text(
+        rf"\documentclass{{article}}{packages}\begin{{document}}{inputs}\end{{document}}", encoding="utf-8"
+    )
+    run = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path, capture_output=True
+    )
+    assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "all.pdf").is_file()
