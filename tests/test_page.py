@@ -59,6 +59,7 @@ def test_the_page_is_self_contained_and_escapes_what_models_say(in_tmp: Path) ->
     assert found.outside == []
     assert not re.search(r"url\((?!#)", text)
     assert len(found.ids) == len(set(found.ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(found.ids)
     assert "&lt;script&gt;alert(1)" in text
     assert "long " * (MAX_CHARACTERS // 5) not in text  # a long response is cut
     assert found.tags.count("svg") == len(NAMES)

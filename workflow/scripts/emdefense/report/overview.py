@@ -22,7 +22,7 @@ from emdefense.analysis.summary import (
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
 from emdefense.report.reference import benign_settings
-from emdefense.report.table import DASH, Column, Footnotes, Table, TableCell
+from emdefense.report.table import DASH, Column, Footnotes, Table, TableCell, percent
 
 YES, PARTLY, NO = "✓", "~", "✗"
 REDUCTION = (80.0, 40.0)
@@ -100,7 +100,7 @@ def overview_table(study: Study, summary: Summary) -> Table:
             if value is None:
                 cells.append(TableCell(DASH, footnote=footnotes.letter(why)))
             else:
-                cells.append(TableCell(f"{mark} {value:.1f} %"))
+                cells.append(TableCell(f"{mark} {percent(value)}"))
         rows.append(tuple(cells))
         numbers = (found.reduction, found.in_domain_retention, found.benign_retention, found.incoherent)
         csv_rows.append(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emdefense.report.table import Table
+from emdefense.report.table import Table, percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 LATEX = {
@@ -98,5 +98,6 @@ def _environment(kind: str) -> Environment:
     )
     environment.filters["latex"] = latex
     environment.filters["markdown"] = markdown
+    environment.filters["percent"] = percent
     environment.globals["stylesheet"] = stylesheet
     return environment

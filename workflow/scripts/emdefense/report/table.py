@@ -84,6 +84,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.{DECIMALS}f}"
 
 
+def percent(value: float | None) -> str:
+    """Return a share to one decimal with its sign, a dash if it is missing."""
+    return DASH if value is None else f"{value:.1f} %".replace("-", "−")
+
+
 def interval_text(estimate: Estimate | None) -> str:
     """Return the interval for questions like these as a reader sees it, empty if there is none."""
     if estimate is None or estimate.cluster is None:
