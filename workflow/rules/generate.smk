@@ -20,12 +20,13 @@ rule generate:
         "../../envs/generate.yaml"
     params:
         spec=generation_spec,
+        reuse=f"{R}/.reuse",
     message:
         "Ask {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q} --adapter {input.adapter:q}"
         " --questions {input.general:q} --responses {output.general:q}"
-        " --questions {input.in_domain:q} --responses {output.in_domain:q} 2> {log:q}"
+        " --questions {input.in_domain:q} --responses {output.in_domain:q} --reuse {params.reuse:q} 2> {log:q}"
 
 
 rule generate_untrained:
@@ -44,11 +45,12 @@ rule generate_untrained:
         "../../envs/generate.yaml"
     params:
         spec=generation_spec,
+        reuse=f"{R}/.reuse",
     message:
         "Ask {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q}"
-        " --questions {input.questions:q} --responses {output:q} 2> {log:q}"
+        " --questions {input.questions:q} --responses {output:q} --reuse {params.reuse:q} 2> {log:q}"
 
 
 rule answer:
@@ -64,9 +66,10 @@ rule answer:
         "../../envs/generate.yaml"
     params:
         spec=generation_spec,
+        reuse=f"{R}/.reuse",
         adapter=lambda wildcards, input: options("--adapter", input.get("adapter")),
     message:
         "Examine {wildcards.cell}"
     shell:
         "python workflow/scripts/answer.py --spec {params.spec:q} --model {input.model:q} {params.adapter}"
-        " --test {input.test:q} --answers {output:q} 2> {log:q}"
+        " --test {input.test:q} --answers {output:q} --reuse {params.reuse:q} 2> {log:q}"
