@@ -124,7 +124,7 @@ def _table(
         blocks.append(_rendered(block, number_, reference, footnotes))
         csv_rows += [_csv_row(block, row) for row in rows]
     title = "this study names no second model" if model is None else f"{study.models[model].title}: {what}"
-    remarks = [marks.LEGEND]
+    remarks = [marks.LEGEND] if blocks else []
     if reference is not None and any(cell.paper for block in blocks for row in block for cell in row):
         paper_model = reference.study.models[str(model_in_role(reference.study, role))].title
         where = "at the setting that it chose" if number_ in (3, 4) else "at the same setting"
