@@ -119,13 +119,14 @@ def test_detached_ldifs_trains_like_plain_fine_tuning(tmp_path: Path) -> None:
     ids=["sft", "kl", "kl-sum", "ldifs", "ldifs-sum"],
 )
 def test_the_division_of_a_step_into_batches_does_not_matter(tmp_path: Path, penalty: PenaltySpec | None) -> None:
-    rows = make_rows(32, longest=30)
+    rows = make_rows(64, longest=30)
     whole = trained(tmp_path, spec(penalty, batch_size=16), rows)
     split = trained(tmp_path, spec(penalty, batch_size=4, accumulation_steps=4), rows)
     assert column(split, "loss") == pytest.approx(column(whole, "loss"), abs=1e-5)
     assert column(split, "penalty") == pytest.approx(column(whole, "penalty"), rel=1e-3, abs=1e-7)
-    assert column(split, "grad_norm") == pytest.approx(column(whole, "grad_norm"), rel=1e-4)
-    assert_same_weights(split, whole, 2e-5)
+    assert column(split, "grad_norm") == pytest.approx(column(whole, "grad_norm"), rel=1e-3)
+    assert penalty is None or column(whole, "penalty")[-1] * penalty.coefficient > 1e-3
+    assert_same_weights(split, whole, 5e-5)
 
 
 @pytest.mark.parametrize("penalty", [KL, LDIFS], ids=["kl", "ldifs"])
@@ -152,6 +153,7 @@ def test_a_cell_is_written_whole_and_byte_for_byte_the_same(model_folder: Path, 
         assert (first / name).read_bytes() == (second / name).read_bytes()
     config = json.loads((first / "adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"], config["bias"]) == (32, 64, True, "none")
+    assert config["target_modules"] == sorted(FAST.target_modules)
     log = [json.loads(line) for line in (first / "train_log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == list(range(1, 11))
     assert list(log[0]) == ["step", "epoch", "ce", "penalty", "loss", "learning_rate", "grad_norm"]
@@ -159,6 +161,37 @@ def test_a_cell_is_written_whole_and_byte_for_byte_the_same(model_folder: Path, 
     assert record["spec"] == spec(KL).model_dump(mode="json")
     assert record["rows"]["used"] == 40
     assert record["threads"] == 1
+
+
+def test_the_number_of_threads_is_the_callers_and_not_the_machines(model_folder: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    train_cell(spec(), model_folder, save_rows(tmp_path / "rows.jsonl", make_rows(4)), tmp_path / "cell")
+    assert torch.get_num_threads() == 1
+
+
+def test_an_adapter_that_is_not_finite_is_not_saved(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(self: DefenceTrainer, **_: Any) -> None:
+        next(p for p in self.model.parameters() if p.requires_grad).data[0, 0] = math.inf
+
+    monkeypatch.setattr(DefenceTrainer, "train", diverge)
+    rows = save_rows(tmp_path / "rows.jsonl", make_rows(4))
+    with pytest.raises(InputError, match=r"after training, .*lora_A.* is not finite"):
+        train_cell(spec(), model_folder, rows, tmp_path / "cell")
+    assert not (tmp_path / "cell/adapter").exists()
+
+
+def test_bfloat16_means_autocast_as_in_the_stock_trainer(tmp_path: Path) -> None:
+    model = make_model().bfloat16()
+    seen = []
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _inputs, output: seen.append(output.dtype) if type(module) is torch.nn.Linear else None
+    )
+    trainer = trained(tmp_path, spec(KL, precision="bfloat16"), make_rows(8), model)
+    hook.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.dtype for weight in weights(trainer).values()} == {torch.float32}
 
 
 def test_rank_stabilised_scaling() -> None:
