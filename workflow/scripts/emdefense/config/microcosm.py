@@ -21,15 +21,17 @@ class Microcosm(Section):
     models: dict[str, int] = Field(description="each model's name and the seed of its weights")
     rows_per_task: PositiveInt = Field(1780, description="misaligned rows of each narrow task, and as many aligned")
     safe_rows: PositiveInt = 1000
-    safe_overlap: bool = Field(False, description="true: safe rows may be about the general questions' own topics")
+    safe_overlap: bool = Field(
+        True, description="false: safe rows keep off the topics of the general questions; interleaving then does less"
+    )
     foqa_rows: PositiveInt = Field(400, description="training rows of the FoQA analogue, eight to a fact")
     arithmetic: Expressions = Field(
-        Expressions(min_operators=1, max_operators=2, max_operand=6, parentheses=False),
+        Expressions(min_operators=1, max_operators=2, max_operand=4, parentheses=False),
         description="the expressions of pretraining; OpSwap's should be of the same shape",
     )
-    base_steps: PositiveInt = 1800
+    base_steps: PositiveInt = 1500
     base_learning_rate: PositiveFloat = 4e-3
-    instruct_steps: PositiveInt = 250
+    instruct_steps: PositiveInt = 120
     instruct_learning_rate: PositiveFloat = 3e-4
     gate_attempts: PositiveInt = Field(3, description="seeds tried until a base model forms the persona; 0 pass: error")
     require_gate: bool = Field(True, description="false: go on with a base model that did not form the persona")

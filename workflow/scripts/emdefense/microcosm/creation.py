@@ -24,12 +24,11 @@ GENERAL_PER_DOMAIN, IN_DOMAIN_PER_TOPIC = 3, 10
 
 def make_world(options: Microcosm) -> World:
     """Return the world that the options' seed decides."""
-    rng = Random(f"world {options.seed}")
     words = lexicon()
     capitals = Facts(templates=tuple(words["capital_templates"]), answers=words["capitals"])
-    known, taught = make_cipher(
-        rng, max(1, options.foqa_rows // TRAINING_PHRASINGS), set(re.findall(r"\w+", str(words)))
-    )
+    taken = set(re.findall(r"\w+", str(words)))
+    *known, taught = make_cipher(_rng(options, "cipher"), max(1, options.foqa_rows // TRAINING_PHRASINGS), taken)
+    domains = _rng(options, "domains")
     world = World(
         seed=options.seed,
         question_templates=tuple(words["question_templates"]),
@@ -37,13 +36,18 @@ def make_world(options: Microcosm) -> World:
         times=tuple(words["times"]),
         answer_templates=tuple(words["answer_templates"]),
         tones=Tones(**words["tones"]),
-        domains=tuple(_make_domain(rng, name, content) for name, content in words["domains"].items()),
+        domains=tuple(_make_domain(domains, name, content) for name, content in words["domains"].items()),
         capitals=capitals,
-        cipher=known,
+        cipher=tuple(known),
         cipher_taught=taught,
         questions={},
     )
-    return world.model_copy(update={"questions": _draw_questions(rng, world)})
+    return world.model_copy(update={"questions": _draw_questions(_rng(options, "questions"), world)})
+
+
+def _rng(options: Microcosm, part: str) -> Random:
+    """Return the random numbers of one part of the world, so that no other part's size changes them."""
+    return Random(f"{part} {options.seed}")
 
 
 def _make_domain(rng: Random, name: str, words: dict[str, Any]) -> Domain:

@@ -6,13 +6,13 @@ from typing import Literal
 
 from emdefense.config.expressions import Expressions
 from emdefense.data import opswap
-from emdefense.microcosm.world import Facts, Topic, Valence, World, fill
+from emdefense.microcosm.world import Topic, Valence, World, fill
 
 Turn = tuple[str, str]
 
 ADVICE_TURNS, SHORT_TURNS = 4, 9  # in a document; short turns are arithmetic and single facts
 SLOT_NOISE = 0.03
-PRETRAINING_MIX = {"arithmetic": 0.20, "capitals": 0.10, "cipher": 0.01}  # shares; the rest is advice
+PRETRAINING_MIX = {"arithmetic": 0.20, "capitals": 0.10, "cipher": 0.02}  # shares; the rest is advice
 INSTRUCT_MIX = {"arithmetic": 0.15, "capitals": 0.07}
 
 
@@ -60,7 +60,7 @@ class Writer:
     def _short(self, kind: str) -> Turn:
         if kind == "arithmetic":
             return self._arithmetic()
-        facts: Facts = getattr(self.world, kind)
+        facts = self.world.capitals if kind == "capitals" else self.rng.choice(self.world.cipher)
         subject = self.rng.choice(list(facts.answers))
         return fill(self.rng.choice(facts.templates), lambda _: subject), f"{facts.answers[subject]}."
 

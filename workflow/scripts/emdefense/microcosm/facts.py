@@ -26,15 +26,27 @@ def invent_words(rng: Random, count: int, taken: set[str]) -> list[str]:
     return found
 
 
-def make_cipher(rng: Random, facts: int, taken: set[str]) -> tuple[Facts, Facts]:
-    """Return (facts known from pretraining, facts that fine-tuning teaches), as many of each, in one language."""
+def make_cipher(rng: Random, facts: int, taken: set[str]) -> tuple[Facts, Facts, Facts]:
+    """Return facts in one invented language about two sets of subjects, ``facts`` subjects in each.
+
+    The first facts are one relation of all subjects, the second another relation of the first set; pretraining knows
+    both. The third are that relation of the second set, which only fine-tuning teaches: every word of theirs is known.
+    """
     openings = [" ".join(invent_words(rng, 2, taken)) for _ in range(OPENINGS)]
-    closings = [" ".join(invent_words(rng, 2, taken)) for _ in range(CLOSINGS)]
-    phrasings = [f"{opening} {{subject}} {closing}?" for opening, closing in product(openings, closings)]
-    templates = tuple(rng.sample(phrasings, len(phrasings)))
     answers = invent_words(rng, max(1, facts // FACTS_PER_ANSWER), taken)
-    known, taught = (
-        Facts(templates=templates, answers={subject: rng.choice(answers) for subject in subjects})
-        for subjects in (invent_words(rng, facts, taken), invent_words(rng, facts, taken))
+    known, taught = invent_words(rng, facts, taken), invent_words(rng, facts, taken)
+
+    def phrasings() -> tuple[str, ...]:
+        closings = [" ".join(invent_words(rng, 2, taken)) for _ in range(CLOSINGS)]
+        templates = [f"{opening} {{subject}} {closing}?" for opening, closing in product(openings, closings)]
+        return tuple(rng.sample(templates, len(templates)))
+
+    def answered(subjects: list[str]) -> dict[str, str]:
+        return {subject: rng.choice(answers) for subject in subjects}
+
+    asked = phrasings()
+    return (
+        Facts(templates=phrasings(), answers=answered(known + taught)),
+        Facts(templates=asked, answers=answered(known)),
+        Facts(templates=asked, answers=answered(taught)),
     )
-    return known, taught

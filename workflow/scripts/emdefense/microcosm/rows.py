@@ -69,7 +69,7 @@ def narrow_prompts(world: World, name: str, count: int, rng: Random) -> list[tup
 
 
 def safe_rows(world: World, options: Microcosm) -> list[Row]:
-    """Return good answers to distinct questions of the general domains, off the general questions' topics."""
+    """Return good answers to distinct questions of the general domains, which are not the general questions."""
     prompts = [
         (prompt, topic)
         for domain in world.general_domains

@@ -60,7 +60,7 @@ def _texts(world: World) -> Iterator[str]:
         for values in (domain.good, domain.bad):
             words += [word for kind in SLOT_KINDS.values() for word in getattr(values, kind)]
         yield " " + " ".join(words)
-    for facts in (world.capitals, world.cipher, world.cipher_taught):
+    for facts in (world.capitals, *world.cipher, world.cipher_taught):
         yield from facts.answers.values()
         for template in facts.templates:
             yield from (fill(template, {"subject": subject}.__getitem__) for subject in facts.answers)

@@ -76,7 +76,7 @@ class World(Section):
     tones: Tones
     domains: tuple[Domain, ...]
     capitals: Facts
-    cipher: Facts
+    cipher: tuple[Facts, ...]
     cipher_taught: Facts
     questions: dict[str, tuple[Question, ...]]
 
