@@ -73,3 +73,5 @@ rule all:
         [LAYOUT.judgments(*pair) for pair in GRID.responses],
         [LAYOUT.answers(cell) for cell in GRID.benign],
         rules.report.input,
+    message:
+        f"Done: open {R}/report/index.html"
