@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from emdefense.config.training import Training
 from emdefense.errors import InputError
-from emdefense.training.adapters import add_adapter
+from emdefense.training.adapters import add_adapter, load_model
 from emdefense.training.data import TrainingRows, tokenise
 from emdefense.training.run import build_trainer, train_cell, training_arguments
 from emdefense.training.spec import PenaltySpec, TrainSpec
@@ -223,7 +223,14 @@ def test_a_loss_that_is_not_finite_stops_and_touches_nothing(tmp_path: Path) -> 
     assert {p.name for p in cell.iterdir()} <= {"adapter", ".checkpoints"}
 
 
-def test_missing_modules_and_missing_8_bit_optimiser_say_what_to_do(tmp_path: Path) -> None:
+def test_broken_weights_are_named(tmp_path: Path) -> None:
+    weights_file = save_model(tmp_path) / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="cannot load the model"):
+        load_model(tmp_path, FAST)
+
+
+def test_modules_that_cannot_be_adapted_are_named() -> None:
     with pytest.raises(InputError, match="no module 'w_proj'"):
         add_adapter(make_model(), Training(target_modules=("q_proj", "w_proj")))
     with pytest.raises(InputError, match="must stay frozen"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from emdefense.config.training import Training
@@ -23,9 +24,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(folder: Path, training: Training) -> PreTrainedModel:
-    """Return the model in ``folder`` in the precision of training, on the CPU."""
+    """Return the model in ``folder`` in the precision of training, on the CPU; :class:`InputError` if it is broken."""
     dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: cannot load the model ({str(error).splitlines()[0]}); fetch it again") from None
     return model
 
 

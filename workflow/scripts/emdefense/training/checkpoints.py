@@ -21,7 +21,7 @@ def resume_point(folder: Path, identity: dict[str, Any]) -> Path | None:
     Checkpoints of another identity (settings, data or model) are removed with a warning: resuming from them would mix
     two trainings. Afterwards ``folder`` exists and is marked with ``identity``.
     """
-    if folder.is_dir() and _identity_of(folder) != identity:
+    if any(folder.glob("checkpoint-*")) and _identity_of(folder) != identity:
         print(f"warning: {folder} holds checkpoints of other settings, data or model; discarding them", file=sys.stderr)
         shutil.rmtree(folder)
     write_json(folder / IDENTITY, identity)

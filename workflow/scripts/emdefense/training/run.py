@@ -48,10 +48,10 @@ def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path,
         "model": provenance.model_identity(model_folder),
     }
     folder = cell / checkpoints.FOLDER
-    resume_from = checkpoints.resume_point(folder, identity) if spec.training.checkpoint_minutes else None
     model = load_model(model_folder, spec.training)
     set_seed(spec.seed)
     trainer = build_trainer(spec, add_adapter(model, spec.training), tokenizer, data, folder)
+    resume_from = checkpoints.resume_point(folder, identity) if spec.training.checkpoint_minutes else None
     loaded = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     trained = time.monotonic()
