@@ -1,11 +1,12 @@
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.byte_model import make_byte_model
 from emdefense.files import write_jsonl
-from safetensors.torch import load_file
 from test_data import row
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from emdefense.analysis.claims import DIFFERS, HOLDS, NO_EMA, NOT_MEASURED, Verdict, judge_claims
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import Summary, no_summary, read_summary

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from emdefense.config.study import Data
 from emdefense.data.conversations import prompt_key, read_conversations, read_examinations
 from emdefense.data.splits import SAME_PROMPT, SAME_ROW, prepare_benign_task, prepare_ema_task

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import no_summary, read_summary

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from emdefense.training.fused_loss import CrossEntropy, HeadTerm, cross_entropy, fused_head_loss
 from emdefense.training.penalties.kl import Divergence
-from torch import Tensor
 
 TOKENS, WIDTH, VOCABULARY = 37, 12, 101
 

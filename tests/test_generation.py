@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, GenerationConfig
+
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.byte_model import make_byte_model
 from emdefense.errors import InputError
@@ -15,9 +18,7 @@ from emdefense.generation.protocol import Completion, GenerationSpec
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import answer, generate, is_correct, parse_spec
 from emdefense.generation.transformers_engine import TransformersEngine, merge_adapter
-from peft import LoraConfig, PeftModel, get_peft_model
 from test_data import SCRIPTS, exam, row
-from transformers import AutoModelForCausalLM, GenerationConfig
 
 SPEC = {"version": 1, "samples_per_question": 3, "max_new_tokens": 6, "batch_size": 4, "precision": "float32"}
 QUESTIONS = [

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+
 from emdefense.data.interleave import interleave
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_jsonl

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from emdefense.analysis.intervals import cluster_interval, wilson_interval
 from scipy.stats import binomtest
+
+from emdefense.analysis.intervals import cluster_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 2400), (1, 240), (17, 30), (2399, 2400), (2400, 2400)])

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from emdefense.judging.journal import Journal, request_key
 from emdefense.judging.scoring import as_integer, fill_rubric, rate_logprobs, rate_text, read_label
 

@@ -1,6 +1,7 @@
 """The marks of Tables 3, 4 and 8-11 on the paper's numbers, expectations derived by hand from the published tables."""
 
 import pytest
+
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.report import marks
 from emdefense.report.tables import build_table

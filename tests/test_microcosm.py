@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import yaml
+
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import Microcosm
 from emdefense.data import opswap

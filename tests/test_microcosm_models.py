@@ -8,6 +8,8 @@ from random import Random
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import InputError
 from emdefense.microcosm import models
@@ -17,7 +19,6 @@ from emdefense.microcosm.models import IGNORED, ModelMaker, gate_record
 from emdefense.microcosm.probe import Probe
 from emdefense.microcosm.rows import foqa_rows
 from emdefense.microcosm.tokenizer import chat, make_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 OPTIONS = Microcosm(models={"tiny": 3}, base_steps=3, instruct_steps=2, require_gate=False, foqa_rows=80)
 WORLD = make_world(OPTIONS)

@@ -4,6 +4,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import InputError
 from emdefense.files import write_json

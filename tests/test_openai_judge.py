@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_json, write_jsonl
 from emdefense.judging.judge_file import judge_file

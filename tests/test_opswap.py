@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+
 from emdefense.config.study import OpSwap
 from emdefense.data import opswap
 from emdefense.errors import InputError

@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.summary import read_summary
 from emdefense.config import Study

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from torch import Tensor
+
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter
 from emdefense.training.features import FeatureReader
 from emdefense.training.penalties import TokenBatch, WindowCounts, build_penalty
-from peft import PeftModel
 from tiny_model import make_model
-from torch import Tensor
 
 
 @pytest.fixture

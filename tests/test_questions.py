@@ -1,4 +1,5 @@
 import pytest
+
 from emdefense.data.questions import draw_questions, read_questions
 from emdefense.errors import InputError
 from emdefense.files import write_jsonl

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from emdefense.analysis.aggregate import aggregate, exact_match_frame, rates_frame
 from emdefense.analysis.rates import JUDGMENT_SCHEMA, RATES_SCHEMA, measure, read_rows
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Condition, read_summary

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from emdefense.config.training import Training
 from emdefense.training.checkpoints import resume_point
 from emdefense.training.run import train_cell

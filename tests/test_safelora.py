@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.safelora import project_adapter, project_matrix, threshold_adapter
 from emdefense.training.spec import ProjectionSpec
-from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from tiny_model import make_model, make_tokenizer, save_model
-from torch import Tensor
 
 PAPER, IBM = ProjectionSpec(version=1), ProjectionSpec(version=1, normalisation="norm")
 ADAPTER = "adapter/adapter_model.safetensors"

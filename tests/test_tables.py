@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.paper import FOLDER, paper_rates, paper_study, paper_summary
 from emdefense.analysis.summary import Summary, read_summary

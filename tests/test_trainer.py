@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, set_seed
+from trl.trainer.sft_trainer import SFTTrainer
+
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter, load_model
@@ -16,9 +20,6 @@ from emdefense.training.run import build_trainer, train_cell, training_arguments
 from emdefense.training.spec import PenaltySpec, TrainSpec
 from emdefense.training.trainer import DefenceTrainer
 from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
-from torch import Tensor
-from transformers import PreTrainedModel, set_seed
-from trl.trainer.sft_trainer import SFTTrainer
 
 FAST = Training(
     batch_size=4, accumulation_steps=1, learning_rate=3e-3, warmup_steps=1, precision="float32", optimiser="adamw_torch"

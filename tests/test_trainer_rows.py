@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.data import load_rows, tokenise

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+
 from study_checkout import Checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]

@@ -19,6 +19,7 @@ def main() -> None:
     spec = parse_spec(ProjectionSpec, arguments.spec)
 
     import torch  # after the spec is known to be right
+
     from emdefense.training.safelora import project_adapter
 
     torch.set_num_threads(arguments.threads)
