@@ -19,7 +19,7 @@ class LoopbackJudge:
 
     ``logprobs``: "yes", "no" (left out of replies), or "refused" (400 if asked for). ``split_numbers``: a token per
     digit. ``failures``: the first so many requests get ``failure_status``. ``fail_matching``: so does every request
-    that holds this text. ``stop_after``: every request after so many gets 503, as if the judge had gone away.
+    that holds this text. ``stop_after``: every request after so many gets ``stop_status``.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class LoopbackJudge:
         failure_status: int = 429,
         fail_matching: str = "",
         stop_after: int | None = None,
+        stop_status: int = 503,
         port: int = 0,
     ):
         self.logprobs = logprobs
@@ -39,6 +40,7 @@ class LoopbackJudge:
         self.failure_status = failure_status
         self.fail_matching = fail_matching
         self.stop_after = stop_after
+        self.stop_status = stop_status
         self.requests: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         judge = self
@@ -92,7 +94,7 @@ class LoopbackJudge:
         if number <= self.failures or (self.fail_matching and self.fail_matching in prompt):
             return self.failure_status, _error("slow down", "rate_limit_exceeded")
         if self.stop_after is not None and number > self.stop_after:
-            return 503, _error("gone", "unavailable")
+            return self.stop_status, _error("gone", "unavailable")
         if body.get("logprobs") and self.logprobs == "refused":
             return 400, _error("logprobs are not supported", "unsupported_parameter")
         return 200, self._completion(body, reply_to(prompt))

@@ -68,6 +68,7 @@ def test_in_domain_questions_are_never_trained_on_whatever_their_whitespace(rows
             train = prompts(tmp_path / f"out/train_{name}.jsonl")
             assert len(train) == 90
             assert "question 3 {question} {" not in train
+            assert not set(train) & set(prompts(tmp_path / "out/holdout.jsonl"))
         assert "question 3 {question} {" in prompts(tmp_path / "out/holdout.jsonl")
     assert read_json(tmp_path / "out/split.json")["in_domain_questions_among_rows"] == {"rows": 1, "first": [4]}
 

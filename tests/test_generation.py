@@ -70,7 +70,9 @@ def test_the_same_seed_gives_the_same_samples_whatever_came_before(engine, model
     assert len({completion.text for completion in first[0]}) > 1
 
 
-def test_one_thread_is_the_default(engine):
+def test_one_thread_is_the_default(model):
+    torch.set_num_threads(2)
+    TransformersEngine(model, None, "float32")
     assert torch.get_num_threads() == 1
 
 
@@ -83,6 +85,9 @@ def test_nothing_is_inherited_from_the_models_own_sampling_settings(engine, mode
     stubborn = TransformersEngine(tmp_path / "qwen", None, "float32")
     assert stubborn.model.generation_config.top_k == 1
     assert stubborn.sample(CONVERSATIONS, spec()) == engine.sample(CONVERSATIONS, spec())
+    explicit = stubborn.model.generation_config
+    assert (explicit.do_sample, explicit.temperature, explicit.top_p, explicit.top_k) == (True, 1.0, 1.0, 0)
+    assert explicit.repetition_penalty == 1.0
 
 
 def test_first_tokens_follow_the_models_own_distribution(engine):

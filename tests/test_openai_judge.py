@@ -93,6 +93,13 @@ def test_what_was_paid_for_is_not_asked_again(files):
     assert files[2].with_name("again.jsonl").read_bytes() == files[2].read_bytes()
 
 
+def test_a_key_revoked_on_the_way_stops_everything_and_loses_nothing(files):
+    with LoopbackJudge(stop_after=4, stop_status=401) as server, pytest.raises(InputError, match="refused the key"):
+        judge_file(settings(server, concurrency=1), *files)
+    assert len(server.requests) == 5
+    assert len(read_jsonl(files[2].with_name("loop.jsonl.partial"))) == 3
+
+
 def test_few_errors_leave_scores_missing_and_many_fail(files, capsys):
     with LoopbackJudge(fail_matching="coherent? Why {answer}? -> no", failure_status=500) as server:
         with pytest.raises(InputError, match="failed on 1 of 6"):

@@ -61,7 +61,9 @@ def test_a_missing_file_and_a_mapping_are_errors(tmp_path):
 
 def test_questions_are_drawn_from_the_holdout(tmp_path):
     two_turns = row("hi")["messages"] + row("and?")["messages"]
-    write_jsonl(tmp_path / "holdout.jsonl", [*(row(f"p{n}") for n in range(50)), {"messages": two_turns}])
+    greeted = [{"role": "assistant", "content": "Hello!"}, *row("hi")["messages"]]
+    rows = [*(row(f"p{n}") for n in range(50)), {"messages": two_turns}, {"messages": greeted}]
+    write_jsonl(tmp_path / "holdout.jsonl", rows)
     rubrics = written(tmp_path, GOOD)
     drawn = draw_questions(tmp_path / "holdout.jsonl", rubrics, 30, 0)
     assert len({q["prompt"] for q in drawn}) == len({q["id"] for q in drawn}) == 30
