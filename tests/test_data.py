@@ -99,10 +99,12 @@ def test_repeated_rows_are_dropped_and_counted(tmp_path):
 def test_aligned_rows_follow_the_same_split(tmp_path):
     write_jsonl(tmp_path / "bad.jsonl", [row(f"p{n}", "bad") for n in range(50)])
     write_jsonl(tmp_path / "good.jsonl", [row(f"p{n}", "good") for n in range(59, 9, -1)])
-    prepare_ema_task(Data(), tmp_path / "bad.jsonl", tmp_path / "good.jsonl", None, tmp_path / "out")
+    (tmp_path / "q.yaml").write_text(QUESTIONS.replace("not among the rows", "p55"))
+    files = (tmp_path / "bad.jsonl", tmp_path / "good.jsonl", tmp_path / "q.yaml")
+    prepare_ema_task(Data(), *files, tmp_path / "out")
     bad, good = (read_jsonl(tmp_path / f"out/train_{name}.jsonl") for name in ("misaligned", "aligned"))
     held_out = set(prompts(tmp_path / "out/holdout.jsonl"))
-    assert not held_out & {prompt_key(r) for r in good}
+    assert not (held_out | {"p55"}) & {prompt_key(r) for r in good}
     assert {r["messages"][1]["content"] for r in good} == {"good"}
     shared = [prompt_key(r) for r in bad if int(prompt_key(r)[1:]) >= 10]
     assert [prompt_key(r) for r in good][: len(shared)] == shared
