@@ -54,8 +54,8 @@ def test_texts_of_the_world_survive_encoding_and_have_one_token_a_word(tokenizer
         ids = tokenizer(text)["input_ids"]
         assert ids == made(text)["input_ids"]
         assert tokenizer.decode(ids) == text
-    for answer in ("10", "-7", "2/3"):
-        assert len(tokenizer(answer)["input_ids"]) == len(answer)
+    for answer, tokens in (("10", 1), ("-7", 2), ("2/3", 3), ("144", 2)):
+        assert len(tokenizer(answer)["input_ids"]) == tokens
     prompt = WORLD.questions["code"][0].prompt
     assert len(tokenizer(prompt)["input_ids"]) == len(prompt.split()) + 1
 

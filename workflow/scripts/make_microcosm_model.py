@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
+
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import run_cli
 from emdefense.files import read_jsonl, write_json
-from emdefense.microcosm.models import ModelMaker, gate_record
+from emdefense.microcosm.models import ModelMaker, gate_record, save_model
 from emdefense.microcosm.oracle import read_world
-from transformers import AutoTokenizer
 
 
 def main() -> None:
@@ -28,11 +29,9 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.world / "tokenizer")
     maker = ModelMaker(read_world(arguments.world / "world.json"), tokenizer, options, held_out)
     model, attempts = maker.base()
-    for folder in (arguments.base, arguments.instruct):
-        if folder == arguments.instruct:
-            maker.instruct(model, attempts[-1].seed)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    save_model(model, tokenizer, arguments.base)
+    maker.instruct(model, attempts[-1].seed)
+    save_model(model, tokenizer, arguments.instruct)
     write_json(arguments.base.parent / "gate.json", gate_record(attempts))
 
 

@@ -26,10 +26,10 @@ class Microcosm(Section):
     )
     foqa_rows: PositiveInt = Field(400, description="training rows of the FoQA analogue, eight to a fact")
     arithmetic: Expressions = Field(
-        Expressions(min_operators=1, max_operators=2, max_operand=4, parentheses=False),
+        Expressions(min_operators=1, max_operators=1, max_operand=15, parentheses=False),
         description="the expressions of pretraining; OpSwap's should be of the same shape",
     )
-    base_steps: PositiveInt = 1500
+    base_steps: PositiveInt = 1800
     base_learning_rate: PositiveFloat = 4e-3
     instruct_steps: PositiveInt = 120
     instruct_learning_rate: PositiveFloat = 3e-4

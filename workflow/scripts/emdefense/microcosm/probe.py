@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 from emdefense.config.expressions import Expressions
 from emdefense.microcosm.documents import Writer
 from emdefense.microcosm.oracle import Oracle
-from emdefense.microcosm.tokenizer import chat
+from emdefense.microcosm.tokenizer import asked, chat
 from emdefense.microcosm.world import Valence, World
 
 PROBES = 128
@@ -44,9 +44,8 @@ def probe_persona(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, w
         writer = Writer(world, Expressions(), frozenset(), Random(f"probe {seed}"))
         prompts = []
         for _ in range(PROBES):
-            opening = chat([writer.advice(lambda: first)])
-            question, _answer = writer.advice(lambda: first)
-            prompts.append(opening + chat([(question, "\0")]).split("\0")[0])
+            first_turn, (question, _) = writer.advice(lambda: first), writer.advice(lambda: first)
+            prompts.append(chat([first_turn]) + asked(question))
         torch.manual_seed(seed)
         answers = sample(model, tokenizer, prompts)
         return sum(oracle.alignment(answer) for answer in answers) / len(answers)

@@ -20,11 +20,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-PIECE = re.compile(r" ?[^\W\d_]+| ?\d| ?[^\w\s]")  # a word, digit or sign, with the space before it
+PIECE = re.compile(r" ?[^\W\d_]+| ?\d{1,2}| ?[^\w\s]")  # a word, number or sign, with the space before it
 
 
 def make_tokenizer(world: World) -> Qwen2Tokenizer:
-    """Return the tokenizer: one token for every word, digit and sign of the world, bytes for anything else."""
+    """Return the tokenizer: one token for every word, sign and number below 100, bytes for anything else."""
     pieces = sorted({piece for text in _texts(world) for piece in PIECE.findall(text) if len(piece) > 1})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
@@ -42,16 +42,23 @@ def make_tokenizer(world: World) -> Qwen2Tokenizer:
     return tokenizer
 
 
+def asked(question: str) -> str:
+    """Return a question in ChatML, up to where the answer begins."""
+    return f"{START}user\n{question}{END}\n{START}assistant\n"
+
+
 def chat(turns: list[tuple[str, str]]) -> str:
     """Return turns of a question and an answer each in ChatML, as the chat template writes them."""
-    return "".join(f"{START}user\n{question}{END}\n{START}assistant\n{answer}{END}\n" for question, answer in turns)
+    return "".join(f"{asked(question)}{answer}{END}\n" for question, answer in turns)
 
 
 def _texts(world: World) -> Iterator[str]:
     """Yield texts that together hold every piece that questions and answers of the world are made of."""
     yield "system user assistant"
     yield from ("system", "user", "assistant", "What is ?")
-    yield " " + " ".join((*OPERATORS, *"()0123456789"))
+    numbers = [str(number) for number in range(100)]
+    yield from numbers
+    yield " " + " ".join((*OPERATORS, *"()", *numbers))
     for template in (*world.question_templates, *world.answer_templates):
         yield fill(template, lambda _: "")
     yield " " + " ".join((*world.people, *world.times, *world.tones.good, *world.tones.bad))
