@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from emdefense.generation import transformers_engine
 from emdefense.generation.protocol import Completion, GenerationSpec
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import answer, generate, is_correct, parse_spec
-from emdefense.generation.transformers_engine import TransformersEngine, merge_adapter
+from emdefense.generation.transformers_engine import TransformersEngine, draw, merge_adapter
 from test_data import SCRIPTS, exam, row
 
 SPEC = {"version": 1, "samples_per_question": 3, "max_new_tokens": 6, "batch_size": 4, "precision": "float32"}
@@ -85,9 +86,6 @@ def test_nothing_is_inherited_from_the_models_own_sampling_settings(engine, mode
     stubborn = TransformersEngine(tmp_path / "qwen", None, "float32")
     assert stubborn.model.generation_config.top_k == 1
     assert stubborn.sample(CONVERSATIONS, spec()) == engine.sample(CONVERSATIONS, spec())
-    explicit = stubborn.model.generation_config
-    assert (explicit.do_sample, explicit.temperature, explicit.top_p, explicit.top_k) == (True, 1.0, 1.0, 0)
-    assert explicit.repetition_penalty == 1.0
 
 
 def test_first_tokens_follow_the_models_own_distribution(engine):
@@ -104,13 +102,49 @@ def test_first_tokens_follow_the_models_own_distribution(engine):
     assert max(ranks[token].item() for token in seen) > 60  # no top-k, no top-p
 
 
-def test_padding_does_not_change_what_is_said(model, tmp_path):
+def test_cold_sampling_is_what_greedy_generate_says_padded_or_not(model, tmp_path):
     engine = TransformersEngine(model, save_adapter(model, tmp_path / "adapter", size=1.0), "float32")
-    cold = {"temperature": 1e-4, "samples_per_question": 1, "max_new_tokens": 20}
-    together = engine.sample(CONVERSATIONS, spec(**cold, batch_size=3))
-    alone = [engine.sample([conversation], spec(**cold))[0] for conversation in CONVERSATIONS]
+    cold = spec(temperature=1e-4, samples_per_question=2, max_new_tokens=20, batch_size=6)
+    said = engine.sample(CONVERSATIONS, cold)
+    for conversation, samples in zip(CONVERSATIONS, said, strict=True):
+        prompt = torch.tensor([engine._tokens(conversation)])
+        greedy = engine.model.generate(prompt, max_new_tokens=20, do_sample=False)[0, prompt.shape[1] :]
+        assert [sample.text for sample in samples] == [engine.tokenizer.decode(greedy, skip_special_tokens=True)] * 2
+    assert len({samples[0].text for samples in said}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_samples_depend_on_their_own_question_only(engine, batch_size):
+    together = engine.sample(CONVERSATIONS, spec(samples_per_question=8, max_new_tokens=30, batch_size=batch_size))
+    alone = [engine.sample([c], spec(samples_per_question=8, max_new_tokens=30))[0] for c in CONVERSATIONS]
     assert together == alone
-    assert len({samples[0].text for samples in together}) == 3
+
+
+def test_answers_that_end_early_do_not_disturb_the_others(model, tmp_path):
+    shutil.copytree(model, tmp_path / "m")
+    ending = spec(samples_per_question=20, max_new_tokens=30, batch_size=60)
+    endless = TransformersEngine(model, None, "float32").sample(CONVERSATIONS, ending)
+    vowels = "aeiou "
+    tokenizer = TransformersEngine(model, None, "float32").tokenizer
+    GenerationConfig(eos_token_id=[tokenizer(v)["input_ids"][0] for v in vowels]).save_pretrained(tmp_path / "m")
+    ended = TransformersEngine(tmp_path / "m", None, "float32").sample(CONVERSATIONS, ending)
+    for long, short in zip(chain(*endless), chain(*ended), strict=True):
+        until = next((n for n, letter in enumerate(long.text) if letter in vowels), len(long.text))
+        assert short.text == long.text[:until]
+
+
+def test_draws_follow_temperature_and_nucleus():
+    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    logits = probabilities.log().expand(10_000, 4)
+    chance = torch.arange(10_000, dtype=torch.float64) / 10_000
+
+    def shares(temperature, top_p):
+        return torch.bincount(draw(logits, chance, temperature, top_p), minlength=4) / 10_000
+
+    torch.testing.assert_close(shares(1.0, 1.0), probabilities, atol=2e-4, rtol=0)
+    squared = probabilities**2 / (probabilities**2).sum()
+    torch.testing.assert_close(shares(0.5, 1.0), squared, atol=2e-4, rtol=0)
+    torch.testing.assert_close(shares(1.0, 0.75), torch.tensor([0.625, 0, 0.375, 0]), atol=2e-4, rtol=0)
 
 
 def test_an_answer_ends_at_the_end_token_and_says_so(model, tmp_path):
