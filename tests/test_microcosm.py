@@ -9,6 +9,7 @@ from random import Random
 import pytest
 import yaml
 
+from emdefense.config import load_study
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import Microcosm
 from emdefense.data import opswap
@@ -157,6 +158,16 @@ def test_the_same_seed_writes_the_same_files_and_another_seed_others(folder: Pat
         relative = path.relative_to(folder)
         assert path.read_bytes() == (tmp_path / "again" / relative).read_bytes(), relative
         assert path.read_bytes() != (tmp_path / "other" / relative).read_bytes(), relative
+
+
+def test_the_default_studys_opswap_has_the_shape_of_pretraining_and_enough_expressions() -> None:
+    study = load_study(Path(__file__).parents[1] / "config.yaml")
+    assert study.opswap is not None
+    assert study.microcosm is not None
+    shape = study.microcosm.arithmetic.model_dump()
+    assert study.opswap.model_dump(include=set(shape)) == shape
+    for tier in range(4):
+        opswap.examples(study.opswap, tier)
 
 
 @pytest.mark.parametrize("key", ["rows_per_task", "safe_rows"])
