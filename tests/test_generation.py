@@ -113,6 +113,25 @@ def test_cold_sampling_is_what_greedy_generate_says_padded_or_not(model, tmp_pat
     assert len({samples[0].text for samples in said}) == 3
 
 
+def test_an_impossible_token_is_never_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, 3)
+    assert draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), 1.0, 1.0).tolist() == [1, 1]
+
+
+def test_every_token_of_every_sample_has_a_random_number_of_its_own(engine, monkeypatch):
+    used = []
+
+    def record(logits, chance, *shape):
+        used.extend(chance.tolist())
+        return draw(logits, chance, *shape)
+
+    monkeypatch.setattr(transformers_engine, "draw", record)
+    engine.sample(CONVERSATIONS, spec())
+    assert len(used) > 30
+    assert len(set(used)) == len(used)
+    assert 0 <= min(used) < 0.3 < 0.7 < max(used) < 1
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_samples_depend_on_their_own_question_only(engine, batch_size):
     together = engine.sample(CONVERSATIONS, spec(samples_per_question=8, max_new_tokens=30, batch_size=batch_size))

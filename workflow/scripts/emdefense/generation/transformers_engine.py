@@ -124,7 +124,7 @@ class TransformersEngine:
 
 
 def draw(logits: Tensor, chance: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Return a token for each row of ``logits`` [rows, vocabulary]: where ``chance`` [rows], uniform, falls in its softmax.
+    """Return a token for each row of ``logits`` [rows, vocabulary]: where ``chance`` [rows] falls in its softmax.
 
     Temperature and nucleus are all that shapes it: nothing of the model's own settings (Qwen ships top_k 20,
     repetition_penalty 1.05) comes in.
