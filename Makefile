@@ -4,7 +4,7 @@ CORES ?= all
 ARGS ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
-.PHONY: all smoke control real-input paper-values schema test lint clean
+.PHONY: all smoke control paper-values schema test lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -18,7 +18,7 @@ control: .venv/ready ## the control without a shared persona, in results/control
 paper-values: .venv/ready ## tables and figures from the paper's published numbers, in results/paper-values
 	$(SNAKEMAKE) --configfile config/smoke.yaml --forcerun paper_values -- paper_values
 
-schema: .venv/ready ## config models to the JSON schema that editors complete from
+schema: .venv/ready ## what is generated: the config's JSON schema and reference, the list of divergences
 	.venv/bin/python workflow/scripts/write_schema.py
 
 test: .venv/ready

@@ -12,6 +12,7 @@ from emdefense.config import Study, load_study, parse_study
 from emdefense.config.reference import reference
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.report.divergences import divergences_document
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -22,10 +23,11 @@ def test_default_and_smoke_studies_are_valid() -> None:
     assert load_study(ROOT / "config" / "smoke.yaml").study == "smoke"
 
 
-def test_generated_schema_and_reference_are_up_to_date() -> None:
+def test_generated_schema_and_documents_are_up_to_date() -> None:
     remedy = "run `make schema`"
     assert read_json(ROOT / "workflow/schemas/study.schema.json") == Study.model_json_schema(), remedy
     assert (ROOT / "docs/config.md").read_text() == reference(), remedy
+    assert (ROOT / "docs/divergences.md").read_text() == divergences_document(), remedy
 
 
 def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:

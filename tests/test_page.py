@@ -7,8 +7,9 @@ import pytest
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.summary import read_summary
 from emdefense.config import Study
+from emdefense.report.divergences import divergences
 from emdefense.report.figures import NAMES, write_figure
-from emdefense.report.page import divergences, write_page
+from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
 from emdefense.report.readings import MAX_CHARACTERS
 from study_folder import fill, tiny_study

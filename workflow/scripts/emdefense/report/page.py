@@ -2,10 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict
 
 from emdefense.analysis.claims import judge_claims
 from emdefense.analysis.paper import paper_study, paper_summary
@@ -14,6 +10,7 @@ from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import write_text
 from emdefense.report.claims import claim_rows, notes
+from emdefense.report.divergences import divergences
 from emdefense.report.figures import DRAWINGS
 from emdefense.report.findings import findings
 from emdefense.report.provenance import provenance
@@ -55,22 +52,3 @@ def inline_svg(path: Path) -> str:
     prefix = path.stem.replace("_", "-")
     text = re.sub(r'\bid="', f'id="{prefix}-', text[text.index("<svg") :])
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
-
-
-class Divergence(BaseModel):
-    """One way in which the pipeline, or a kind of study, differs from the paper."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    topic: str
-    paper: str
-    here: str
-    study: Literal["microcosm"] | None = None
-    switch: str = ""
-
-
-def divergences(study: Study) -> list[Divergence]:
-    """Return where the study differs from the paper: what holds for every study, and what for this kind of it."""
-    listed = yaml.safe_load((Path(__file__).parent / "divergences.yaml").read_text(encoding="utf-8"))
-    found = [Divergence.model_validate(entry) for entry in listed]
-    return [entry for entry in found if entry.study is None or study.microcosm is not None]
