@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from loopback_judge import KEY, LoopbackJudge
 from study_checkout import ROOT, Checkout
 
@@ -16,7 +17,7 @@ pytestmark = [
     pytest.mark.xdist_group("real-input"),
     pytest.mark.skipif(
         not (DATA / "questions/general.yaml").is_file(),
-        reason=f"no rows and questions in {DATA}; set EMDEFENSE_REAL_DATA to a folder laid out as config/real-input.yaml says",
+        reason=f"no rows and questions in {DATA}; EMDEFENSE_REAL_DATA names a folder laid out for config/real-input.yaml",
     ),
 ]
 
