@@ -26,6 +26,7 @@ from emdefense.cells import (
 from emdefense.config import parse_study
 from emdefense.errors import InputError
 from emdefense.job_environment import set_job_environment
+from emdefense.warm_start import start_server
 
 # Studies never mix: config.yaml is read only if no other file is named.
 if not workflow.overwrite_configfiles:
@@ -53,6 +54,11 @@ wildcard_constraints:
     question_set=f"{GENERAL}|{IN_DOMAIN}",
     task=r"[^/]+",
     name=r"[^/]+",
+
+
+# Jobs on this machine need not import torch one by one.
+onstart:
+    start_server()
 
 
 include: "workflow/rules/lookups.smk"

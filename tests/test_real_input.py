@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.xdist_group("real-input"),
     pytest.mark.skipif(
         not (DATA / "questions/general.yaml").is_file(),
-        reason=f"no rows and questions in {DATA}; EMDEFENSE_REAL_DATA names a folder laid out for config/real-input.yaml",
+        reason=f"no rows and questions in {DATA}; EMDEFENSE_REAL_DATA can name a folder that has them",
     ),
 ]
 

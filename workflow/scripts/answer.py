@@ -7,6 +7,7 @@ from pathlib import Path
 from emdefense.errors import run_cli
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import answer
+from emdefense.warm_start import run_warm
 
 
 def main() -> None:
@@ -24,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_warm(lambda: run_cli(main))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.training.safelora import threshold_adapter
+from emdefense.warm_start import run_warm
 
 
 def main() -> None:
@@ -14,8 +14,11 @@ def main() -> None:
     parser.add_argument("--projection", required=True, type=Path, help="what project.py wrote for this adapter")
     parser.add_argument("--cell", required=True, type=Path, help="folder for adapter/ and provenance.json")
     arguments = parser.parse_args()
+
+    from emdefense.training.safelora import threshold_adapter  # torch: after the command line is known to be right
+
     threshold_adapter(arguments.tau, arguments.adapter, arguments.projection, arguments.cell)
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_warm(lambda: run_cli(main))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.training.spec import TrainSpec, parse_spec
+from emdefense.warm_start import run_warm
 
 
 def main() -> None:
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_warm(lambda: run_cli(main))
