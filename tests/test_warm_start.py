@@ -20,7 +20,8 @@ import os, sys, time
 from emdefense.warm_start import run_warm
 
 def main():
-    print("in", os.getcwd(), "with", os.environ.get("GREETING"), "args", sys.argv[1:], "forked", "preloaded" in sys.modules)
+    print("in", os.getcwd(), "with", os.environ.get("GREETING"), "args", sys.argv[1:])
+    print("forked", "preloaded" in sys.modules)
     print("to stderr", file=sys.stderr)
     if "sleep" in sys.argv:
         open("started", "w").write(str(os.getpid()))
@@ -30,6 +31,15 @@ def main():
     sys.exit(3)
 
 run_warm(main)
+"""
+
+SERVER = """
+import os, sys, emdefense.warm_start as warm
+warm.PRELOADED = ("preloaded",)
+if os.fork():
+    sys.stdin.read()
+else:
+    warm.serve({address!r}, os.getppid())
 """
 
 # Lives until its input is closed, as Snakemake lives until its jobs are done.
@@ -53,10 +63,7 @@ def job(tmp_path: Path) -> Path:
 def server(tmp_path: Path, job: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
     """A process that has started a server, which preloads a small module instead of the training stack."""
     address = tmp_path / "socket"
-    code = (
-        "import sys, os, emdefense.warm_start as warm; warm.PRELOADED = ('preloaded',);"
-        f"child = os.fork(); child or warm.serve({str(address)!r}, os.getppid()); child or os._exit(0); sys.stdin.read()"
-    )
+    code = SERVER.format(address=str(address))
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{tmp_path}"}
     (tmp_path / "folder").mkdir()
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, text=True)
@@ -88,7 +95,7 @@ def run(job: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("server")
 def test_a_job_runs_in_a_fork_as_if_started_by_itself(job: Path) -> None:
     done = run(job, "a", "b c")
-    expected = f"in {job.parent / 'folder'} with hello args ['a', 'b c'] forked True\n"
+    expected = f"in {job.parent / 'folder'} with hello args ['a', 'b c']\nforked True\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, expected, "to stderr\n")
     assert run(job).returncode == 3, "the server serves more than once"
 
@@ -144,7 +151,7 @@ def test_without_a_server_the_script_runs_by_itself(job: Path, monkeypatch: pyte
             monkeypatch.setitem(ENVIRONMENT, ADDRESS, address)
         done = run(job, "x")
         assert done.returncode == 3
-        assert "args ['x'] forked False" in done.stdout
+        assert "args ['x']\nforked False" in done.stdout
 
 
 def test_start_server_tells_children_where_it_is(tmp_path: Path) -> None:
