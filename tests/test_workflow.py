@@ -142,7 +142,7 @@ def test_interrupted_and_killed_runs_continue_to_the_same_tables(
     finished: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     checkout = Checkout.into(tmp_path_factory.mktemp("disturbed"))
-    log = checkout.folder / "results/smoke/logs/train/world-a/code"
+    log = checkout.folder / "results/smoke/logs/train"
     command = checkout.command("--cores", "1", *SMOKE)
 
     def start() -> subprocess.Popen[bytes]:
@@ -153,13 +153,10 @@ def test_interrupted_and_killed_runs_continue_to_the_same_tables(
     # Ctrl-C while an adapter is trained: a terminal sends SIGINT to the whole group.
     first = start()
     wait_for(first, log)
-    time.sleep(3)
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(timeout=120) != 0
-    started = next(log.rglob("*.log"))
-    cell = checkout.folder / "results/smoke/cells/world-a/code" / started.relative_to(log).with_suffix("")
-    assert not (cell / "adapter").exists()
     assert (checkout.folder / "results/smoke/microcosm/models/world-a/instruct").is_dir(), "finished work is kept"
+    assert not (checkout.folder / "results/smoke/report").exists()
 
     # The job alone is killed, as the kernel does when memory runs out: the rest goes on, the rerun does what is left.
     second = start()
@@ -170,7 +167,7 @@ def test_interrupted_and_killed_runs_continue_to_the_same_tables(
         assert time.monotonic() < deadline
         listed = subprocess.run(["pgrep", "-g", str(second.pid), "-f", "train.py"], capture_output=True, text=True)
         killed = next((int(pid) for pid in listed.stdout.split()), None)
-        time.sleep(0.2)
+        time.sleep(0.05)
     subprocess.run(["pkill", "-KILL", "-g", str(second.pid), "-f", "train.py"], check=True)
     assert second.wait(timeout=600) != 0, "the failed job is reported"
     assert len(list((checkout.folder / "results/smoke/cells").rglob("adapter"))) == 1, "the other cell was finished"
