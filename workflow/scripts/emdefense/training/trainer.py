@@ -48,7 +48,7 @@ class DefenceTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Tensor:
         """Return the batch's share of the step's loss, a scalar; :class:`InputError` if it is not finite."""
         if num_items_in_batch is None or return_outputs:
-            raise NotImplementedError("the loss exists for training only, where the window's counts are known")
+            raise ValueError("the loss exists for training only, where the window's counts are known")
         targets = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
         batch = TokenBatch(targets[inputs["attention_mask"].bool()], num_items_in_batch)
         terms: list[tuple[float, HeadTerm]] = [(1.0, cross_entropy(batch.targets, batch.counts.labels))]
