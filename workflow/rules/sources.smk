@@ -82,7 +82,7 @@ if STUDY.microcosm:
             world=subpath(input.world, parent=True),
             held_out=lambda wildcards, input: options("--held-out", input.held_out),
         message:
-            "Pretrain and align the model {wildcards.name} (about three minutes)"
+            "Pretrain and align the model {wildcards.name} (about four minutes)"
         shell:
             "python workflow/scripts/make_microcosm_model.py --spec {params.spec:q} --world {params.world:q}"
             " {params.held_out} --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"

@@ -27,6 +27,7 @@ TURNS_PER_STEP = 64
 BASE_WARMUP, INSTRUCT_WARMUP = 50, 20
 FINAL_RATE = 0.05  # of the base's peak, where the cosine ends
 IGNORED = -100
+RETRY_STRIDE = 1000  # between the seeds of attempts, so that no retry makes the model of a neighbouring seed
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
@@ -60,22 +61,23 @@ class ModelMaker:
     def base(self) -> tuple[Qwen2ForCausalLM, list[Attempt]]:
         """Return the first base model that formed the persona, and all attempts.
 
-        Each attempt takes the next seed. A study that does not require the gate, and the control in which there is
+        Each attempt takes a seed further on. A study that does not require the gate, and the control in which there is
         no persona to form, make one attempt and take it. :class:`InputError` if all attempts fail.
         """
         required = self.options.require_gate and self.options.persona == "document"
         attempts: list[Attempt] = []
         first = self.options.models[self.name]
-        for seed in range(first, first + (self.options.gate_attempts if required else 1)):
+        for attempt in range(self.options.gate_attempts if required else 1):
+            seed = first + attempt * RETRY_STRIDE
             model = self._pretrained(seed)
             probe = probe_persona(model, self.tokenizer, self.world, seed)
             attempts.append(Attempt(seed, probe, probe.formed))
             self._say(f"base model of seed {seed}: {probe}")
             if probe.formed or not required:
                 return model, attempts
-            self._say("no persona formed; trying the next seed")
+            self._say("no persona formed; trying another seed")
         raise InputError(
-            f"microcosm.models.{self.name}: none of the seeds {first} to {attempts[-1].seed} formed the persona "
+            f"microcosm.models.{self.name}: none of the seeds {[attempt.seed for attempt in attempts]} formed the persona "
             f"({attempts[-1].probe}); write another seed, raise microcosm.base_steps, or set "
             "microcosm.require_gate: false"
         )
