@@ -76,8 +76,9 @@ class ModelMaker:
             if probe.formed or not required:
                 return model, attempts
             self._say("no persona formed; trying another seed")
+        tried = [attempt.seed for attempt in attempts]
         raise InputError(
-            f"microcosm.models.{self.name}: none of the seeds {[attempt.seed for attempt in attempts]} formed the persona "
+            f"microcosm.models.{self.name}: none of the seeds {tried} formed the persona "
             f"({attempts[-1].probe}); write another seed, raise microcosm.base_steps, or set "
             "microcosm.require_gate: false"
         )
