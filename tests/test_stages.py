@@ -39,7 +39,8 @@ def test_environments_pin_the_versions_of_the_project() -> None:
     extras = project["optional-dependencies"].values()
     pinned = {*project["dependencies"], *(name for extra in extras for name in extra)}
     for path in sorted((ROOT / "envs").glob("*.yaml")):
-        packages = next(entry["pip"] for entry in yaml.safe_load(path.read_text())["dependencies"] if "pip" in entry)
+        dependencies = yaml.safe_load(path.read_text())["dependencies"]
+        packages = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
         assert set(packages) <= pinned, path.name
 
 
