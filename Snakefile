@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -59,6 +60,8 @@ wildcard_constraints:
 # Jobs on this machine need not import torch one by one.
 onstart:
     start_server()
+    if STUDY.judge.kind == "openai" and not os.environ.get(STUDY.judge.api_key_variable):
+        logger.warning(f"{STUDY.judge.api_key_variable} is not set: everything but the judging will run")
 
 
 include: "workflow/rules/lookups.smk"
