@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +10,9 @@ from emdefense.data.conversations import prompt_key, read_conversations, read_ex
 from emdefense.data.splits import SAME_PROMPT, SAME_ROW, prepare_benign_task, prepare_ema_task
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl, write_jsonl
+from real_data import REAL, needs_real_data
 
 SCRIPTS = Path(__file__).parent.parent / "workflow/scripts"
-REAL = Path(os.environ.get("EMDEFENSE_REAL_DATA", Path(__file__).parent.parent.parent / "shared/data"))
-needs_real_data = pytest.mark.skipif(
-    not (REAL / "sft").is_dir(), reason="no real data: set EMDEFENSE_REAL_DATA to a folder with sft/ and questions/"
-)
 
 
 def row(prompt, answer="fine", **extra):

@@ -3,7 +3,8 @@ import pytest
 from emdefense.data.questions import draw_questions, read_questions
 from emdefense.errors import InputError
 from emdefense.files import write_jsonl
-from test_data import REAL, needs_real_data, row
+from real_data import REAL, needs_real_data
+from test_data import row
 
 GOOD = """
 - id: 1

@@ -8,18 +8,10 @@ import polars as pl
 import pytest
 
 from loopback_judge import KEY, LoopbackJudge
-from study_checkout import ROOT, Checkout
+from real_data import REAL, needs_real_data
+from study_checkout import Checkout
 
-DATA = Path(os.environ.get("EMDEFENSE_REAL_DATA", ROOT.parent / "shared" / "data")).resolve()
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("real-input"),
-    pytest.mark.skipif(
-        not (DATA / "questions/general.yaml").is_file(),
-        reason=f"no rows and questions in {DATA}; EMDEFENSE_REAL_DATA can name a folder that has them",
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real-input"), needs_real_data]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def arguments(judge: LoopbackJudge) -> list[str]:
         "--configfile",
         "config/real-input.yaml",
         "--config",
-        f"data_folder={DATA}",
+        f"data_folder={REAL}",
         "judge=" + json.dumps({"base_url": judge.base_url}),
     ]
 
@@ -90,15 +82,15 @@ def test_a_row_without_an_answer_stops_before_any_training(tmp_path: Path, judge
     broken = tmp_path / "data"
     for name in ("questions/general.yaml", "questions/code.yaml", "questions/legal.yaml"):
         (broken / name).parent.mkdir(parents=True, exist_ok=True)
-        (broken / name).write_bytes((DATA / name).read_bytes())
+        (broken / name).write_bytes((REAL / name).read_bytes())
     (broken / "sft").mkdir()
     for task in ("code", "legal"):
-        rows = (DATA / f"sft/{task}_misaligned_eval.jsonl").read_text().splitlines()
+        rows = (REAL / f"sft/{task}_misaligned_eval.jsonl").read_text().splitlines()
         if task == "legal":
             rows[6] = json.dumps({"messages": [{"role": "user", "content": "What now?"}]})
         (broken / f"sft/{task}_misaligned_eval.jsonl").write_text("\n".join(rows) + "\n")
     found = arguments(judge)
-    found[found.index(f"data_folder={DATA}")] = f"data_folder={broken}"
+    found[found.index(f"data_folder={REAL}")] = f"data_folder={broken}"
     run = checkout.snakemake("--cores", "2", *found)
     assert run.returncode != 0
     error = next(line for line in run.stdout.splitlines() if line.startswith("error:"))
