@@ -84,7 +84,7 @@ def _defence(study: Study, summary: Summary, arm: str) -> Finding:
     stops, keeps = found.reduction >= REDUCTION[0], (found.learning or 0) >= RETENTION[0]
     tone: Tone = "plain"
     if stops and keeps:
-        tone, verdict = "good", "stops EMA and keeps what was to be learnt"
+        tone, verdict = "good", "stops EMA and keeps what was to be learned"
     elif stops:
         verdict = "stops EMA, but hinders learning"
     elif found.reduction >= REDUCTION[1]:
