@@ -1,7 +1,7 @@
 """Ask a model the questions of a file, and write down what it says."""
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ def _fill(
     settings = parse_spec(spec)
     if not model.is_dir():
         raise InputError(f"{model}: there is no such model folder")
+    if adapter is not None and not adapter.is_dir():
+        raise InputError(f"{adapter}: there is no such adapter folder")
     engine: Engine | None = None
     for source, output, ask in jobs:
         conversations, rows = ask(source)
@@ -95,17 +97,9 @@ def _responses(questions: Path) -> Asked:
         conversations.append([*system, {"role": "user", "content": entry["prompt"]}])
 
     def rows(completions: list[list[Completion]]) -> Iterable[dict[str, Any]]:
-        for entry, samples in zip(entries, completions, strict=True):
-            for number, sample in enumerate(samples):
-                yield {
-                    "id": f"{entry['id']}/{number}",
-                    "question_id": entry["id"],
-                    "sample": number,
-                    "system": entry["system"],
-                    "prompt": entry["prompt"],
-                    "response": sample.text,
-                    "finish_reason": sample.finish_reason,
-                }
+        for entry, row, sample in _sampled(entries, completions):
+            asked = {"system": entry["system"], "prompt": entry["prompt"]}
+            yield {**row, **asked, "response": sample.text, "finish_reason": sample.finish_reason}
 
     return conversations, rows
 
@@ -114,15 +108,17 @@ def _answers(test: Path) -> Asked:
     entries = read_examinations(test)
 
     def rows(completions: list[list[Completion]]) -> Iterable[dict[str, Any]]:
-        for entry, samples in zip(entries, completions, strict=True):
-            for number, sample in enumerate(samples):
-                yield {
-                    "id": f"{entry['id']}/{number}",
-                    "question_id": entry["id"],
-                    "sample": number,
-                    "response": sample.text,
-                    "expected": entry["answers"],
-                    "correct": is_correct(sample.text, entry["answers"]),
-                }
+        for entry, row, sample in _sampled(entries, completions):
+            right = is_correct(sample.text, entry["answers"])
+            yield {**row, "response": sample.text, "expected": entry["answers"], "correct": right}
 
     return [entry["messages"] for entry in entries], rows
+
+
+def _sampled(
+    entries: Sequence[dict[str, Any]], completions: list[list[Completion]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], Completion]]:
+    """Yield each sample with the entry that it answers, and the row's keys that say which sample it is."""
+    for entry, samples in zip(entries, completions, strict=True):
+        for number, sample in enumerate(samples):
+            yield entry, {"id": f"{entry['id']}/{number}", "question_id": entry["id"], "sample": number}, sample
