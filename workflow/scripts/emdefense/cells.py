@@ -43,7 +43,7 @@ class Cell:
 
 
 class Layout:
-    """Where everything of a study lies, relative to the working directory; see docs/architecture.md."""
+    """Where everything of a study lies, relative to the working directory."""
 
     def __init__(self, study: Study):
         self.study = study

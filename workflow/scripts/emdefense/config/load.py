@@ -132,8 +132,7 @@ def resolve(study: Study, path: str, key: str = "") -> str:
     """Return ``path`` with {results} and {data_folder} filled in; :class:`InputError` if the latter is not set."""
     if "{data_folder}" in path and study.data_folder is None:
         raise InputError(f"key '{key}': {path} needs the key 'data_folder'; set it with --config data_folder=PATH")
-    filled = path.replace("{results}", f"results/{study.study}")
-    return filled.replace("{data_folder}", str(study.data_folder or "")) if study.data_folder else filled
+    return path.replace("{results}", f"results/{study.study}").replace("{data_folder}", study.data_folder or "")
 
 
 def _check_paths(study: Study, source: str) -> None:
