@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from emdefense.config.load import resolve
+from emdefense.config.checks import resolve
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.config.training import PENALTIES
 

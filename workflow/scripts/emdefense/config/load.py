@@ -1,4 +1,4 @@
-"""Load a study, check what pydantic cannot, and turn each mistake into one line."""
+"""Load a study, and turn each mistake in it into one line."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from emdefense.config.base import Section
-from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, Study
-from emdefense.config.training import DEFENCES, PENALTIES
+from emdefense.config.checks import check_study
+from emdefense.config.study import Study
 from emdefense.errors import InputError
 
 
@@ -33,7 +33,10 @@ def parse_study(raw: Mapping[str, Any], source: str) -> Study:
         study = Study.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{source}: {_first_line(error)}") from None
-    _check(study, source)
+    try:
+        check_study(study)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     return study
 
 
@@ -56,96 +59,3 @@ def _first_line(error: ValidationError) -> str:
 def _known_keys(section: type[Section] = Section) -> set[str]:
     """Return every key of every section."""
     return set().union(*(set(sub.model_fields) | _known_keys(sub) for sub in section.__subclasses__()))
-
-
-def _check(study: Study, source: str) -> None:
-    """Check references between sections, and values whose range depends on the arm."""
-
-    def fail(key: str, problem: str) -> None:
-        raise InputError(f"{source}: key '{key}': {problem}")
-
-    for number, block in enumerate(study.grid):
-        here = f"grid.{number}"
-        for model in block.models:
-            if model not in study.models:
-                fail(f"{here}.models", f"unknown model '{model}'; write one of {', '.join(study.models)}")
-        for task_name in block.tasks:
-            if task_name not in study.tasks:
-                fail(f"{here}.tasks", f"unknown task '{task_name}'; write one of {', '.join(study.tasks)}")
-        for arm, settings in block.arms.items():
-            key = f"{here}.arms.{arm}"
-            if arm not in ARMS:
-                close = difflib.get_close_matches(arm, ARMS, n=1)
-                hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(ARMS)}"
-                fail(key, f"unknown arm '{arm}'; {hint}")
-            if arm in PLAIN_ARMS and settings:
-                fail(key, "this arm has no settings; leave the value empty")
-            if arm not in PLAIN_ARMS and not settings:
-                fail(key, "give its settings as a list, for example [0.1, 0.3]")
-            for setting in settings or ():
-                if arm == "safelora" and not 0 <= setting <= 1:
-                    fail(key, f"τ = {setting:g} lies outside [0, 1]; cosines do not")
-                if arm == "interleave" and not 0 < setting <= 100:
-                    fail(key, f"{setting:g} is not a percentage in (0, 100]")
-                if arm in PENALTIES and setting < 0:
-                    fail(key, f"λ = {setting:g} is negative; write 0 or more")
-            if arm == "interleave" and study.safe_data is None:
-                fail("safe_data", "the grid has the arm 'interleave'; name a JSONL file of safe conversations")
-            if arm == "safelora":
-                for model in block.models:
-                    if study.models[model].base is None:
-                        fail(f"models.{model}.base", "SafeLoRA needs the model before alignment; name its folder")
-            for task_name in block.tasks:
-                task = study.tasks[task_name]
-                allowed = EMA_ARMS if task.kind == "ema" else BENIGN_ARMS
-                if arm not in allowed:
-                    fail(key, f"task '{task_name}' has no arm '{arm}'; write one of {', '.join(allowed)}")
-                if arm == "aligned" and task.kind == "ema" and task.aligned is None:
-                    fail(f"tasks.{task_name}.aligned", "the grid has the arm 'aligned'; name its JSONL file")
-    for key, name in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
-        if name is not None and name not in study.models:
-            fail(f"report.{key}", f"unknown model '{name}'; write one of {', '.join(study.models)}")
-    for arm in (*study.report.chosen, *study.report.chosen_benign):
-        if arm not in DEFENCES:
-            fail("report.chosen", f"unknown defence '{arm}'; write one of {', '.join(DEFENCES)}")
-    if len(set(study.seeds)) != len(study.seeds):
-        fail("seeds", "each seed once")
-    _check_paths(study, source)
-
-
-def user_files(study: Study) -> dict[str, str]:
-    """Return each config key that names a file or folder of the user's, and its resolved path."""
-    paths: dict[str, str | None] = {"general_questions": study.general_questions, "safe_data": study.safe_data}
-    for name, model in study.models.items():
-        paths[f"models.{name}.instruct"] = model.instruct
-        paths[f"models.{name}.base"] = model.base
-    for name, task in study.tasks.items():
-        keys = ("misaligned", "aligned", "questions") if task.kind == "ema" else ("train", "test")
-        for key in keys:
-            paths[f"tasks.{name}.{key}"] = getattr(task, key)
-    return {
-        key: resolve(study, path, key) for key, path in paths.items() if path is not None and "{results}" not in path
-    }
-
-
-def resolve(study: Study, path: str, key: str = "") -> str:
-    """Return ``path`` with {results} and {data_folder} filled in; :class:`InputError` if the latter is not set."""
-    if "{data_folder}" in path and study.data_folder is None:
-        raise InputError(f"key '{key}': {path} needs the key 'data_folder'; set it with --config data_folder=PATH")
-    return path.replace("{results}", f"results/{study.study}").replace("{data_folder}", study.data_folder or "")
-
-
-def _check_paths(study: Study, source: str) -> None:
-    try:
-        files = user_files(study)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    for key, path in files.items():
-        if not Path(path).exists():
-            raise InputError(f"{source}: key '{key}': {path} does not exist; correct the path or fetch the file")
-        if key.startswith("models.") and not (Path(path) / "config.json").is_file():
-            raise InputError(f"{source}: key '{key}': {path} has no config.json; name a folder with a saved model")
-        if key.endswith(".instruct") and not (Path(path) / "tokenizer_config.json").is_file():
-            raise InputError(
-                f"{source}: key '{key}': {path} has no tokenizer (tokenizer_config.json); save it with the model"
-            )

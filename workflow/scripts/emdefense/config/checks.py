@@ -1,0 +1,112 @@
+"""What pydantic cannot check: references between sections, ranges that depend on the arm, and the user's files."""
+
+import difflib
+from pathlib import Path
+from typing import NoReturn
+
+from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, EmaTask, GridBlock, Study
+from emdefense.config.training import DEFENCES, PENALTIES
+from emdefense.errors import InputError
+
+
+def check_study(study: Study) -> None:
+    """Raise :class:`InputError`, naming the key, for the first mistake found."""
+    for number, block in enumerate(study.grid):
+        _check_names(study, block, f"grid.{number}")
+        for arm, settings in block.arms.items():
+            key = f"grid.{number}.arms.{arm}"
+            _check_settings(key, arm, settings or ())
+            _check_needs(study, block, arm, key)
+    for key, model in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
+        if model is not None and model not in study.models:
+            _fail(f"report.{key}", f"unknown model '{model}'; write one of {', '.join(study.models)}")
+    for key in ("chosen", "chosen_benign"):
+        for arm in getattr(study.report, key):
+            if arm not in DEFENCES:
+                _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(DEFENCES)}")
+    if len(set(study.seeds)) != len(study.seeds):
+        _fail("seeds", "a seed stands there twice; write each once")
+    _check_files(study)
+
+
+def _fail(key: str, problem: str) -> NoReturn:
+    raise InputError(f"key '{key}': {problem}")
+
+
+def _check_names(study: Study, block: GridBlock, here: str) -> None:
+    """Check that a block's models, tasks and arms exist, and that each task has each arm."""
+    for model in block.models:
+        if model not in study.models:
+            _fail(f"{here}.models", f"unknown model '{model}'; write one of {', '.join(study.models)}")
+    for task in block.tasks:
+        if task not in study.tasks:
+            _fail(f"{here}.tasks", f"unknown task '{task}'; write one of {', '.join(study.tasks)}")
+    for arm in block.arms:
+        if arm not in ARMS:
+            close = difflib.get_close_matches(arm, ARMS, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(ARMS)}"
+            _fail(f"{here}.arms.{arm}", f"unknown arm '{arm}'; {hint}")
+        for task in block.tasks:
+            allowed = EMA_ARMS if study.tasks[task].kind == "ema" else BENIGN_ARMS
+            if arm not in allowed:
+                _fail(f"{here}.arms.{arm}", f"task '{task}' has no arm '{arm}'; write one of {', '.join(allowed)}")
+
+
+def _check_settings(key: str, arm: str, settings: tuple[float, ...]) -> None:
+    """Check that an arm has settings if it needs them, each in its range."""
+    if arm in PLAIN_ARMS and settings:
+        _fail(key, "this arm has no settings; leave the value empty")
+    if arm not in PLAIN_ARMS and not settings:
+        _fail(key, "give its settings as a list, for example [0.1, 0.3]")
+    for setting in settings:
+        if arm == "safelora" and not 0 <= setting <= 1:
+            _fail(key, f"τ = {setting:g} lies outside [0, 1]; cosines do not")
+        if arm == "interleave" and not 0 < setting <= 100:
+            _fail(key, f"{setting:g} is not a percentage in (0, 100]")
+        if arm in PENALTIES and setting < 0:
+            _fail(key, f"λ = {setting:g} is negative; write 0 or more")
+
+
+def _check_needs(study: Study, block: GridBlock, arm: str, key: str) -> None:
+    """Check that the files that an arm needs are named."""
+    if arm == "interleave" and study.safe_data is None:
+        _fail("safe_data", f"'{key}' needs a JSONL file of safe conversations; name it")
+    for model in block.models:
+        if arm == "safelora" and study.models[model].base is None:
+            _fail(f"models.{model}.base", "SafeLoRA needs the model before alignment; name its folder")
+    for name in block.tasks:
+        task = study.tasks[name]
+        if arm == "aligned" and isinstance(task, EmaTask) and task.aligned is None:
+            _fail(f"tasks.{name}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
+
+
+def resolve(study: Study, path: str, key: str = "") -> str:
+    """Return ``path`` with {results} and {data_folder} filled in; :class:`InputError` if the latter is not set."""
+    if "{data_folder}" in path and study.data_folder is None:
+        _fail(key, f"{path} needs the key 'data_folder'; set it with --config data_folder=PATH")
+    return path.replace("{results}", f"results/{study.study}").replace("{data_folder}", study.data_folder or "")
+
+
+def _named_paths(study: Study) -> dict[str, str | None]:
+    """Return each key that names a file or folder, and what it says."""
+    paths: dict[str, str | None] = {"general_questions": study.general_questions, "safe_data": study.safe_data}
+    for name, model in study.models.items():
+        paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
+    for name, task in study.tasks.items():
+        keys = ("misaligned", "aligned", "questions") if task.kind == "ema" else ("train", "test")
+        paths |= {f"tasks.{name}.{key}": getattr(task, key) for key in keys}
+    return paths
+
+
+def _check_files(study: Study) -> None:
+    """Check that files and models that no job makes are there."""
+    for key, named in _named_paths(study).items():
+        if named is None or "{results}" in named:
+            continue
+        path = Path(resolve(study, named, key))
+        if not path.exists():
+            _fail(key, f"{path} does not exist; correct the path or fetch the file")
+        if key.startswith("models.") and not (path / "config.json").is_file():
+            _fail(key, f"{path} has no config.json; name a folder with a saved model")
+        if key.endswith(".instruct") and not (path / "tokenizer_config.json").is_file():
+            _fail(key, f"{path} has no tokenizer (tokenizer_config.json); save it with the model")
