@@ -1,10 +1,10 @@
 """Train one cell's adapter."""
 
 import argparse
-import gc
 from pathlib import Path
 
 from emdefense.errors import run_cli
+from emdefense.fast_imports import fast_imports
 from emdefense.training.spec import TrainSpec, parse_spec
 from emdefense.warm_start import run_warm
 
@@ -21,11 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
     spec = parse_spec(TrainSpec, arguments.spec)
 
-    gc.disable()  # nothing imported is garbage, and looking for it takes a fifth of the time
-    from emdefense.training.run import train_cell  # seconds of imports: after the spec is known to be right
-
-    gc.freeze()
-    gc.enable()
+    with fast_imports():
+        from emdefense.training.run import train_cell  # after the spec is known to be right
     train_cell(spec, arguments.model, arguments.rows, arguments.cell, arguments.threads)
 
 

@@ -8,7 +8,6 @@ environment and output. Where no server answers (by hand, on a cluster's node) t
 A caller that dies takes its child along, and the server ends with the Snakemake that started it.
 """
 
-import gc
 import importlib
 import json
 import os
@@ -23,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from emdefense.fast_imports import fast_imports
 
 ADDRESS = "EMDEFENSE_WARM_START"  # environment variable: the server's socket
 PRELOADED = ("emdefense.training.run", "emdefense.generation.transformers_engine")
@@ -107,7 +108,9 @@ def _fork(connection: socket.socket, listener: socket.socket) -> int:
     content, outputs, _, _ = socket.recv_fds(connection, _MAX_REQUEST_BYTES, 2)
     while not content.endswith(b"\n"):
         content += connection.recv(_MAX_REQUEST_BYTES)
-    _preload()
+    with fast_imports():
+        for module in PRELOADED:
+            importlib.import_module(module)
     pid = os.fork()
     if pid:
         for output in outputs:
@@ -126,14 +129,6 @@ def _fork(connection: socket.socket, listener: socket.socket) -> int:
         code = _run_script(request["argv"])
     finally:
         os._exit(code)
-
-
-def _preload() -> None:
-    gc.disable()  # nothing imported is garbage, and looking for it takes a fifth of the time
-    for module in PRELOADED:
-        importlib.import_module(module)
-    gc.freeze()
-    gc.enable()
 
 
 def _run_script(argv: list[str]) -> int:

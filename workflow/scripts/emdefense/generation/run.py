@@ -1,6 +1,5 @@
 """Ask a model the questions of a file, and write down what it says."""
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
+from emdefense.fast_imports import fast_imports
 from emdefense.files import read_json, write_jsonl
 from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
 from emdefense.generation.reuse import ReuseStore, reuse_key
@@ -70,11 +70,8 @@ def _fill(
         if store.copy_to(output, key):
             continue
         if engine is None:
-            gc.disable()  # nothing imported is garbage, and looking for it takes a fifth of the time
-            from emdefense.generation.transformers_engine import TransformersEngine
-
-            gc.freeze()
-            gc.enable()
+            with fast_imports():
+                from emdefense.generation.transformers_engine import TransformersEngine
             engine = TransformersEngine(model, adapter, settings.precision, threads)
         write_jsonl(output, rows(engine.sample(conversations, settings)))
         store.remember(output, key)
