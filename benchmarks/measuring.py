@@ -1,0 +1,79 @@
+"""Measure time and memory, each in an interpreter of its own, and print Markdown tables."""
+
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+
+
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a module-level function returns in a fresh interpreter, whose memory nothing else has touched."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+class Peak:
+    """The most memory that a ``with`` block of ``peak_memory`` held beyond what was held before it, in bytes."""
+
+    bytes = 0
+
+
+@contextmanager
+def peak_memory(device: str = "cpu") -> Iterator[Peak]:
+    """Measure the block's peak extra memory: resident memory (Linux) on the CPU, allocated memory on CUDA.
+
+    On the CPU memory that was freed but kept by the allocator is not counted again: call this in a child, once.
+    """
+    peak = Peak()
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")  # makes the resident memory the high-water mark
+        before = _resident("VmRSS")
+        yield peak
+        peak.bytes = max(0, _resident("VmHWM") - before)
+    else:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def median_seconds(function: Callable[[], object], repeats: int, device: str = "cpu") -> float:
+    """Median wall time of a call, without the first, which warms up; on CUDA until its kernels have ended."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function()
+        if device != "cpu":
+            import torch
+
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column left and the others right aligned, padded so that it reads in a terminal too."""
+    widths = [max(2, *(len(row[column]) for row in [header, *rows])) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded[0] = cells[0].ljust(widths[0])
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join([line(header), f"| {' | '.join(rule)} |", *(line(row) for row in rows)])
