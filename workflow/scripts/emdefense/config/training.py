@@ -33,6 +33,9 @@ class Training(Section):
     max_overlong_pct: Annotated[float, Field(ge=0, le=100)] = Field(
         1.0, description="stop if more than this percentage of rows is longer than max_length"
     )
+    padding_free: bool = Field(
+        False, description="lay a batch's rows end to end instead of padding them; the same losses to rounding"
+    )
     activation_checkpointing: bool = False
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(15.0, description="0: no checkpoints")
 

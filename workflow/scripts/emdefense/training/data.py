@@ -16,9 +16,9 @@ IGNORED = -100  # the label of a token that carries no cross-entropy, as in PyTo
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Tokenised rows ``{"input_ids", "labels"}`` in file order, and what was left out."""
+    """Tokenised rows ``{"input_ids", "labels", "row"}`` in file order, ``row`` from 0, and what was left out."""
 
-    rows: list[dict[str, list[int]]]
+    rows: list[dict[str, Any]]
     read: int
     overlong: list[int]  # 1-based numbers of the rows that were longer than max_length
 
@@ -65,10 +65,8 @@ def check_row(row: dict[str, Any]) -> None:
         raise ValueError("the last message must be the assistant's answer, and not empty")
 
 
-def tokenise(
-    conversations: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, list[int]]]:
-    """Return ``input_ids`` and ``labels`` of each conversation, rendered by the tokenizer's chat template.
+def tokenise(conversations: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Return ``input_ids``, ``labels`` and ``row``, its number from 0, of each conversation, rendered as a chat.
 
     Labels cover the final answer from its first token to the end of the rendered text, which in ChatML is
     ``<|im_end|>`` and the newline after it; everything before, earlier answers included, is ignored.
@@ -83,9 +81,9 @@ def tokenise(
     ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     prompt_ids = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     rows = []
-    for full, prompt in zip(ids, prompt_ids, strict=True):
+    for number, (full, prompt) in enumerate(zip(ids, prompt_ids, strict=True)):
         start = _common_prefix(full, prompt)
-        rows.append({"input_ids": full, "labels": [IGNORED] * start + full[start:]})
+        rows.append({"input_ids": full, "labels": [IGNORED] * start + full[start:], "row": number})
     return rows
 
 

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from emdefense.errors import InputError
+from emdefense.training.batches import token_mask
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,12 @@ class FeatureReader:
         return len(self._backbone.layers)
 
     def policy(self, inputs: dict[str, Tensor], blocks: Sequence[int] = ()) -> Features:
-        """Return features with the adapter on, and the residual stream after each of ``blocks``."""
+        """Return features of a batch with the adapter on, and the residual stream after each of ``blocks``."""
         kept: dict[int, Tensor] = {}
-        mask = inputs["attention_mask"].bool()
+        mask = token_mask(inputs)
+        layout = {key: inputs[key] for key in ("attention_mask", "position_ids") if key in inputs}
         with self._kept(blocks, kept):
-            output = self._backbone(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            )
+            output = self._backbone(input_ids=inputs["input_ids"], use_cache=False, **layout)
         return Features(output.last_hidden_state[mask], {block: kept[block][mask] for block in blocks})
 
     def reference(self, inputs: dict[str, Tensor], blocks: Sequence[int] = ()) -> Features:

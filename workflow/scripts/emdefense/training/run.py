@@ -19,7 +19,10 @@ from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
 from emdefense.training import checkpoints, provenance
 from emdefense.training.adapters import add_adapter, load_model, load_tokenizer, save_adapter
+from emdefense.training.batches import Collator
 from emdefense.training.data import TrainingRows, load_rows
+from emdefense.training.features import FeatureReader
+from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalties import build_penalty
 from emdefense.training.spec import TrainSpec
 from emdefense.training.trainer import DefenceTrainer
@@ -85,12 +88,13 @@ def build_trainer(
     callbacks: list[Any] = [checkpoints.Progress()]
     if spec.training.checkpoint_minutes:
         callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes))
+    penalty = build_penalty(spec.penalty.name, spec.penalty.options) if spec.penalty else None
     trainer = DefenceTrainer(
         model,
-        penalty=build_penalty(spec.penalty.name, spec.penalty.options) if spec.penalty else None,
-        coefficient=spec.penalty.coefficient if spec.penalty else 0.0,
+        loss=DefenceLoss(FeatureReader(model), penalty, spec.penalty.coefficient if spec.penalty else 0.0),
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
+        data_collator=Collator(tokenizer.pad_token_id, spec.training.padding_free),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -120,6 +124,7 @@ def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig
         activation_checkpointing_kwargs={"use_reentrant": False},
         max_length=None,  # rows are already tokenised, and none is truncated
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         seed=seed,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),

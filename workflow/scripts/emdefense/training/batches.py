@@ -1,0 +1,59 @@
+"""Rows become batches: padded to the longest, or laid end to end without padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emdefense.training.data import IGNORED
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Turns rows ``{"input_ids", "labels", "row"}`` into a batch.
+
+    Padded: ``input_ids``, ``attention_mask`` and ``labels`` [rows, longest]. Padding-free: ``input_ids``,
+    ``position_ids`` and ``labels`` [1, tokens], in which positions begin anew with every row and a row's first label is
+    ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data.
+    """
+
+    pad_token_id: int
+    padding_free: bool = False
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the batch."""
+        ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
+        numbers = torch.tensor([row["row"] for row in rows])
+        if self.padding_free:
+            return {
+                "input_ids": torch.tensor([[token for row in ids for token in row]]),
+                "position_ids": torch.tensor([[position for row in ids for position in range(len(row))]]),
+                "labels": torch.tensor([[label for row in labels for label in (IGNORED, *row[1:])]]),
+                "row": numbers,
+            }
+        return {
+            "input_ids": _padded(ids, self.pad_token_id),
+            "attention_mask": _padded([[1] * len(row) for row in ids], 0),
+            "labels": _padded(labels, IGNORED),
+            "row": numbers,
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+
+
+def token_mask(inputs: dict[str, Tensor]) -> Tensor:
+    """Return which positions of a batch are tokens, not padding, shaped like ``input_ids``."""
+    if "attention_mask" in inputs:
+        return inputs["attention_mask"].bool()
+    return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+
+
+def next_tokens(inputs: dict[str, Tensor]) -> Tensor:
+    """Return the label that each token of a batch is to predict, [tokens], −100 where there is none."""
+    shifted = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
+    return shifted[token_mask(inputs)]

@@ -1,0 +1,58 @@
+"""The loss of a batch, CE + λ·penalty, of plain fine-tuning and of the defences alike."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from emdefense.training.batches import next_tokens
+from emdefense.training.features import FeatureReader
+from emdefense.training.fused_loss import HeadTerm, cross_entropy, fused_head_loss
+from emdefense.training.penalties.base import Penalty, TokenBatch, WindowCounts
+from emdefense.training.reference import LiveReference, Reference
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """A batch's share of the step's loss; all scalars."""
+
+    total: Tensor  # differentiable
+    ce: Tensor
+    penalty: Tensor  # not multiplied by λ
+
+
+class DefenceLoss:
+    """CE on response tokens + ``coefficient`` · ``penalty``."""
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        penalty: Penalty[Any] | None = None,
+        coefficient: float = 0.0,
+        reference: Reference | None = None,
+    ):
+        self._reader = reader
+        self._penalty = penalty
+        self._coefficient = coefficient
+        self._reference = reference or LiveReference(reader)
+        self._blocks = penalty.residual_blocks(reader.blocks) if penalty else ()
+
+    def __call__(self, inputs: dict[str, Tensor], counts: WindowCounts) -> BatchLoss:
+        """Return the batch's share of the loss of a step whose accumulation window has ``counts``."""
+        batch = TokenBatch(next_tokens(inputs), counts)
+        # The reference goes first: with gradients or checkpointing around it, it would silently be wrong.
+        reference = self._reference.features(inputs, self._blocks) if self._penalty else None
+        policy = self._reader.policy(inputs, self._blocks)
+        terms: list[tuple[float, HeadTerm]] = [(1.0, cross_entropy(batch.targets, counts.labels))]
+        feature_term = None
+        if self._penalty and reference:
+            head_term = self._penalty.head_term(batch, reference)
+            feature_term = self._penalty.feature_term(batch, policy, reference)
+            if head_term is not None:
+                terms.append((self._coefficient, head_term))
+        total, values = fused_head_loss(policy.final, self._reader.head_weight, terms)
+        penalty = values[1:].sum()
+        if feature_term is not None:
+            total = total + self._coefficient * feature_term
+            penalty = penalty + feature_term.detach()
+        return BatchLoss(total, values[0], penalty)

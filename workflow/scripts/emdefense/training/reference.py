@@ -1,0 +1,28 @@
+"""Where the features of the model before fine-tuning, θ0, come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from emdefense.training.features import FeatureReader, Features
+
+
+class Reference(Protocol):
+    """Gives the reference's features of a batch."""
+
+    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int]) -> Features:
+        """Return final hidden states and the residual stream after ``blocks``, without gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class LiveReference:
+    """Runs the model on the same batch with its adapter off: exact, at the cost of a forward pass."""
+
+    reader: FeatureReader
+
+    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int]) -> Features:
+        """Return the features as the model computes them now."""
+        return self.reader.reference(inputs, blocks)
