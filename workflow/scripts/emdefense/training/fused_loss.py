@@ -1,9 +1,15 @@
 """Losses on the output head's distribution without keeping its logits.
 
 The head is frozen, so all that the backward pass needs is the gradient with respect to the hidden states. It is formed
-in the forward pass, a chunk of tokens at a time: extra memory is a few chunks × vocabulary, whatever the number of
-tokens. Head products are kept in fp32 (float64 for float64 hidden states): near θ0, a KL divergence computed from
-bfloat16 logits has a gradient that is mostly rounding.
+in the forward pass, a chunk of tokens at a time. Beside that gradient, extra memory is two chunks × vocabulary for
+cross-entropy and five with a KL divergence, whatever the number of tokens; and, except on CUDA, an fp32 copy of a
+bfloat16 head.
+
+Head products are kept in fp32 (float64 for float64 hidden states): near θ0, a KL divergence computed from bfloat16
+logits has a gradient that is mostly rounding. From bfloat16 hidden states and head and at a KL of 1e-5 to 1e-1, the
+gradient is within 0.1 % of float64's before it is itself rounded to bfloat16, which adds 0.2 %. On CUDA the logits'
+gradient is rounded to bfloat16 for its product with the head. Simulated, that adds 0.2 %, or up to 0.6 % where the
+head's rows share a component three times as long as what is left of them. See ``benchmarks/head_loss.py``.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from emdefense.training.data import IGNORED
 
@@ -31,7 +38,8 @@ class HeadTerm(Protocol):
     def evaluate(self, rows: Tensor, log_probs: Tensor, head: Head) -> tuple[Tensor, Tensor]:
         """Return the loss of tokens ``rows``, [rows], and its gradient with respect to their logits, [rows, vocab].
 
-        ``log_probs`` are the policy's log-probabilities of those tokens; ``head`` maps hidden states to logits.
+        ``log_probs`` are the policy's log-probabilities of those tokens, not to be changed; ``head`` maps hidden states
+        to logits. The gradient is the caller's to change.
         """
         ...
 
@@ -64,7 +72,8 @@ def fused_head_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return Σ coefficient · Σ weight · loss, differentiable in ``hidden``, and each term's own value, [terms].
 
-    ``hidden`` [tokens, d] is what the head multiplies; ``head_weight`` [vocab, d] gets no gradient.
+    ``hidden`` [tokens, d] is what the head multiplies; ``head_weight`` [vocab, d] gets no gradient. A chunk has as many
+    tokens as ``chunk_elements`` logits allow, but at least one.
     """
     total, values = _FusedHeadLoss.apply(hidden, head_weight, tuple(terms), chunk_elements)  # type: ignore[no-untyped-call]
     return total, values
@@ -83,6 +92,7 @@ class _FusedHeadLoss(torch.autograd.Function):
         return total, values
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * gradients[0].to(gradient.dtype), None, None, None
@@ -92,30 +102,44 @@ def _accumulate(
     hidden: Tensor, weight: Tensor, terms: tuple[tuple[float, HeadTerm], ...], chunk_elements: int
 ) -> tuple[Tensor, Tensor]:
     """Return each term's value, [terms], and the gradient of their weighted sum, shaped and typed like ``hidden``."""
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    product = _HeadProduct(weight, dtype)
-    values = torch.zeros(len(terms), dtype=dtype, device=hidden.device)
+    product = _HeadProduct(weight, hidden.dtype)
+    values = torch.zeros(len(terms), dtype=product.dtype, device=hidden.device)
     gradient = torch.zeros_like(hidden)
     active = torch.stack([term.weights != 0 for _, term in terms]).any(0).nonzero().squeeze(1)
     for rows in torch.split(active, max(1, chunk_elements // weight.shape[0])):
-        log_probs = torch.log_softmax(product.logits(hidden[rows]), dim=-1)
-        logits_gradient = torch.zeros_like(log_probs)
-        for index, (coefficient, term) in enumerate(terms):
-            loss, term_gradient = term.evaluate(rows, log_probs, product.logits)
-            token_weights = term.weights[rows].to(dtype)
-            values[index] += token_weights @ loss
-            logits_gradient.addcmul_(term_gradient, token_weights.unsqueeze(1), value=coefficient)
+        chunk_values, logits_gradient = _evaluate(rows, product.logits(hidden[rows]), product, terms)
+        values += chunk_values
         gradient[rows] = product.hidden_gradient(logits_gradient).to(hidden.dtype)
+        del logits_gradient  # a buffer less while the next chunk is evaluated
     return values, gradient
 
 
-class _HeadProduct:
-    """Products with the head's weight, accumulated and returned in fp32 or better."""
+def _evaluate(
+    rows: Tensor, logits: Tensor, product: "_HeadProduct", terms: tuple[tuple[float, HeadTerm], ...]
+) -> tuple[Tensor, Tensor]:
+    """Return each term's value over the tokens ``rows``, and the gradient of their weighted sum by ``logits``."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    del logits
+    values: list[Tensor] = []
+    gradient: Tensor | None = None
+    for coefficient, term in terms:
+        losses, term_gradient = term.evaluate(rows, log_probs, product.logits)
+        weights = term.weights[rows].to(log_probs.dtype)
+        values.append(weights @ losses)
+        term_gradient.mul_(coefficient * weights.unsqueeze(1))
+        gradient = term_gradient if gradient is None else gradient.add_(term_gradient)
+        del term_gradient
+    assert gradient is not None
+    return torch.stack(values), gradient
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype):
-        self._dtype = dtype
-        self._native = weight.is_cuda and weight.dtype in {torch.bfloat16, torch.float16}
-        self._weight = weight if self._native else weight.to(dtype)
+
+class _HeadProduct:
+    """Products with the head's weight, accumulated and returned in fp32, or in float64 for such hidden states."""
+
+    def __init__(self, weight: Tensor, hidden_dtype: torch.dtype):
+        self._mixed = _multiplies_mixed(weight) and hidden_dtype == weight.dtype
+        self.dtype = torch.promote_types(hidden_dtype, torch.float32)
+        self._weight = weight if self._mixed else weight.to(self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [rows, d] to logits [rows, vocab]."""
@@ -126,6 +150,14 @@ class _HeadProduct:
         return self._product(logits_gradient, self._weight)
 
     def _product(self, left: Tensor, right: Tensor) -> Tensor:
-        if self._native:
-            return torch.mm(left.to(right.dtype), right, out_dtype=self._dtype)
-        return left.to(self._dtype) @ right
+        left = left.to(right.dtype)
+        return _mixed_product(left, right) if self._mixed else left @ right
+
+
+def _multiplies_mixed(weight: Tensor) -> bool:
+    """Whether the head is multiplied in bfloat16 with an fp32 result. Never in float16: there, gradients underflow."""
+    return weight.is_cuda and weight.dtype == torch.bfloat16
+
+
+def _mixed_product(left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right, out_dtype=torch.float32)

@@ -23,12 +23,13 @@ class Divergence:
         """Return the divergence and its gradient: p·(log p − log q − KL), or p − q if reversed."""
         reference = torch.log_softmax(head(self.reference[rows]), dim=-1)
         policy = log_probs.exp()
-        log_ratio = log_probs - reference
         if self.reverse:
             reference_probs = reference.exp()
-            return -(reference_probs * log_ratio).sum(-1), policy - reference_probs
+            divergence = reference.sub_(log_probs).mul_(reference_probs).sum(-1)
+            return divergence, policy.sub_(reference_probs)
+        log_ratio = torch.sub(log_probs, reference, out=reference)
         divergence = (policy * log_ratio).sum(-1)
-        return divergence, policy * (log_ratio - divergence.unsqueeze(1))
+        return divergence, log_ratio.sub_(divergence.unsqueeze(1)).mul_(policy)
 
 
 @register("kl")
