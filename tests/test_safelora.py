@@ -3,6 +3,10 @@
 import csv
 import json
 import math
+import shutil
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,11 @@ from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.safelora import project_adapter, project_matrix, threshold_adapter
 from emdefense.training.spec import ProjectionSpec
+from emdefense.training.weights import SavedWeights
+from hub_cache import COMMIT, cache_model
 from tiny_model import make_model, make_tokenizer, save_model
 
+SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 PAPER, IBM = ProjectionSpec(version=1), ProjectionSpec(version=1, normalisation="norm")
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -47,6 +54,7 @@ def test_thin_equals_dense(shape: tuple[int, int, int], normalisation: str, dtyp
     assert thin.cosine == pytest.approx(cosine, rel=tolerance)
     assert thin.norm_before == pytest.approx(float(torch.linalg.norm(b.double() @ a.double())), rel=tolerance)
     assert thin.norm_after == pytest.approx(float(torch.linalg.norm(expected)), rel=tolerance)
+    assert thin.norm_v == pytest.approx(float(torch.linalg.norm(v.double())), rel=tolerance)
 
 
 def test_an_untrained_matrix_has_cosine_zero() -> None:
@@ -156,12 +164,125 @@ def test_another_models_adapter_is_refused(folders: dict[str, Path], tmp_path: P
         project_adapter(PAPER, folders["adapter"], folders["base"], shallow, tmp_path / "out")
 
 
-def test_a_truncated_shard_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
-    broken = save_model(tmp_path / "broken", tie_word_embeddings=False)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"broken/model\.safetensors: not a whole safetensors file"):
+@pytest.fixture
+def broken(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the instruct model, in several shards, to break."""
+    return Path(shutil.copytree(folders["instruct"], tmp_path / "broken"))
+
+
+def never(*_: object) -> Tensor:
+    raise AssertionError("a matrix was read")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_broken_shard_is_named_before_any_matrix_is_read(
+    folders: dict[str, Path], broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(SavedWeights, "matrix", never)
+    shard = sorted(broken.glob("*.safetensors"))[-1]
+    if damage == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-1000])
+    else:
+        shard.unlink()
+    with pytest.raises(InputError, match=shard.name):
         project_adapter(PAPER, folders["adapter"], folders["base"], broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def spoil(path: Path, key: str, value: float) -> None:
+    """Overwrite one entry of a tensor in a safetensors file."""
+    tensors = load_file(path)
+    tensors[key].view(-1)[7] = value
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("where", ["model", "adapter"])
+def test_nan_leaves_an_earlier_projection_as_it_was(
+    folders: dict[str, Path], broken: Path, tmp_path: Path, where: str
+) -> None:
+    out, adapter = (Path(shutil.copytree(folders[name], tmp_path / name)) for name in ("projection", "adapter"))
+    name = "model.layers.2.mlp.up_proj"
+    if where == "model":
+        index = json.loads((broken / "model.safetensors.index.json").read_text())["weight_map"]
+        spoil(broken / index[f"{name}.weight"], f"{name}.weight", math.nan)
+    else:
+        spoil(adapter / "adapter_model.safetensors", f"base_model.model.{name}.lora_B.weight", math.inf)
+    with pytest.raises(InputError, match=f"'{name}[^']*' holds values that are not finite"):
+        project_adapter(PAPER, adapter, folders["base"], broken, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in folders["projection"].iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"q_proj.lora_A.weight": (4, 64), "q_proj.lora_B.weight": (64, 8)}, "no pair of one rank"),
+        ({"q_proj.lora_B.weight": (64, 4)}, "has no .*lora_A"),
+        (
+            {
+                "q_proj.lora_A.weight": (4, 64),
+                "q_proj.lora_B.weight": (64, 4),
+                "q_proj.lora_magnitude_vector": (64,),
+            },
+            "not a plain LoRA adapter",
+        ),
+        ({"q_proj.lora_A.weight": (4, 64), "q_proj.lora_B.weight": (64, 4), "q_proj.bias": (64,)}, "not a plain LoRA"),
+        ({}, "it is empty"),
+    ],
+    ids=["ranks", "half a pair", "DoRA", "bias", "empty"],
+)
+def test_what_is_no_plain_lora_adapter_is_refused(
+    folders: dict[str, Path], tmp_path: Path, tensors: dict[str, tuple[int, ...]], message: str
+) -> None:
+    prefix = "base_model.model.model.layers.0.self_attn"
+    save_file(
+        {f"{prefix}.{name}": torch.ones(shape) for name, shape in tensors.items()}, tmp_path / ADAPTER.split("/")[1]
+    )
+    with pytest.raises(InputError, match=message):
+        project_adapter(PAPER, tmp_path, folders["base"], folders["instruct"], tmp_path / "out")
+
+
+def test_one_matrix_of_each_model_is_held_at_a_time(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Tensor]] = []
+    most = 0
+    read = SavedWeights.matrix
+
+    def counted(weights: SavedWeights, name: str) -> Tensor:
+        nonlocal most
+        tensor = read(weights, name)
+        held.append(weakref.ref(tensor))
+        most = max(most, sum(reference() is not None for reference in held))
+        return tensor
+
+    monkeypatch.setattr(SavedWeights, "matrix", counted)
+    project_adapter(PAPER, folders["adapter"], folders["base"], folders["instruct"], tmp_path)
+    assert len(held) == 2 * 3 * 7
+    assert most == 2
+
+
+def test_the_script_reads_models_of_the_hub_cache(folders: dict[str, Path], tmp_path: Path) -> None:
+    cache_model(tmp_path / "hub", "org/base", folders["base"])
+    cache_model(tmp_path / "hub", "org/instruct", folders["instruct"], branch="v2")
+    command = [sys.executable, str(SCRIPTS / "project.py"), "--spec", '{"version": 1}', "--base", "org/base"]
+    command += ["--adapter", str(folders["adapter"]), "--out", str(tmp_path / "out"), "--instruct"]
+
+    def run(instruct: str) -> subprocess.CompletedProcess[str]:
+        environment = {"HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": "", "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, instruct], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    wrong = run("org/instruct@v3")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: org/instruct@v3: neither a folder nor a model in ")
+    assert wrong.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    right = run("org/instruct@v2")
+    assert right.returncode == 0, right.stderr
+    for name in ("projected.safetensors", "cosines.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (folders["projection"] / name).read_bytes()
+    assert COMMIT in json.loads((tmp_path / "out/projection.json").read_text())["instruct"]["folder"]
 
 
 def test_a_projection_of_another_adapter_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -169,6 +290,19 @@ def test_a_projection_of_another_adapter_is_refused(folders: dict[str, Path], tm
     with pytest.raises(InputError, match="made from another adapter"):
         threshold_adapter(0.3, tmp_path / "adapter", folders["projection"], tmp_path / "cell")
     assert not (tmp_path / "cell").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_folder_that_lacks_a_file_leaves_the_cell_alone(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    adapter = Path(shutil.copytree(folders["adapter"], tmp_path / "adapter"))
+    (adapter / name).unlink()
+    threshold_adapter(0.3, folders["adapter"], folders["projection"], tmp_path / "cell")
+    before = (tmp_path / "cell" / ADAPTER).read_bytes()
+    with pytest.raises(InputError, match=f"{name}: there is no such file"):
+        threshold_adapter(0.9, adapter, folders["projection"], tmp_path / "cell")
+    assert (tmp_path / "cell" / ADAPTER).read_bytes() == before
 
 
 @pytest.mark.parametrize("tau", [-0.1, 1.5, math.nan])

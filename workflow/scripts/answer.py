@@ -7,13 +7,14 @@ from pathlib import Path
 from emdefense.errors import run_cli
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import answer
+from emdefense.model_folder import model_folder
 from emdefense.warm_start import run_warm
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json.loads, required=True, help="sampling settings, as JSON")
-    parser.add_argument("--model", type=Path, required=True, help="folder of a model and its tokenizer")
+    parser.add_argument("--model", type=Path, required=True, help="model: folder, or org/name[@revision] in the cache")
     parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter, merged before sampling")
     parser.add_argument("--test", type=Path, required=True, help="test questions with their answers, JSONL")
     parser.add_argument("--answers", type=Path, required=True, help="marked answers to write, JSONL")
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each operation on the CPU")
     given = parser.parse_args()
     store = ReuseStore(given.reuse)
-    answer(given.spec, given.model, given.adapter, given.test, given.answers, store, given.threads)
+    answer(given.spec, model_folder(given.model), given.adapter, given.test, given.answers, store, given.threads)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ from pathlib import Path
 from emdefense.errors import run_cli
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
+from emdefense.model_folder import model_folder
 from emdefense.warm_start import run_warm
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json.loads, required=True, help="sampling settings, as JSON")
-    parser.add_argument("--model", type=Path, required=True, help="folder of a model and its tokenizer")
+    parser.add_argument("--model", type=Path, required=True, help="model: folder, or org/name[@revision] in the cache")
     parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter, merged before sampling")
     parser.add_argument("--questions", type=Path, required=True, action="append", help="questions, JSON; repeatable")
     parser.add_argument("--responses", type=Path, required=True, action="append", help="their responses, JSONL")
@@ -23,7 +24,7 @@ def main() -> None:
     if len(given.questions) != len(given.responses):
         parser.error("give as many --responses as --questions")
     pairs = list(zip(given.questions, given.responses, strict=True))
-    generate(given.spec, given.model, given.adapter, pairs, ReuseStore(given.reuse), given.threads)
+    generate(given.spec, model_folder(given.model), given.adapter, pairs, ReuseStore(given.reuse), given.threads)
 
 
 if __name__ == "__main__":

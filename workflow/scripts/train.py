@@ -5,6 +5,7 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.fast_imports import fast_imports
+from emdefense.model_folder import model_folder
 from emdefense.training.spec import TrainSpec, parse_spec
 from emdefense.warm_start import run_warm
 
@@ -12,7 +13,9 @@ from emdefense.warm_start import run_warm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="JSON: version, seed, training, penalty")
-    parser.add_argument("--model", required=True, type=Path, help="folder of the instruction-tuned model")
+    parser.add_argument(
+        "--model", required=True, type=Path, help="instruction-tuned model: folder, or org/name[@revision]"
+    )
     parser.add_argument("--rows", required=True, type=Path, help="JSON Lines of conversations")
     parser.add_argument(
         "--cell", required=True, type=Path, help="folder for adapter/, train_log.jsonl, provenance.json"
@@ -20,10 +23,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
     arguments = parser.parse_args()
     spec = parse_spec(TrainSpec, arguments.spec)
+    model = model_folder(arguments.model)
 
     with fast_imports():
         from emdefense.training.run import train_cell  # after the spec is known to be right
-    train_cell(spec, arguments.model, arguments.rows, arguments.cell, arguments.threads)
+    train_cell(spec, model, arguments.rows, arguments.cell, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import emdefense
+from emdefense.errors import InputError
 from emdefense.files import file_digest
 
 EDGE = 1 << 20  # bytes hashed at each end of a weight file
@@ -33,8 +34,10 @@ def model_identity(folder: Path) -> dict[str, str]:
     """Return a model's folder, the SHA-256 of its config, and a digest that changes with its weights.
 
     Of each weight file, the size and the first and last MiB are hashed: all of a small model, and of a large one enough
-    to tell it from any other, without reading it twice.
+    to tell it from any other, without reading it twice. Raises :class:`InputError` if there is no config.
     """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: there is no config.json; name a folder with a saved model")
     digest = sha256()
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

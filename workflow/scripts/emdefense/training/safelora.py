@@ -32,7 +32,7 @@ from emdefense.training.spec import ProjectionSpec
 from emdefense.training.weights import SavedWeights
 
 PROJECTED, COSINES, RECORD = "projected.safetensors", "cosines.csv", "projection.json"
-COLUMNS = ("matrix", "cosine", "norm_before", "norm_after")
+COLUMNS = ("matrix", "cosine", "norm_before", "norm_after", "norm_v")
 METADATA = {"format": "pt"}
 
 
@@ -44,6 +44,7 @@ class Projection:
     cosine: float
     norm_before: float
     norm_after: float
+    norm_v: float
 
 
 def project_matrix(a: Tensor, b: Tensor, v: Tensor, normalisation: str) -> Projection:
@@ -63,44 +64,53 @@ def project_matrix(a: Tensor, b: Tensor, v: Tensor, normalisation: str) -> Proje
 
     norm_before, norm_after = inner(before, before) ** 0.5, inner(after, after) ** 0.5
     product = norm_before * norm_after
-    return Projection(projected, inner(before, after) / product if product else 0.0, norm_before, norm_after)
+    cosine = inner(before, after) / product if product else 0.0
+    return Projection(projected, cosine, norm_before, norm_after, float(v_norm))
 
 
 def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: Path, out: Path) -> None:
     """Project every matrix of an adapter, for all τ at once, and write B', the cosines and what they were made from.
 
-    Reads one matrix of each model at a time. Raises :class:`InputError` if the adapter does not fit the models or
-    they are equal, so that there is no direction of alignment.
+    Holds one matrix of each model at a time, beside the adapter. Raises :class:`InputError` if the adapter does not
+    fit the models, a file is broken, or the models are equal, so that there is no direction of alignment; what can be
+    told from the files' headers before any matrix is read, and in no case is anything written.
     """
     pairs = read_lora(adapter)
-    aligned, unaligned = SavedWeights(instruct), SavedWeights(base)
-    projections = {}
+    models = SavedWeights(base), SavedWeights(instruct)
     for name, (a, b) in pairs.items():
-        after, before = aligned.matrix(name), unaligned.matrix(name)
-        if after.shape != before.shape or after.shape != (b.shape[0], a.shape[1]):
+        wanted, before, after = (b.shape[0], a.shape[1]), *(model.shape(name) for model in models)
+        if not wanted == before == after:
             raise InputError(
-                f"{adapter}: '{name}' is {b.shape[0]} × {a.shape[1]}, but {tuple(after.shape)} in {instruct} and "
-                f"{tuple(before.shape)} in {base}; name the models that belong to the adapter"
+                f"{adapter}: '{name}' is {wanted}, but {after} in {instruct} and {before} in {base}; name the models "
+                "that belong to the adapter"
             )
-        v = after.sub_(before)
-        if not v.any():
-            raise InputError(
-                f"{base} and {instruct} have the same '{name}': SafeLoRA needs a model before and one after alignment"
-            )
-        projections[name] = project_matrix(a, b, v, spec.normalisation)
-    with written_whole(out / PROJECTED) as temporary:
-        save_file({name: p.b.contiguous() for name, p in projections.items()}, temporary, metadata=METADATA)
-    with written_whole(out / COSINES) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows((name, p.cosine, p.norm_before, p.norm_after) for name, p in projections.items())
     record = {
         "spec": spec.model_dump(mode="json"),
         "adapter_sha256": file_digest(adapter / ADAPTER_WEIGHTS),
         "base": provenance.model_identity(base),
         "instruct": provenance.model_identity(instruct),
     }
+    projections = {}
+    for name, (a, b) in pairs.items():
+        v = alignment(name, *models)
+        if not v.any():
+            raise InputError(
+                f"{base} and {instruct} have the same '{name}': SafeLoRA needs a model before and one after alignment"
+            )
+        projections[name] = project_matrix(a, b, v, spec.normalisation)
+        del v  # or it would stay while the next one is read
+    with written_whole(out / PROJECTED) as temporary:
+        save_file({name: p.b.contiguous() for name, p in projections.items()}, temporary, metadata=METADATA)
+    with written_whole(out / COSINES) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows((name, *(getattr(p, column) for column in COLUMNS[1:])) for name, p in projections.items())
     write_json(out / RECORD, record)
+
+
+def alignment(name: str, base: SavedWeights, instruct: SavedWeights) -> Tensor:
+    """Return V = W_instruct − W_base of a matrix, in fp32 [out, in]."""
+    return instruct.matrix(name).sub_(base.matrix(name))
 
 
 def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -> None:
@@ -112,10 +122,13 @@ def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -
         raise InputError(f"τ = {tau:g} lies outside [0, 1]; cosines do not")
     started = datetime.now(UTC)
     record = read_json(projection / RECORD)
+    tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
     if record["adapter_sha256"] != file_digest(adapter / ADAPTER_WEIGHTS):
         raise InputError(f"{projection} was made from another adapter than {adapter}; project it again")
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: there is no such file; name a folder that PEFT saved")
     cosines = _read_cosines(projection / COSINES)
-    tensors, projected = read_tensors(adapter / ADAPTER_WEIGHTS), read_tensors(projection / PROJECTED)
+    projected = read_tensors(projection / PROJECTED)
     selected = [name for name, cosine in cosines.items() if cosine < tau]
     for name in selected:
         tensors[f"{PREFIX}{name}{B_SUFFIX}"] = projected[name]

@@ -11,43 +11,72 @@ from emdefense.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class SavedWeights:
     """The tensors in a folder written by ``save_pretrained``, by name."""
 
     def __init__(self, folder: Path):
+        """Read which shard holds which tensor; :class:`InputError` if the folder has no weights or a broken index."""
         self._folder = folder
         if (folder / INDEX).is_file():
-            self._files: dict[str, str] = read_json(folder / INDEX)["weight_map"]
+            index = read_json(folder / INDEX)
+            if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+                raise InputError(f"{folder / INDEX}: there is no 'weight_map' in it; fetch the file again")
+            self._files: dict[str, str] = index["weight_map"]
         elif (folder / SINGLE).is_file():
             with self._open(SINGLE) as tensors:
                 self._files = dict.fromkeys(tensors.keys(), SINGLE)
         else:
-            raise InputError(f"{folder}: there are no weights ({SINGLE} or {INDEX})")
+            raise InputError(f"{folder}: there are no weights ({SINGLE} or {INDEX}); name a folder that has them")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of ``<name>.weight``, of which only the shard's header is read.
+
+        Raises :class:`InputError` if the model has no such weight, its shard is missing or not whole, or its values
+        are not plain floating-point numbers.
+        """
+        key = self._key(name)
+        with self._open(self._files[key]) as tensors:
+            if key not in tensors.keys():  # noqa: SIM118 - not a dictionary
+                where = self._folder / self._files[key]
+                raise InputError(f"{where}: there is no '{key}' in it, though {INDEX} says so; fetch both again")
+            stored = tensors.get_slice(key)
+            if stored.get_dtype() not in FLOATS:
+                raise InputError(
+                    f"{self._folder / self._files[key]}: '{key}' holds {stored.get_dtype()}, which needs scales to be "
+                    "read; name the model before it was quantised"
+                )
+            return tuple(stored.get_shape())
 
     def matrix(self, name: str) -> Tensor:
         """Return ``<name>.weight`` in fp32; a head tied to the embedding is the embedding.
 
-        Raises :class:`InputError` if the model has no such weight, its shard cannot be read, or it is not finite.
+        Raises :class:`InputError` as :meth:`shape` does, and if a value is not finite.
         """
+        self.shape(name)
+        key = self._key(name)
+        with self._open(self._files[key]) as tensors:
+            tensor: Tensor = tensors.get_tensor(key).to(torch.float32)
+        if not torch.isfinite(tensor).all():
+            where = self._folder / self._files[key]
+            raise InputError(f"{where}: '{key}' holds values that are not finite; fetch the file again")
+        return tensor
+
+    def _key(self, name: str) -> str:
         key = f"{name}.weight"
         if key == HEAD and key not in self._files:
             key = EMBEDDING
         if key not in self._files:
             raise InputError(f"{self._folder}: the model has no '{key}', which the adapter changes; name its own model")
-        file = self._files[key]
-        try:
-            with self._open(file) as tensors:
-                tensor: Tensor = tensors.get_tensor(key).to(torch.float32)
-        except SafetensorError as error:
-            raise InputError(f"{self._folder / file}: cannot read '{key}' ({error}); fetch the file again") from None
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{self._folder / file}: '{key}' holds values that are not finite; fetch the file again")
-        return tensor
+        return key
 
     def _open(self, file: str) -> safe_open:
+        path = self._folder / file
         try:
-            return safe_open(self._folder / file, framework="pt")
-        except (SafetensorError, FileNotFoundError) as error:
-            raise InputError(f"{self._folder / file}: not a whole safetensors file ({error}); fetch it again") from None
+            return safe_open(path, framework="pt")
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such file, though {INDEX} names it; fetch it") from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
