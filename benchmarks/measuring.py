@@ -52,10 +52,10 @@ def _resident(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def median_seconds(function: Callable[[], object], repeats: int, device: str = "cpu") -> float:
-    """Median wall time of a call, without the first, which warms up; on CUDA until its kernels have ended."""
+def median_seconds(function: Callable[[], object], repeats: int, device: str = "cpu", warm_up: bool = True) -> float:
+    """Median wall time of ``repeats`` calls, after one that is not timed; on CUDA until a call's kernels have ended."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + warm_up):
         start = time.perf_counter()
         function()
         if device != "cpu":
@@ -63,7 +63,7 @@ def median_seconds(function: Callable[[], object], repeats: int, device: str = "
 
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm_up:])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
