@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, EmaTask, GridBlock, Study
-from emdefense.config.training import DEFENCES, PENALTIES
+from emdefense.config.training import DEFENCES, PENALTIES, Training
 from emdefense.errors import InputError
 
 
@@ -26,7 +26,22 @@ def check_study(study: Study) -> None:
                 _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(DEFENCES)}")
     if len(set(study.seeds)) != len(study.seeds):
         _fail("seeds", "a seed stands there twice; write each once")
+    check_training(study.training)
+    for name, task in study.tasks.items():
+        check_training(task.training.applied_to(study.training), f"tasks.{name}.training")
     _check_files(study)
+
+
+def check_training(training: Training, key: str = "training") -> None:
+    """Raise :class:`InputError` if keys of a training contradict each other."""
+    if training.accumulation_steps % training.devices:
+        _fail(
+            f"{key}.accumulation_steps",
+            f"{training.accumulation_steps} steps cannot be shared by training.devices = {training.devices}; "
+            "write a multiple",
+        )
+    if training.attention == "flash_attention_2" and training.precision == "float32":
+        _fail(f"{key}.attention", "flash_attention_2 computes in bfloat16 only; set training.precision to it")
 
 
 def _fail(key: str, problem: str) -> NoReturn:

@@ -33,11 +33,27 @@ class Training(Section):
     max_overlong_pct: Annotated[float, Field(ge=0, le=100)] = Field(
         1.0, description="stop if more than this percentage of rows is longer than max_length"
     )
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(
+        "sdpa", description="how the model computes it; flash_attention_2 needs a GPU and the package flash-attn"
+    )
     padding_free: bool = Field(
-        False, description="lay a batch's rows end to end instead of padding them; the same losses to rounding"
+        False,
+        description="lay a batch's rows end to end instead of padding them; the same losses to rounding. Meant for "
+        "flash_attention_2: the others compute, and mask, attention between all tokens of the batch",
+    )
+    devices: PositiveInt = Field(
+        1,
+        description="data-parallel processes of a training, one GPU each; they share the accumulation_steps, so that "
+        "the batches of a step stay the same",
     )
     activation_checkpointing: bool = False
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(15.0, description="0: no checkpoints")
+    diagnostics_every: Annotated[int, Field(ge=0)] = Field(
+        10, description="steps between measurements of KL and of each part's gradient norm; 0: none"
+    )
+    report_to: Literal["none", "trackio", "wandb"] = Field(
+        "none", description="a tracker that gets the training log as well, named by the cell's folder"
+    )
 
 
 class TrainingOverride(Section):
@@ -73,7 +89,9 @@ class LDIFS(PenaltyOptions):
     """L = CE + λ·‖x_θ − x_θ0‖², Eq. 5 of the paper."""
 
     every: PositiveInt = Field(5, description="features after every k-th block")
-    normalisation: Literal["unit_token", "mean_square", "raw_sum"] = "unit_token"
+    normalisation: Literal["unit_token", "mean_square", "raw_sum", "mukhoti"] = Field(
+        "unit_token", description="how features and distances are scaled, see defences.md"
+    )
     detached: bool = Field(False, description="no gradient, as in public code of the paper's lineage")
 
 

@@ -27,7 +27,9 @@ def load_model(folder: Path, training: Training) -> PreTrainedModel:
     """Return the model in ``folder`` in the precision of training, on the CPU; :class:`InputError` if it is broken."""
     dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=training.attention, local_files_only=True
+        )
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: cannot load the model ({str(error).splitlines()[0]}); fetch it again") from None
     return model
