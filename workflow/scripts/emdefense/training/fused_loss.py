@@ -128,7 +128,6 @@ def _evaluate(
         values.append(weights @ losses)
         term_gradient.mul_(coefficient * weights.unsqueeze(1))
         gradient = term_gradient if gradient is None else gradient.add_(term_gradient)
-        del term_gradient
     assert gradient is not None
     return torch.stack(values), gradient
 
