@@ -34,6 +34,7 @@ from emdefense.training.weights import SavedWeights
 PROJECTED, COSINES, RECORD = "projected.safetensors", "cosines.csv", "projection.json"
 COLUMNS = ("matrix", "cosine", "norm_before", "norm_after", "norm_v")
 METADATA = {"format": "pt"}
+ROWS = 256  # of V, converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def project_matrix(a: Tensor, b: Tensor, v: Tensor, normalisation: str) -> Proje
     ``normalisation``: ``squared_norm`` divides by ‖V‖², the paper's equation; ``norm`` by ‖V‖, IBM's code. The cosine
     is the same. A matrix that is 0 has cosine 0. V must not be 0.
     """
-    v_norm = torch.linalg.vector_norm(v, dtype=torch.float64)
+    # In blocks of rows, for the conversion to float64 would take twice the memory of V.
+    v_norm = torch.stack([torch.linalg.vector_norm(rows, dtype=torch.float64) for rows in v.split(ROWS)]).norm()
     divisor = v_norm.square() if normalisation == "squared_norm" else v_norm
     projected = ((v @ (v.t() @ b.to(v.dtype))).to(torch.float64) / divisor).to(b.dtype)
     gram = a.to(torch.float64) @ a.to(torch.float64).t()
