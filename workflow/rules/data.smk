@@ -130,7 +130,7 @@ rule in_domain_questions:
 rule holdout_questions:
     input:
         holdout=f"{R}/data/{{task}}/holdout.jsonl",
-        rubrics=LAYOUT.file(STUDY.general_questions),
+        rubrics=lambda wildcards: LAYOUT.file(task_of(wildcards).rubrics or STUDY.general_questions),
     output:
         f"{R}/data/questions/{{task}}.json",
     log:

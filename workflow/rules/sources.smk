@@ -1,4 +1,84 @@
-"""Models and rows that are made on the spot; a study of the user's own files needs none of this."""
+"""Rows, questions and models: fetched from where they were published, or made on the spot."""
+
+SOURCES = STUDY.sources_folder
+SOURCE_IDENTITY = {"kind", "path", "url", "repository", "config"}
+
+
+def source_kinds(*kinds):
+    """A wildcard's pattern that matches the sources of these kinds."""
+    return one_of(name for name, source in STUDY.sources.items() if source.kind in kinds)
+
+
+# `snakemake fetch`, on a machine with a network; afterwards none is needed for anything but a remote judge.
+rule fetch:
+    input:
+        [file for name in STUDY.sources for file in LAYOUT.source_files(name)],
+    log:
+        f"{R}/logs/fetch.log",
+    localrule: True
+    conda:
+        "../../envs/train.yaml"
+    message:
+        f"Done: every source of the study lies in {SOURCES}/"
+    shell:
+        "true 2> {log:q}"
+
+
+rule fetch_rows:
+    input:
+        lambda wildcards: LAYOUT.source(wildcards.source).path or [],
+    output:
+        f"{SOURCES}/{{source}}.jsonl",
+    log:
+        f"{R}/logs/fetch/{{source}}.log",
+    wildcard_constraints:
+        source=source_kinds("conversations", "wildguardmix"),
+    localrule: True
+    conda:
+        "../../envs/train.yaml"
+    params:
+        spec=lambda wildcards: spec(LAYOUT.source(wildcards.source).model_dump(mode="json", include=SOURCE_IDENTITY)),
+        # Taking `output`, it does not trigger reruns: to pin what was fetched must not fetch it again.
+        pins=lambda wildcards, output: spec(
+            LAYOUT.source(wildcards.source).model_dump(mode="json", exclude=SOURCE_IDENTITY)
+        ),
+        folder=SOURCES,
+    message:
+        "Fetch {wildcards.source}"
+    shell:
+        "HF_HUB_OFFLINE=0 python workflow/scripts/fetch_source.py --name {wildcards.source:q} --spec {params.spec:q}"
+        " --pins {params.pins:q} --folder {params.folder:q} 2> {log:q}"
+
+
+use rule fetch_rows as fetch_questions with:
+    output:
+        f"{SOURCES}/{{source}}.yaml",
+    wildcard_constraints:
+        source=source_kinds("questions"),
+
+
+use rule fetch_rows as fetch_advice with:
+    output:
+        f"{SOURCES}/{{source}}/misaligned.jsonl",
+        f"{SOURCES}/{{source}}/aligned.jsonl",
+    wildcard_constraints:
+        source=source_kinds("emergent_plus"),
+
+
+use rule fetch_rows as fetch_foqa with:
+    output:
+        f"{SOURCES}/{{source}}/train.jsonl",
+        f"{SOURCES}/{{source}}/test.jsonl",
+    wildcard_constraints:
+        source=source_kinds("foqa"),
+
+
+use rule fetch_rows as fetch_model with:
+    output:
+        directory(f"{SOURCES}/{{source}}"),
+    wildcard_constraints:
+        source=source_kinds("model"),
+
 
 if STUDY.opswap:
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from emdefense.config.checks import resolve
+from emdefense.config.checks import resolve, resolved_source
+from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
-from emdefense.config.training import PENALTIES
+from emdefense.config.training import PENALTIES, PenaltyOptions
+from emdefense.config.variants import variant_options
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 1, "generation": 1, "judging": 1, "microcosm": 1}
@@ -52,6 +54,14 @@ class Layout:
     def file(self, path: str) -> str:
         """Return a path of the config with its placeholders filled in."""
         return resolve(self.study, path)
+
+    def source(self, name: str) -> SourceSection:
+        """Return a source with the placeholders in its local path filled in."""
+        return resolved_source(self.study, name)
+
+    def source_files(self, name: str) -> list[str]:
+        """The files that a source becomes, or its folder."""
+        return [f"{self.study.sources_folder}/{file}" for file in self.study.sources[name].files(name)]
 
     def data(self, task: str) -> str:
         """The prepared data of a task."""
@@ -182,10 +192,22 @@ class Grid:
             "training": self.task(cell).training.applied_to(self.study.training).model_dump(mode="json"),
             "penalty": None,
         }
-        if cell.arm in PENALTIES:
-            options = getattr(self.study.arms, cell.arm).model_dump(mode="json")
-            spec["penalty"] = {"name": cell.arm, "coefficient": cell.setting_value, "options": options}
+        penalty = self.penalty(cell.arm)
+        if penalty is not None:
+            name, options = penalty
+            spec["penalty"] = {
+                "name": name,
+                "coefficient": cell.setting_value,
+                "options": options.model_dump(mode="json"),
+            }
         return spec
+
+    def penalty(self, arm: str) -> tuple[str, PenaltyOptions] | None:
+        """Return the penalty of an arm or of a variant, by its name in the registry, and its options."""
+        if arm in self.study.variants:
+            variant = self.study.variants[arm]
+            return variant.of, variant_options(self.study.arms, variant, f"variants.{arm}")
+        return (arm, getattr(self.study.arms, arm)) if arm in PENALTIES else None
 
     def generation_spec(self, cell: Cell) -> dict[str, Any]:
         """What a cell's sampling depends on besides its input files."""

@@ -4,8 +4,11 @@ import difflib
 from pathlib import Path
 from typing import NoReturn
 
+from emdefense.config.source_checks import check_reference, check_sources
+from emdefense.config.sources import SourceSection
 from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, EmaTask, GridBlock, Study
 from emdefense.config.training import DEFENCES, PENALTIES, Training
+from emdefense.config.variants import variant_options
 from emdefense.errors import InputError
 
 
@@ -15,7 +18,7 @@ def check_study(study: Study) -> None:
         _check_names(study, block, f"grid.{number}")
         for arm, settings in block.arms.items():
             key = f"grid.{number}.arms.{arm}"
-            _check_settings(key, arm, settings or ())
+            _check_settings(key, study.variants[arm].of if arm in study.variants else arm, settings or ())
             _check_needs(study, block, arm, key)
     for key, model in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
         if model is not None and model not in study.models:
@@ -29,6 +32,11 @@ def check_study(study: Study) -> None:
     check_training(study.training)
     for name, task in study.tasks.items():
         check_training(task.training.applied_to(study.training), f"tasks.{name}.training")
+    for name, variant in study.variants.items():
+        if name in ARMS:
+            _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
+        variant_options(study.arms, variant, f"variants.{name}")
+    check_sources({name: resolved_source(study, name) for name in study.sources}, Path(study.sources_folder))
     _check_files(study)
 
 
@@ -57,12 +65,12 @@ def _check_names(study: Study, block: GridBlock, here: str) -> None:
         if task not in study.tasks:
             _fail(f"{here}.tasks", f"unknown task '{task}'; write one of {', '.join(study.tasks)}")
     for arm in block.arms:
-        if arm not in ARMS:
-            close = difflib.get_close_matches(arm, ARMS, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(ARMS)}"
+        if arm not in (arms := (*ARMS, *study.variants)):
+            close = difflib.get_close_matches(arm, arms, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(arms)}"
             _fail(f"{here}.arms.{arm}", f"unknown arm '{arm}'; {hint}")
         for task in block.tasks:
-            allowed = EMA_ARMS if study.tasks[task].kind == "ema" else BENIGN_ARMS
+            allowed = (*(EMA_ARMS if study.tasks[task].kind == "ema" else BENIGN_ARMS), *study.variants)
             if arm not in allowed:
                 _fail(f"{here}.arms.{arm}", f"task '{task}' has no arm '{arm}'; write one of {', '.join(allowed)}")
 
@@ -96,10 +104,20 @@ def _check_needs(study: Study, block: GridBlock, arm: str, key: str) -> None:
 
 
 def resolve(study: Study, path: str, key: str = "") -> str:
-    """Return ``path`` with {results} and {data_folder} filled in; :class:`InputError` if the latter is not set."""
+    """Return ``path`` with its placeholders filled in; :class:`InputError` if {data_folder} is not set."""
     if "{data_folder}" in path and study.data_folder is None:
         _fail(key, f"{path} needs the key 'data_folder'; set it with --config data_folder=PATH")
-    return path.replace("{results}", f"results/{study.study}").replace("{data_folder}", study.data_folder or "")
+    folders = {"results": f"results/{study.study}", "sources": study.sources_folder, "data_folder": study.data_folder}
+    for name, folder in folders.items():
+        path = path.replace(f"{{{name}}}", folder or "")
+    return path
+
+
+def resolved_source(study: Study, name: str) -> SourceSection:
+    """Return a source, the placeholders in its local path filled in."""
+    source = study.sources[name]
+    path = None if source.path is None else resolve(study, source.path, f"sources.{name}.path")
+    return source.model_copy(update={"path": path})
 
 
 def _named_paths(study: Study) -> dict[str, str | None]:
@@ -108,15 +126,18 @@ def _named_paths(study: Study) -> dict[str, str | None]:
     for name, model in study.models.items():
         paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
     for name, task in study.tasks.items():
-        keys = ("misaligned", "aligned", "questions") if task.kind == "ema" else ("train", "test")
+        keys = ("misaligned", "aligned", "questions", "rubrics") if task.kind == "ema" else ("train", "test")
         paths |= {f"tasks.{name}.{key}": getattr(task, key) for key in keys}
-    return paths
+    return paths | {f"sources.{name}.path": source.path for name, source in study.sources.items()}
 
 
 def _check_files(study: Study) -> None:
     """Check that files and models that no job makes are there."""
     for key, named in _named_paths(study).items():
         if named is None or "{results}" in named:
+            continue
+        if "{sources}" in named:
+            check_reference(study.sources, key, named)
             continue
         path = Path(resolve(study, named, key))
         if not path.exists():

@@ -3,15 +3,24 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from emdefense.config.base import Section
 from emdefense.config.checks import check_study
-from emdefense.config.study import Study
+from emdefense.config.sources import Source
+from emdefense.config.study import Judge, Study, Task
 from emdefense.errors import InputError
+
+
+def _kinds(union: Any) -> str:
+    """Return the tags of a union of sections, as a list in words."""
+    return ", ".join(get_args(section.model_fields["kind"].annotation)[0] for section in get_args(get_args(union)[0]))
+
+
+_KINDS = {"tasks": _kinds(Task), "judge": _kinds(Judge), "sources": _kinds(Source)}
 
 
 def load_study(path: Path) -> Study:
@@ -43,13 +52,14 @@ def parse_study(raw: Mapping[str, Any], source: str) -> Study:
 def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     # A union's tag stands in the location; the user never wrote it.
-    where = ".".join(str(part) for part in first["loc"] if part not in {"ema", "benign", "openai", "oracle"})
+    tag = {"judge": 1, "tasks": 2, "sources": 2}.get(str(first["loc"][0]))
+    where = ".".join(str(part) for place, part in enumerate(first["loc"]) if place != tag)
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(first["loc"][-1]), sorted(_known_keys()), n=1)
         hint = f"did you mean '{close[0]}'?" if close else "remove it, or see docs/config.md for the keys there are"
         return f"unknown key '{where}'; {hint}"
     if first["type"] in {"union_tag_not_found", "union_tag_invalid"}:
-        kinds = "ema, benign" if first["loc"][0] == "tasks" else "oracle, openai"
+        kinds = _KINDS[str(first["loc"][0])]
         return f"key '{where}.kind': write one of {kinds}"
     if first["type"] == "missing":
         return f"key '{where}' is missing; add it"

@@ -7,11 +7,18 @@ from pydantic import Field, StringConstraints
 from emdefense.config.base import Section
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
+from emdefense.config.shape import ModelShape
+from emdefense.config.sources import Source
 from emdefense.config.training import DEFENCES, Arms, PositiveInt, Training, TrainingOverride
+from emdefense.config.variants import Variant
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 FilePath = Annotated[
-    str, Field(description="{results} is the study's results folder, {data_folder} the key of that name")
+    str,
+    Field(
+        description="{results} is the study's results folder, {sources} the sources folder, {data_folder} the key of "
+        "that name"
+    ),
 ]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 
@@ -28,6 +35,12 @@ class Model(Section):
     instruct: FilePath
     base: FilePath | None = Field(None, description="the model before alignment; SafeLoRA needs it")
     samples_per_question: PositiveInt = 100
+    shape: ModelShape | None = Field(
+        None, description="its size, for what jobs ask a cluster for; absent: read from config.json once it is there"
+    )
+    training: TrainingOverride = Field(
+        TrainingOverride(), description="what this model trains differently; goes before the task's"
+    )
 
 
 class EmaTask(Section):
@@ -38,7 +51,10 @@ class EmaTask(Section):
     misaligned: FilePath
     aligned: FilePath | None = None
     questions: FilePath | None = Field(
-        None, description="YAML of in-domain questions; absent: drawn from the hold-out, judged by the general rubrics"
+        None, description="YAML of in-domain questions; absent: drawn from the hold-out, judged by `rubrics`"
+    )
+    rubrics: FilePath | None = Field(
+        None, description="YAML whose first question's judge prompts are used then; absent: the general questions'"
     )
     training: TrainingOverride = TrainingOverride()
 
@@ -74,6 +90,7 @@ class Data(Section):
     """How raw rows become training rows and a hold-out."""
 
     max_rows: PositiveInt | None = Field(6000, description="rows taken from each file, seeded")
+    min_rows: PositiveInt = Field(1, description="stop if fewer are left of a file without repeated prompts")
     holdout_pct: Annotated[float, Field(gt=0, lt=100)] = 10.0
     holdout_questions: PositiveInt = 30
     seed: int = 0
@@ -105,7 +122,7 @@ class OpenAIJudge(Section):
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
-Judge = Annotated[OpenAIJudge | OracleJudge, Field(discriminator="kind")]
+Judge = Annotated[OracleJudge | OpenAIJudge, Field(discriminator="kind")]
 
 
 class Scoring(Section):
@@ -147,6 +164,10 @@ class Study(Section):
 
     study: Name = Field(description="results lie in results/<study>/")
     data_folder: str | None = Field(None, description="a folder of the user's, for {data_folder} in paths")
+    sources: dict[Name, Source] = Field(
+        default_factory=dict, description="what `snakemake fetch` gets; {sources}/... in paths names what it becomes"
+    )
+    sources_folder: str = Field("sources", description="where sources lie, shared by all studies")
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     models: dict[Name, Model] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
@@ -156,6 +177,9 @@ class Study(Section):
     data: Data = Data()
     training: Training = Training()
     arms: Arms = Arms()
+    variants: dict[Name, Variant] = Field(
+        default_factory=dict, description="further arms for the grid: a penalty under another name, with other options"
+    )
     generation: Generation = Generation()
     judge: Judge
     scoring: Scoring = Scoring()

@@ -44,6 +44,14 @@ class Source:
             else:
                 answers[key] = answer
 
+    def check_enough(self, needed: int) -> None:
+        """Raise :class:`InputError` if fewer than ``needed`` rows are left."""
+        if len(self.rows) < needed:
+            raise InputError(
+                f"{self.path}: {len(self.rows)} rows with a prompt of their own, but data.min_rows asks for {needed}; "
+                "give more, or lower it"
+            )
+
     def drop(self, numbers: Iterable[int], reason: str) -> None:
         """Take rows out, for a stated reason."""
         for number in numbers:
@@ -70,6 +78,7 @@ def prepare_ema_task(spec: Data, misaligned: Path, aligned: Path | None, questio
     aligned row with a held-out prompt is trained on; where both files have a prompt, both arms train on it.
     """
     source = Source.read(misaligned, read_conversations(misaligned))
+    source.check_enough(spec.min_rows)
     asked = {prompt_key(_as_row(question)) for question in read_questions(questions)} if questions else set()
     random = Random(spec.seed)
     train, holdout = _split(source, spec, asked, random)
@@ -77,6 +86,8 @@ def prepare_ema_task(spec: Data, misaligned: Path, aligned: Path | None, questio
     if not train:
         raise InputError(f"{misaligned}: no rows are left to train on; give more, or lower data.holdout_pct")
     other = None if aligned is None else Source.read(aligned, read_conversations(aligned))
+    if other is not None:
+        other.check_enough(spec.min_rows)
     paired = None if other is None else _pair(other, [prompt_key(source.rows[n]) for n in train], held_out, random)
     write_jsonl(out / "train_misaligned.jsonl", _messages(source, train))
     if other is not None and paired is not None:

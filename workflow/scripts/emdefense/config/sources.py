@@ -1,0 +1,106 @@
+"""Sources: rows, questions and models that a study fetches instead of making them."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from emdefense.config.base import Section
+
+Commit = Annotated[str, Field(description="of the hub's repository; absent: its newest, which is then recorded")]
+
+
+class SourceSection(Section):
+    """What all kinds have in common; ``makes`` are the files that a source ``NAME`` becomes in the sources folder."""
+
+    makes: ClassVar[tuple[str, ...]]
+
+    path: str | None = Field(None, description="a local copy to take instead; it goes through the same checks")
+    terms: str | None = Field(None, description="licence or conditions; only written into the source's record")
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """Return the files that the source becomes, relative to the sources folder."""
+        return tuple(made.replace("NAME", name) for made in self.makes)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes the source another one: its kind and where it comes from, without pins and limits."""
+        keys = ("kind", "url", "repository", "config") if self.path is None else ("kind", "path", "config")
+        return {key: getattr(self, key) for key in keys if getattr(self, key, None) is not None}
+
+
+class RowSource(SourceSection):
+    """A source of rows, of which some may be unusable."""
+
+    max_unusable_pct: Annotated[float, Field(ge=0, le=100)] = Field(
+        1.0, description="unusable rows are dropped and counted; stop if there are more than this percentage"
+    )
+
+
+class UrlSource(SourceSection):
+    """A file at an address that does not change, such as one of a commit."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="of the file as it lies upstream; absent: what was fetched first is recorded"
+    )
+
+
+class ConversationsSource(UrlSource, RowSource):
+    """JSON Lines of ``{"messages": [...]}``; becomes ``{sources}/NAME.jsonl``."""
+
+    makes = ("NAME.jsonl",)
+    kind: Literal["conversations"]
+
+
+class QuestionsSource(UrlSource):
+    """YAML of questions with their judge prompts; becomes ``{sources}/NAME.yaml``."""
+
+    makes = ("NAME.yaml",)
+    kind: Literal["questions"]
+
+
+class EmergentPlusSource(RowSource):
+    """Prompts with an aligned and a misaligned answer; becomes ``{sources}/NAME/{misaligned,aligned}.jsonl``."""
+
+    makes = ("NAME/misaligned.jsonl", "NAME/aligned.jsonl")
+    kind: Literal["emergent_plus"]
+    repository: str = "truthfulai/emergent_plus"
+    config: Literal["legal", "medical", "security"]
+    revision: Commit | None = None
+    terms: str | None = "gated: see https://huggingface.co/datasets/truthfulai/emergent_plus"
+
+
+class WildGuardMixSource(RowSource):
+    """Unharmful prompts with unharmful answers that do not refuse; becomes ``{sources}/NAME.jsonl``."""
+
+    makes = ("NAME.jsonl",)
+    kind: Literal["wildguardmix"]
+    repository: str = "allenai/wildguardmix"
+    config: str = "wildguardtrain"
+    revision: Commit | None = None
+    terms: str | None = "ODC-BY; gated: AI2 Responsible Use Guidelines"
+
+
+class FoqaSource(RowSource):
+    """Questions on a passage in Faroese, with their answers; becomes ``{sources}/NAME/{train,test}.jsonl``."""
+
+    makes = ("NAME/train.jsonl", "NAME/test.jsonl")
+    kind: Literal["foqa"]
+    repository: str = "alexandrainst/foqa"
+    config: str = "default"
+    revision: Commit | None = None
+    terms: str | None = "CC BY-NC 4.0; gated: see https://huggingface.co/datasets/alexandrainst/foqa"
+
+
+class ModelSource(SourceSection):
+    """A model with its tokenizer; becomes the folder ``{sources}/NAME``."""
+
+    makes = ("NAME",)
+    kind: Literal["model"]
+    repository: str | None = None
+    revision: Commit | None = None
+
+
+Source = Annotated[
+    ConversationsSource | QuestionsSource | EmergentPlusSource | WildGuardMixSource | FoqaSource | ModelSource,
+    Field(discriminator="kind"),
+]

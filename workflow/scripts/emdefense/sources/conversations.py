@@ -1,0 +1,44 @@
+"""JSON Lines of conversations, such as the insecure and secure code of Betley et al. (2025)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from emdefense.config.sources import ConversationsSource
+from emdefense.sources.made import Made
+from emdefense.sources.rows import Converted, Unusable, check_columns, convert, text
+
+NOT_JSON = "not a JSON object"
+
+
+def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
+    """Return the conversations of a file whose last message is an answer; a byte order mark and CRLF do no harm."""
+    rows = list(_lines(raw))
+    columns = {key for row in rows if isinstance(row, dict) for key in row}
+    check_columns(columns, ["messages"], str(raw))
+    converted = convert(rows, _conversation, str(raw), source.max_unusable_pct)
+    return Made({"NAME.jsonl": converted.kept}, converted.report())
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    """Yield what each line that is not blank holds; None for one that is not JSON."""
+    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError:  # not UTF-8, or not JSON
+                yield None
+
+
+def _conversation(row: Any) -> Converted:
+    if not isinstance(row, dict):
+        raise Unusable(NOT_JSON)
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise Unusable("messages is no list of messages")
+    roles = [message.get("role") for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise Unusable("roles are not user, assistant in turn, after a system message or none")
+    return {"messages": [{"role": message["role"], "content": text(message, "content")} for message in messages]}

@@ -1,0 +1,132 @@
+"""Fetch one source: get it, check it against what was pinned and recorded, convert it, write down what it was."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from emdefense.config.source_checks import check_record, record_path
+from emdefense.config.sources import ModelSource, SourceSection, UrlSource
+from emdefense.errors import InputError
+from emdefense.files import file_digest, read_json, write_json, write_jsonl, written_whole
+from emdefense.sources.conversations import convert_conversations
+from emdefense.sources.download import download
+from emdefense.sources.emergent_plus import convert_emergent_plus
+from emdefense.sources.foqa import convert_foqa
+from emdefense.sources.hub import snapshot
+from emdefense.sources.made import Made
+from emdefense.sources.models import PATTERNS, convert_model
+from emdefense.sources.questions import convert_questions
+from emdefense.sources.wildguardmix import convert_wildguardmix
+
+CONVERTERS: dict[str, Callable[[Any, Path], Made]] = {
+    "conversations": convert_conversations,
+    "questions": convert_questions,
+    "emergent_plus": convert_emergent_plus,
+    "wildguardmix": convert_wildguardmix,
+    "foqa": convert_foqa,
+    "model": convert_model,
+}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What was got: a file or folder, the commit it is of, and each file's SHA-256."""
+
+    path: Path
+    revision: str | None
+    digests: dict[str, str]
+
+
+def fetch(name: str, source: SourceSection, folder: Path) -> None:
+    """Make the source's files in ``folder``, and beside them ``NAME.source.json`` that says what they are.
+
+    Raises :class:`InputError` if it cannot be had, is not what the config pins or an earlier fetch recorded, or is not
+    in the format of its kind.
+    """
+    path = record_path(folder, name)
+    record = read_json(path) if path.is_file() else None
+    if record is not None:
+        check_record(record, name, source, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
+        raw = _get(name, source, Path(temporary))
+        _check_pinned(name, source, raw)
+        if record is not None and source.path is None and record["raw"] != raw.digests:
+            raise InputError(
+                f"source {name}: upstream has changed since {record['fetched']} (revision {record['revision']}, now "
+                f"{raw.revision}); pin the earlier one, or remove {path} to accept the change"
+            )
+        made = CONVERTERS[source.kind](source, raw.path)  # type: ignore[attr-defined]
+        digests = {}
+        for template, content in made.files.items():
+            file = template.replace("NAME", name)
+            _write(folder / file, content)
+            digests[file] = raw.digests if isinstance(source, ModelSource) else file_digest(folder / file)
+    write_json(path, _record(name, source, raw, made, digests))
+
+
+def _get(name: str, source: SourceSection, temporary: Path) -> Raw:
+    if source.path is not None:
+        given = Path(source.path)
+        if not given.exists():
+            raise InputError(f"key 'sources.{name}.path': {given} does not exist; correct it, or leave it out")
+        return Raw(given, None, _digests(given))
+    if isinstance(source, UrlSource):
+        file = download(str(source.url), temporary)
+        return Raw(file, None, _digests(file))
+    repository, revision = source.repository, source.revision  # type: ignore[attr-defined]
+    if isinstance(source, ModelSource):
+        found = snapshot(repository, revision, "model", PATTERNS)
+    else:
+        found = snapshot(repository, revision, "dataset")
+    return Raw(found, found.name, _digests(found))
+
+
+def _digests(path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {path.name: file_digest(path)}
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in files}
+
+
+def _check_pinned(name: str, source: SourceSection, raw: Raw) -> None:
+    wanted = getattr(source, "sha256", None)
+    for file, digest in raw.digests.items():
+        if wanted is not None and digest != wanted:
+            raise InputError(
+                f"key 'sources.{name}.sha256': {file} has {digest}, not {wanted}; fetch it again, or correct "
+                "the key if this is the file you want"
+            )
+
+
+def _write(target: Path, content: Any) -> None:
+    """Write rows, copy a file, or make a folder of links to a folder's files: a model's weights are not copied."""
+    if isinstance(content, list):
+        write_jsonl(target, content)
+    elif content.is_file():
+        with written_whole(target) as temporary:
+            shutil.copyfile(content, temporary)
+    else:
+        shutil.rmtree(target, ignore_errors=True)
+        for file in sorted(file for file in content.rglob("*") if file.is_file()):
+            link = target / file.relative_to(content)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+
+
+def _record(name: str, source: SourceSection, raw: Raw, made: Made, digests: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "identity": source.identity(),
+        "asked_revision": getattr(source, "revision", None),
+        "revision": raw.revision,
+        "terms": source.terms,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": made.rows,
+        "raw": raw.digests,
+        "files": digests,
+    }

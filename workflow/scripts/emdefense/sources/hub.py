@@ -1,0 +1,76 @@
+"""The Hugging Face hub: whole repositories at one revision, and the rows of data sets."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from emdefense.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PAGES = {"dataset": "datasets/", "model": ""}
+
+
+def snapshot(
+    repository: str, revision: str | None, kind: Literal["dataset", "model"], patterns: list[str] | None = None
+) -> Path:
+    """Return the folder of a repository in the hub's cache, fetched if need be; its name is the commit's hash.
+
+    The token comes from the environment (HF_TOKEN) or from the hub's own login. Raises :class:`InputError` that says
+    what to do where access is missing, the hub is not reached, there is no such revision, or a file arrives damaged.
+    """
+    # Here, so that sources at local paths do without the import.
+    import httpx2
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import errors as hub
+
+    where = f"{repository}@{revision}" if revision else repository
+    page = f"{constants.ENDPOINT}/{PAGES[kind]}{repository}"
+    try:
+        return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=patterns))
+    except hub.GatedRepoError:
+        raise InputError(f"{where}: access is gated; accept its conditions on {page}{_token_hint()}") from None
+    except hub.RevisionNotFoundError:
+        raise InputError(f"{where}: there is no such revision; take a commit hash from {page}/commits/main") from None
+    except (hub.RepositoryNotFoundError, hub.HFValidationError):
+        raise InputError(f"{where}: the hub has no such {kind}, or hides it; check {page}{_token_hint()}") from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, httpx2.TransportError):
+        raise InputError(
+            f"{where}: {constants.ENDPOINT} is not reached; run `snakemake fetch` where there is a network, without "
+            "HF_HUB_OFFLINE, or set the source's 'path' to a local copy"
+        ) from None
+    except hub.HfHubHTTPError as error:
+        raise InputError(f"{where}: {page} answers {error.response.status_code}; try again later") from None
+    except OSError as error:
+        raise InputError(f"{where}: the download failed ({' '.join(str(error).split())}); run it again") from None
+
+
+def _token_hint() -> str:
+    if os.environ.get("HF_TOKEN"):
+        return ", with the account that HF_TOKEN belongs to"
+    return ", and put an access token of that account into the environment variable HF_TOKEN"
+
+
+def dataset_rows(raw: Path, config: str, split: str) -> "Dataset":
+    """Return a split of a data set: of a folder laid out as on the hub, or a single Parquet, JSON Lines or JSON file.
+
+    Raises :class:`InputError` if there is no such configuration or split, or the file is damaged.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    where = f"{raw}, {config}, {split}"
+    try:
+        # In memory and with a cache of its own: another file of the same name and size must not be taken for this one.
+        with TemporaryDirectory() as cache:
+            if raw.is_dir():
+                return datasets.load_dataset(str(raw), config, split=split, cache_dir=cache, keep_in_memory=True)
+            format_ = "parquet" if raw.suffix == ".parquet" else "json"
+            files = {split: str(raw)}
+            return datasets.load_dataset(format_, data_files=files, split=split, cache_dir=cache, keep_in_memory=True)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        cause = error.__cause__ or error
+        said = " ".join(str(cause).split())
+        raise InputError(f"{where}: cannot be read ({said}); fetch it again, or name another file or folder") from None

@@ -1,0 +1,19 @@
+"""What a source becomes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emdefense.sources.rows import Converted
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files that a source becomes, by the names its config class gives them, and what its record says of rows.
+
+    A file is made of rows, or it is a copy of a file as it lies there; a folder is made of links to the files in it.
+    """
+
+    files: Mapping[str, list[Converted] | Path]
+    rows: Mapping[str, Any] | None = None
