@@ -18,6 +18,7 @@ from emdefense.training.adapters import add_adapter, load_model
 from emdefense.training.data import TrainingRows, tokenise
 from emdefense.training.run import build_trainer, train_cell, training_arguments
 from emdefense.training.spec import PenaltySpec, TrainSpec
+from emdefense.training.telemetry import LOGGED
 from emdefense.training.trainer import DefenceTrainer
 from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
 
@@ -148,7 +149,12 @@ def test_a_cell_is_written_whole_and_byte_for_byte_the_same(model_folder: Path, 
     first, second = tmp_path / "first", tmp_path / "second"
     for cell in (first, second):
         train_cell(spec(KL), model_folder, rows, cell)
-    assert sorted(p.name for p in first.iterdir()) == ["adapter", "provenance.json", "train_log.jsonl"]
+    assert sorted(p.name for p in first.iterdir()) == [
+        "adapter",
+        "provenance.json",
+        "train_log.jsonl",
+        "train_timing.jsonl",
+    ]
     assert sorted(p.name for p in (first / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "train_log.jsonl"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
@@ -157,7 +163,7 @@ def test_a_cell_is_written_whole_and_byte_for_byte_the_same(model_folder: Path, 
     assert config["target_modules"] == sorted(FAST.target_modules)
     log = [json.loads(line) for line in (first / "train_log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == list(range(1, 11))
-    assert list(log[0]) == ["step", "epoch", "ce", "penalty", "loss", "learning_rate", "grad_norm"]
+    assert tuple(log[0]) == LOGGED
     record = json.loads((first / "provenance.json").read_text())
     assert record["spec"] == spec(KL).model_dump(mode="json")
     assert record["rows"]["used"] == 40

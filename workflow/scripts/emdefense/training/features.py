@@ -49,8 +49,9 @@ class FeatureReader:
         return Features(output.last_hidden_state[mask], {block: kept[block][mask] for block in blocks})
 
     def reference(self, inputs: dict[str, Tensor], blocks: Sequence[int] = ()) -> Features:
-        """Return the same features with the adapter off, without gradient."""
-        with torch.no_grad(), self._adapter_off():
+        """Return the same features with the adapter off, without gradient; no random number is used up."""
+        device = inputs["input_ids"].device
+        with torch.no_grad(), self._adapter_off(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             return self.policy(inputs, blocks)
 
     @contextmanager

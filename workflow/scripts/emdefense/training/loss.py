@@ -6,10 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from emdefense.training.batches import next_tokens
-from emdefense.training.features import FeatureReader
+from emdefense.training.features import FeatureReader, Features
 from emdefense.training.fused_loss import HeadTerm, cross_entropy, fused_head_loss
 from emdefense.training.penalties.base import Penalty, TokenBatch, WindowCounts
+from emdefense.training.penalties.kl import Divergence
 from emdefense.training.reference import LiveReference, Reference
+from emdefense.training.telemetry import Parts
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class BatchLoss:
     total: Tensor  # differentiable
     ce: Tensor
     penalty: Tensor  # not multiplied by λ
+    parts: Parts | None  # if the loss was to be dissected
 
 
 class DefenceLoss:
@@ -37,22 +40,46 @@ class DefenceLoss:
         self._reference = reference or LiveReference(reader)
         self._blocks = penalty.residual_blocks(reader.blocks) if penalty else ()
 
-    def __call__(self, inputs: dict[str, Tensor], counts: WindowCounts) -> BatchLoss:
-        """Return the batch's share of the loss of a step whose accumulation window has ``counts``."""
+    def __call__(self, inputs: dict[str, Tensor], counts: WindowCounts, dissect: bool = False) -> BatchLoss:
+        """Return the batch's share of the loss of a step whose accumulation window has ``counts``.
+
+        Dissecting it changes none of its bits.
+        """
         batch = TokenBatch(next_tokens(inputs), counts)
         # The reference goes first: with gradients or checkpointing around it, it would silently be wrong.
-        reference = self._reference.features(inputs, self._blocks) if self._penalty else None
+        reference = self._reference.features(inputs, self._blocks) if self._penalty or dissect else None
         policy = self._reader.policy(inputs, self._blocks)
-        terms: list[tuple[float, HeadTerm]] = [(1.0, cross_entropy(batch.targets, counts.labels))]
+        ce_term: tuple[float, HeadTerm] = (1.0, cross_entropy(batch.targets, counts.labels))
+        head_terms: list[tuple[float, HeadTerm]] = []
         feature_term = None
         if self._penalty and reference:
             head_term = self._penalty.head_term(batch, reference)
             feature_term = self._penalty.feature_term(batch, policy, reference)
             if head_term is not None:
-                terms.append((self._coefficient, head_term))
-        total, values = fused_head_loss(policy.final, self._reader.head_weight, terms)
+                head_terms.append((self._coefficient, head_term))
+        total, values = fused_head_loss(policy.final, self._reader.head_weight, [ce_term, *head_terms])
         penalty = values[1:].sum()
         if feature_term is not None:
             total = total + self._coefficient * feature_term
             penalty = penalty + feature_term.detach()
-        return BatchLoss(total, values[0], penalty)
+        parts = None
+        if dissect and reference:
+            parts = self._parts(batch, policy, reference, ce_term, head_terms, feature_term)
+        return BatchLoss(total, values[0], penalty, parts)
+
+    def _parts(
+        self,
+        batch: TokenBatch,
+        policy: Features,
+        reference: Features,
+        ce_term: tuple[float, HeadTerm],
+        head_terms: list[tuple[float, HeadTerm]],
+        feature_term: Tensor | None,
+    ) -> Parts:
+        weight = self._reader.head_weight
+        ce, _ = fused_head_loss(policy.final, weight, [ce_term])
+        divergence = Divergence(reference.final, batch.weights("all", "token_mean"), reverse=False)
+        penalty, values = fused_head_loss(policy.final, weight, [*head_terms, (0.0, divergence)])
+        if feature_term is not None:
+            penalty = penalty + self._coefficient * feature_term
+        return Parts(ce, penalty if self._penalty else None, values[-1])

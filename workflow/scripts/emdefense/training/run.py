@@ -25,14 +25,15 @@ from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalties import build_penalty
 from emdefense.training.spec import TrainSpec
+from emdefense.training.telemetry import LOGGED, TIMED
+from emdefense.training.tracking import PROJECT, check_tracker, tracked
 from emdefense.training.trainer import DefenceTrainer
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
-LOGGED = ("step", "epoch", "ce", "penalty", "loss", "learning_rate", "grad_norm")
 
 
 def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path, threads: int = 1) -> None:
-    """Train an adapter and write ``cell``/adapter, train_log.jsonl and provenance.json, each whole or not at all.
+    """Train an adapter and write it, its logs and its provenance into ``cell``, each whole or not at all.
 
     On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` alone. Interrupted, the same
     call resumes from the newest checkpoint and ends with the same bytes.
@@ -56,11 +57,14 @@ def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path,
     trainer = build_trainer(spec, add_adapter(model, spec.training), tokenizer, data, folder)
     resume_from = checkpoints.resume_point(folder, identity) if spec.training.checkpoint_minutes else None
     loaded = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    with tracked(spec.training.report_to):
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     trained = time.monotonic()
     _check_finite(trainer.model)
     save_adapter(trainer.model, cell / "adapter")
-    write_jsonl(cell / "train_log.jsonl", ({k: e[k] for k in LOGGED} for e in trainer.state.log_history if "ce" in e))
+    steps = [entry for entry in trainer.state.log_history if "ce" in entry]
+    write_jsonl(cell / "train_log.jsonl", ({key: step.get(key) for key in LOGGED} for step in steps))
+    write_jsonl(cell / "train_timing.jsonl", ({key: step[key] for key in TIMED} for step in steps))
     finished = datetime.now(UTC)
     record = {
         **identity,
@@ -92,6 +96,7 @@ def build_trainer(
     trainer = DefenceTrainer(
         model,
         loss=DefenceLoss(FeatureReader(model), penalty, spec.penalty.coefficient if spec.penalty else 0.0),
+        diagnostics_every=spec.training.diagnostics_every,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
         data_collator=Collator(tokenizer.pad_token_id, spec.training.padding_free),
@@ -109,6 +114,7 @@ def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig
             "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
             "adamw_torch"
         )
+    check_tracker(training.report_to)
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
@@ -132,7 +138,9 @@ def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig
         logging_nan_inf_filter=False,
         save_strategy="no",  # TimedCheckpoints asks for them
         save_total_limit=1,
-        report_to="none",
+        report_to=training.report_to,
+        run_name=str(folder.parent),
+        project=PROJECT,
         disable_tqdm=True,
     )
 
