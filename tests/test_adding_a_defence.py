@@ -31,7 +31,7 @@ def test_the_documented_penalty_works(monkeypatch: pytest.MonkeyPatch) -> None:
     built = build_penalty("final_distance", {"tokens": "all"})
     start = torch.randn(6, 4)
     moved = (start + 0.5).requires_grad_()
-    batch = TokenBatch(torch.zeros(6, dtype=torch.long), WindowCounts(labels=6, tokens=6, sequences=1))
+    batch = TokenBatch(torch.zeros(6, dtype=torch.long), [6], WindowCounts(labels=6, tokens=6, sequences=1))
     assert built.feature_term(batch, Features(start, {}), Features(start, {})).item() == 0
     value = built.feature_term(batch, Features(moved, {}), Features(start, {}))
     assert value.item() == pytest.approx(4 * 0.25)

@@ -10,9 +10,12 @@ from torch import Tensor
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter
-from emdefense.training.features import FeatureReader
+from emdefense.training.features import FeatureReader, Features
+from emdefense.training.fused_loss import fused_head_loss
 from emdefense.training.penalties import TokenBatch, WindowCounts, build_penalty
 from tiny_model import make_model
+
+NORMALISATIONS = ["unit_token", "mean_square", "raw_sum", "mukhoti"]
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def token_batch(inputs: dict[str, Tensor]) -> TokenBatch:
     targets[:, 2:5] = 9
     mask = inputs["attention_mask"].bool()
     labels = int((targets[mask] != -100).sum())
-    return TokenBatch(targets[mask], WindowCounts(labels, int(mask.sum()), len(mask)))
+    return TokenBatch(targets[mask], mask.sum(1).tolist(), WindowCounts(labels, int(mask.sum()), len(mask)))
 
 
 def ldifs(inputs: dict[str, Tensor], model: PeftModel, **options: Any) -> Tensor:
@@ -90,27 +93,30 @@ def test_the_reference_is_the_model_without_its_adapter(inputs: dict[str, Tensor
     assert not torch.allclose(after, reference.final)
 
 
+def residual_streams(model: PeftModel, inputs: dict[str, Tensor], adapter: bool) -> list[Tensor]:
+    """The residual stream after each block, [rows, longest, d], without FeatureReader."""
+    kept: list[Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+        for block in model.get_base_model().model.layers
+    ]
+    model.base_model.enable_adapter_layers() if adapter else model.base_model.disable_adapter_layers()
+    with torch.no_grad():
+        model(**inputs)
+    model.base_model.enable_adapter_layers()
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
 @pytest.mark.parametrize("normalisation", ["unit_token", "mean_square", "raw_sum"])
 def test_ldifs_equals_a_loop_over_sequences_tokens_and_blocks(inputs: dict[str, Tensor], normalisation: str) -> None:
     model = adapted()
-    residual: dict[bool, list[Tensor]] = {}
-    for adapter_on in (True, False):
-        model.base_model.enable_adapter_layers() if adapter_on else model.base_model.disable_adapter_layers()
-        kept: list[Tensor] = []
-        handles = [
-            block.register_forward_hook(lambda _m, _i, output, kept=kept: kept.append(output))
-            for block in model.get_base_model().model.layers
-        ]
-        with torch.no_grad():
-            model(**inputs)
-        residual[adapter_on] = kept
-        for handle in handles:
-            handle.remove()
-    model.base_model.enable_adapter_layers()
+    policies, references = (residual_streams(model, inputs, adapter) for adapter in (True, False))
     expected, lengths = 0.0, inputs["attention_mask"].sum(1).tolist()
     for sequence, length in enumerate(lengths):
         for token in range(length):
-            for policy, reference in zip(residual[True], residual[False], strict=True):
+            for policy, reference in zip(policies, references, strict=True):
                 x, y = policy[sequence, token], reference[sequence, token]
                 if normalisation == "unit_token":
                     expected += float((x / x.norm() - y / y.norm()).square().sum()) / sum(lengths)
@@ -120,6 +126,62 @@ def test_ldifs_equals_a_loop_over_sequences_tokens_and_blocks(inputs: dict[str, 
                     expected += float((x - y).square().sum()) / len(lengths)
     assert ldifs(inputs, model, normalisation=normalisation).item() == pytest.approx(expected, rel=1e-12)
     assert expected > 1e-4
+
+
+def test_mukhotis_ldifs_equals_the_published_computation(inputs: dict[str, Tensor]) -> None:
+    """Against omegafragger/ldifs_code, loss/ldifs.py, whose features are [images, positions, dimensions].
+
+    Its images all have the same number of positions, so here each sequence is a batch of its own.
+    """
+    model = adapted()
+    policies, references = (residual_streams(model, inputs, adapter) for adapter in (True, False))
+
+    def scaled(features: Tensor) -> Tensor:
+        return features / (features.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)  # the second axis: positions
+
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    per_sequence = [
+        torch.stack(
+            [
+                (scaled(x[number : number + 1, :length]) - scaled(y[number : number + 1, :length])).pow(2).mean((1, 2))
+                for x, y in zip(policies, references, strict=True)
+            ]
+        ).mean()
+        for number, length in enumerate(lengths)
+    ]
+    expected = sum(per_sequence).item() / len(lengths)
+    assert ldifs(inputs, model, normalisation="mukhoti").item() == pytest.approx(expected, rel=1e-12)
+    assert expected > 1e-5
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_the_shares_of_a_windows_batches_add_up(inputs: dict[str, Tensor], normalisation: str) -> None:
+    model, whole = adapted(), token_batch(inputs)
+    penalty = build_penalty("ldifs", {"every": 1, "normalisation": normalisation})
+    reader = FeatureReader(model)
+    shares = []
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = {name: tensor[rows] for name, tensor in inputs.items()}
+        features = reader.policy(part, (1, 2, 3)), reader.reference(part, (1, 2, 3))
+        batch = TokenBatch(token_batch(part).targets, token_batch(part).lengths, whole.counts)
+        shares.append(penalty.feature_term(batch, *features))
+    assert float(torch.stack(shares).sum().detach()) == pytest.approx(ldifs(inputs, model, normalisation=normalisation).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_ldifs_passes_gradcheck(normalisation: str) -> None:
+    def value(*moved: Tensor) -> Tensor:
+        term = penalty.feature_term(batch, Features(start, dict(enumerate(moved))), Features(start, reference))
+        assert term is not None
+        return term
+
+    torch.manual_seed(0)
+    penalty = build_penalty("ldifs", {"every": 1, "normalisation": normalisation})
+    start = torch.randn(9, 4, dtype=torch.float64)
+    reference = {block: torch.randn_like(start) for block in range(2)}
+    batch = TokenBatch(torch.zeros(9, dtype=torch.long), [4, 5], WindowCounts(labels=9, tokens=9, sequences=2))
+    moved = [(x + 0.3 * torch.randn_like(x)).requires_grad_() for x in reference.values()]
+    assert torch.autograd.gradcheck(value, moved)
 
 
 def test_ldifs_has_the_gradient_of_its_value(inputs: dict[str, Tensor]) -> None:
@@ -147,7 +209,7 @@ def test_detached_ldifs_has_the_value_but_no_gradient(inputs: dict[str, Tensor])
     assert not detached.requires_grad
 
 
-@pytest.mark.parametrize("normalisation", ["unit_token", "mean_square", "raw_sum"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_ldifs_is_exactly_zero_at_the_start(inputs: dict[str, Tensor], normalisation: str) -> None:
     model = add_adapter(make_model(), Training())
     value = ldifs(inputs, model, normalisation=normalisation)
@@ -176,6 +238,43 @@ def test_weights_of_a_split_batch_add_up_to_the_reduction(inputs: dict[str, Tens
     response = batch.weights("response", "sequence_sum")
     assert response.sum().item() == pytest.approx(batch.counts.labels / 4)
     assert torch.equal(response != 0, batch.targets != -100)
+
+
+@pytest.mark.parametrize("direction", ["policy_to_reference", "reference_to_policy"])
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_sum"])
+@pytest.mark.parametrize("tokens", ["all", "response"])
+def test_kl_and_its_gradient_equal_a_loop_over_sequences_and_tokens(
+    tokens: str, reduction: str, direction: str
+) -> None:
+    torch.manual_seed(1)
+    lengths, vocabulary = [5, 3, 6], 31
+    targets = torch.tensor([-100, -100, 4, 5, -100, -100, 7, -100, -100, -100, -100, 8, 9, -100])
+    head, start = torch.randn(vocabulary, 8, dtype=torch.float64), torch.randn(14, 8, dtype=torch.float64)
+    hidden = (start + 0.2 * torch.randn_like(start)).requires_grad_()
+    # The window holds a second batch, of 2 sequences with 6 tokens and 3 labels, whose share is not computed here.
+    counts = WindowCounts(labels=5 + 3, tokens=14 + 6, sequences=3 + 2)
+    options = {"tokens": tokens, "reduction": reduction, "direction": direction}
+    term = build_penalty("kl", options).head_term(TokenBatch(targets, lengths, counts), Features(start, {}))
+    assert term is not None
+    total, values = fused_head_loss(hidden, head, [(0.3, term)], chunk_elements=4 * vocabulary)
+    total.backward()
+
+    moved = hidden.detach().requires_grad_()
+    expected = torch.zeros((), dtype=torch.float64)
+    for token in range(14):
+        if tokens == "response" and targets[token] == -100:
+            continue
+        policy, reference = (head @ moved[token]).softmax(0), (head @ start[token]).softmax(0)
+        p, q = (policy, reference) if direction == "policy_to_reference" else (reference, policy)
+        expected = expected + (p * (p / q).log()).sum()
+    # Sums over each sequence's tokens, added over sequences, are sums over all tokens.
+    expected = expected / ((20 if tokens == "all" else 8) if reduction == "token_mean" else 5)
+    expected.backward()
+    assert values[0].item() == pytest.approx(expected.item(), rel=1e-12)
+    assert hidden.grad is not None
+    assert moved.grad is not None
+    torch.testing.assert_close(hidden.grad, 0.3 * moved.grad, rtol=1e-10, atol=1e-14)
+    assert moved.grad.abs().max() > 1e-3
 
 
 def test_kl_options_choose_tokens_and_direction(inputs: dict[str, Tensor]) -> None:

@@ -53,6 +53,15 @@ def token_mask(inputs: dict[str, Tensor]) -> Tensor:
     return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
 
 
+def sequence_lengths(inputs: dict[str, Tensor]) -> list[int]:
+    """Return the number of tokens of each row of a batch."""
+    if "attention_mask" in inputs:
+        lengths: list[int] = inputs["attention_mask"].sum(1).tolist()
+        return lengths
+    starts = (inputs["position_ids"][0] == 0).nonzero().squeeze(1).tolist()
+    return [end - start for start, end in zip(starts, [*starts[1:], inputs["position_ids"].shape[1]], strict=True)]
+
+
 def next_tokens(inputs: dict[str, Tensor]) -> Tensor:
     """Return the label that each token of a batch is to predict, [tokens], −100 where there is none."""
     shifted = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from emdefense.training.batches import next_tokens
+from emdefense.training.batches import next_tokens, sequence_lengths
 from emdefense.training.features import FeatureReader, Features
 from emdefense.training.fused_loss import HeadTerm, cross_entropy, fused_head_loss
 from emdefense.training.penalties.base import Penalty, TokenBatch, WindowCounts
@@ -45,7 +45,7 @@ class DefenceLoss:
 
         Dissecting it changes none of its bits.
         """
-        batch = TokenBatch(next_tokens(inputs), counts)
+        batch = TokenBatch(next_tokens(inputs), sequence_lengths(inputs), counts)
         # The reference goes first: with gradients or checkpointing around it, it would silently be wrong.
         reference = self._reference.features(inputs, self._blocks) if self._penalty or dissect else None
         policy = self._reader.policy(inputs, self._blocks)

@@ -1,6 +1,6 @@
 """What a penalty is, and the registry through which the trainer finds it by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -32,6 +32,7 @@ class TokenBatch:
     """A batch as penalties see it: its non-padding tokens in a row, as in :class:`Features`."""
 
     targets: Tensor  # [tokens], the token to predict at each position; −100 where it is not part of the response
+    lengths: Sequence[int]  # the tokens of each sequence, in their order
     counts: WindowCounts
 
     def weights(self, tokens: Tokens, reduction: Reduction) -> Tensor:

@@ -1,5 +1,7 @@
 """Distance in feature space from the model before fine-tuning, Eq. 5 of the paper."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,8 @@ from emdefense.errors import InputError
 from emdefense.training.features import Features
 from emdefense.training.penalties.base import Penalty, Reduction, TokenBatch, register
 
+MUKHOTI_EPSILON = 1e-10  # added to the norm, as in their code
+
 
 @register("ldifs")
 class LDIFS(Penalty[LDIFSOptions]):
@@ -15,7 +19,9 @@ class LDIFS(Penalty[LDIFSOptions]):
 
     ``unit_token``: features scaled to norm 1 per token and block; summed over blocks, mean over tokens.
     ``mean_square``: mean over blocks, dimensions and tokens. ``raw_sum``: the sum over blocks, dimensions and the
-    tokens of a sequence, as Eq. 5 is written; mean over sequences.
+    tokens of a sequence, as Eq. 5 is written; mean over sequences. ``mukhoti``: each dimension scaled to norm 1 over
+    the tokens of its sequence; mean over dimensions, tokens of a sequence, blocks and sequences
+    (github.com/omegafragger/ldifs_code, loss/ldifs.py, whose features are [images, positions, dimensions]).
     """
 
     options_type = LDIFSOptions
@@ -31,20 +37,34 @@ class LDIFS(Penalty[LDIFSOptions]):
 
     def feature_term(self, batch: TokenBatch, policy: Features, reference: Features) -> Tensor:
         """Return this batch's share of the distance, in fp32 or better; without gradient if ``detached``."""
-        per_block = [self._distances(x, reference.residual[block]) for block, x in policy.residual.items()]
-        distances = torch.stack(per_block).sum(0)
-        if self.options.normalisation == "mean_square":
-            distances = distances / len(per_block)
-        reduction: Reduction = "sequence_sum" if self.options.normalisation == "raw_sum" else "token_mean"
+        pairs = [(x, reference.residual[block]) for block, x in policy.residual.items()]
+        distances = torch.stack([self._distances(*pair, batch.lengths) for pair in pairs]).sum(0)
+        if self.options.normalisation in {"mean_square", "mukhoti"}:
+            distances = distances / len(pairs)
+        per_sequence = self.options.normalisation in {"raw_sum", "mukhoti"}
+        reduction: Reduction = "sequence_sum" if per_sequence else "token_mean"
         value = batch.weights("all", reduction).to(distances.dtype) @ distances
         return value.detach() if self.options.detached else value
 
-    def _distances(self, policy: Tensor, reference: Tensor) -> Tensor:
+    def _distances(self, policy: Tensor, reference: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return each token's squared distance at one block, [tokens]."""
         dtype = torch.promote_types(policy.dtype, torch.float32)
         policy, reference = policy.to(dtype), reference.to(dtype)
-        if self.options.normalisation == "unit_token":
-            policy = torch.nn.functional.normalize(policy, dim=-1)
-            reference = torch.nn.functional.normalize(reference, dim=-1)
-        squared = (policy - reference).square()
-        return squared.mean(-1) if self.options.normalisation == "mean_square" else squared.sum(-1)
+        match self.options.normalisation:
+            case "unit_token":
+                unit = torch.nn.functional.normalize
+                return (unit(policy, dim=-1) - unit(reference, dim=-1)).square().sum(-1)
+            case "mean_square":
+                return (policy - reference).square().mean(-1)
+            case "raw_sum":
+                return (policy - reference).square().sum(-1)
+            case "mukhoti":
+                both = zip(policy.split(list(lengths)), reference.split(list(lengths)), strict=True)
+                return torch.cat(
+                    [(_unit_over_tokens(x) - _unit_over_tokens(y)).square().mean(-1) / len(x) for x, y in both]
+                )
+
+
+def _unit_over_tokens(sequence: Tensor) -> Tensor:
+    """Scale each dimension of a sequence's features [tokens, d] to norm 1 over its tokens."""
+    return sequence / (torch.linalg.vector_norm(sequence, dim=0, keepdim=True) + MUKHOTI_EPSILON)
