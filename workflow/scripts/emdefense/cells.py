@@ -7,7 +7,7 @@ from typing import Any
 from emdefense.config.checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
-from emdefense.config.training import PENALTIES, PenaltyOptions
+from emdefense.config.training import PENALTIES, PenaltyOptions, Training
 from emdefense.config.variants import variant_options
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
@@ -184,12 +184,17 @@ class Grid:
             return f"{data}/train.jsonl"
         return f"{data}/train_{'aligned' if cell.arm == 'aligned' else 'misaligned'}.jsonl"
 
+    def training(self, cell: Cell) -> Training:
+        """How a cell is trained: the study's settings under the task's, and these under the model's."""
+        of_task = self.task(cell).training.applied_to(self.study.training)
+        return self.study.models[cell.model].training.applied_to(of_task)
+
     def training_spec(self, cell: Cell) -> dict[str, Any]:
         """What a cell's training depends on besides its input files; a change reruns the cell."""
         spec: dict[str, Any] = {
             "version": STAGE_VERSIONS["training"],
             "seed": cell.seed,
-            "training": self.task(cell).training.applied_to(self.study.training).model_dump(mode="json"),
+            "training": self.training(cell).model_dump(mode="json"),
             "penalty": None,
         }
         penalty = self.penalty(cell.arm)

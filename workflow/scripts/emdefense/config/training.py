@@ -57,7 +57,7 @@ class Training(Section):
 
 
 class TrainingOverride(Section):
-    """What one task trains differently from the study; absent keys keep the study's value."""
+    """What one task or model trains differently from the study; absent keys keep the study's value."""
 
     epochs: PositiveInt | None = None
     batch_size: PositiveInt | None = None
@@ -65,6 +65,7 @@ class TrainingOverride(Section):
     learning_rate: PositiveFloat | None = None
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     max_length: PositiveInt | None = None
+    activation_checkpointing: bool | None = None
 
     def applied_to(self, training: Training) -> Training:
         """Return ``training`` with the keys that are set here replaced."""

@@ -1,0 +1,185 @@
+"""What each job asks a cluster for: partitions, GPUs, memory and time, from its cell's model, rows and samples.
+
+Rows and samples are those of the config, so that everything is known before anything is made.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from emdefense.cells import Cell, Grid, Layout
+from emdefense.config.shape import ModelShape, read_shape
+from emdefense.config.study import BenignTask, Study
+from emdefense.errors import InputError
+from emdefense.model_folder import model_folder
+from emdefense.resources.duration import generation_seconds, judging_seconds, loading_seconds, training_seconds
+from emdefense.resources.gpus import GIB, Gpu, partitions_for
+from emdefense.resources.memory import Budget, generation_budget, training_budget
+
+GPU_PARAMETERS = 50_000_000  # smaller models are trained on a CPU
+CPUS_PER_GPU = 4
+MEMORY_GROWTH = 1.5  # an attempt
+TIME_MARGIN = 2.5  # over the estimate
+SETUP_MINUTES = 10
+CPU_MINUTES = 120
+CPU_MB = 4000  # the training stack, Snakemake around it, and a model of GPU_PARAMETERS
+GENERAL_QUESTIONS = 24
+PAPER_ROWS = 6000  # of a file of which the config takes all
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job's; without partitions it goes to the site's default one."""
+
+    mem_mb: int
+    minutes: int
+    partitions: tuple[str, ...] = ()
+    gpus: int = 0
+    gpu_bytes: int = 0  # on each
+    max_minutes: int | None = None
+
+    @property
+    def cpus(self) -> int:
+        """Processors."""
+        return max(1, CPUS_PER_GPU * self.gpus)
+
+    def memory(self, attempt: int) -> int:
+        """Return the MB of main memory that the ``attempt``-th attempt, counted from 1, gets."""
+        return round(self.mem_mb * MEMORY_GROWTH ** (attempt - 1))
+
+    def runtime(self, attempt: int) -> int:
+        """Return the minutes that the ``attempt``-th attempt gets, at most what the partitions allow."""
+        minutes = self.minutes * attempt
+        return minutes if self.max_minutes is None else min(minutes, self.max_minutes)
+
+
+class Requests:
+    """The requests of a study's jobs on a site with these GPUs."""
+
+    def __init__(self, study: Study, gpus: Mapping[str, Gpu]):
+        self._study, self._gpus = study, gpus
+        self._grid, self._layout = Grid(study), Layout(study)
+        self._shapes = {name: self._shape(name) for name in study.models}
+
+    def train(self, cell: Cell) -> Request:
+        """Return the request of a cell's training."""
+        shape, training, rows = self._shapes[cell.model], self._grid.training(cell), self.rows(cell)
+        penalty = self._grid.training_spec(cell)["penalty"]
+        if shape is None:
+            return Request(CPU_MB, CPU_MINUTES)
+        return self._on_gpu(
+            shape,
+            training_budget(shape, training, penalty),
+            lambda gpu: training_seconds(shape, training, penalty, rows, gpu),
+            training.devices,
+        )
+
+    def sample(self, cell: Cell) -> Request:
+        """Return the request of a cell's responses, or of its answers to a benign task."""
+        shape, generation, responses = self._shapes[cell.model], self._study.generation, self.responses(cell)
+        if shape is None:
+            return Request(CPU_MB, CPU_MINUTES)
+        return self._on_gpu(
+            shape,
+            generation_budget(shape, generation),
+            lambda gpu: generation_seconds(shape, generation, responses, gpu),
+        )
+
+    def project(self, model: str) -> Request:
+        """Return the request of a SafeLoRA projection, which runs on the CPU and reads a matrix at a time."""
+        shape = self._shapes[model]
+        if shape is None:
+            return Request(CPU_MB, CPU_MINUTES)
+        largest = max(inputs * outputs for inputs, outputs in shape.projections.values())
+        # Both models' matrices, their difference and products with it, in fp32.
+        return Request(CPU_MB + 6 * 4 * largest // 10**6, SETUP_MINUTES + _minutes(2 * loading_seconds(shape)))
+
+    def judge(self, cell: Cell) -> Request:
+        """Return the request of judging a cell's responses to one question set."""
+        concurrency = getattr(self._study.judge, "concurrency", None)
+        seconds = judging_seconds(self.responses(cell), concurrency) if concurrency else 0
+        return Request(CPU_MB, SETUP_MINUTES + _minutes(seconds))
+
+    def rows(self, cell: Cell) -> int:
+        """Return the number of rows that a cell is trained on, or a number that is not below it."""
+        task, data, made = self._grid.task(cell), self._study.data, self._study.opswap
+        rows, holdout = data.max_rows or PAPER_ROWS, data.holdout_pct
+        if isinstance(task, BenignTask):
+            holdout = 0.0
+            if made and task.train.startswith("{results}/opswap"):
+                rows, holdout = made.examples, made.holdout_pct
+        safe = cell.setting_value if cell.arm == "interleave" else None
+        return ceil(rows * (1 - holdout / 100) * (1 + (safe or 0) / 100))
+
+    def responses(self, cell: Cell) -> int:
+        """Return the number of responses that one job samples, or that one judges, whichever is more."""
+        samples = self._study.models[cell.model].samples_per_question
+        if self._grid.is_benign(cell):
+            task = self._grid.task(cell)
+            assert isinstance(task, BenignTask)
+            return task.test_questions * task.samples_per_question
+        in_domain = self._study.data.holdout_questions
+        both = GENERAL_QUESTIONS + in_domain
+        return samples * (max(GENERAL_QUESTIONS, in_domain) if cell.arm == "untrained" else both)
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for the first model whose size is not known, or that fits on no GPU."""
+        for name, model in self._study.models.items():
+            if self._shapes[name] is None and "{results}" not in model.instruct and not self._folder(name):
+                raise InputError(
+                    f"key 'models.{name}.shape': {model.instruct} is not there yet, so its size is not known; fetch it "
+                    "first, or give its shape"
+                )
+        sampled = dict.fromkeys([*(cell for cell, _ in self._grid.responses), *self._grid.benign])
+        for cell in self._grid.trained:
+            self._check_fit(cell, self.train(cell), "training", "batch_size, or set activation_checkpointing")
+        for cell in sampled:
+            self._check_fit(cell, self.sample(cell), "sampling", "generation.batch_size")
+
+    def _check_fit(self, cell: Cell, request: Request, stage: str, remedy: str) -> None:
+        if request.gpus and not request.partitions:
+            most = max(gpu.usable_bytes for gpu in self._gpus.values())
+            raise InputError(
+                f"key 'models.{cell.model}': {stage} {cell.folder} takes {request.gpu_bytes / GIB:.1f} GiB of a GPU, "
+                f"and the largest in profiles/slurm/gpus.yaml has {most / GIB:.1f} to use; lower {remedy}"
+            )
+
+    def _on_gpu(self, shape: ModelShape, budget: Budget, seconds: Callable[[Gpu], float], devices: int = 1) -> Request:
+        """Return the request of a job that may go to any GPU on which it fits, with the time that the slowest takes."""
+        size = sum(budget.values())
+        partitions = partitions_for(size, self._gpus)
+        fitting = [self._gpus[name] for name in partitions]
+        limits = [60 * gpu.max_hours for gpu in fitting if gpu.max_hours]
+        return Request(
+            # The weights are read into main memory on their way to the GPU.
+            mem_mb=2 * CPU_MB + round(1.15 * 2 * shape.parameters / 10**6) * devices,
+            minutes=SETUP_MINUTES + _minutes(max(map(seconds, fitting), default=0)),
+            partitions=partitions,
+            gpus=devices,
+            gpu_bytes=size,
+            max_minutes=int(min(limits)) if limits else None,
+        )
+
+    def _shape(self, name: str) -> ModelShape | None:
+        """Return the shape of a model that needs a GPU; None for a small one, and for one that is not there yet."""
+        model = self._study.models[name]
+        folder = self._folder(name)
+        shape = model.shape or (read_shape(folder) if folder else None)
+        return shape if shape and shape.parameters >= GPU_PARAMETERS else None
+
+    def _folder(self, name: str) -> Path | None:
+        """Return the folder of a model if it is there and the study does not make it."""
+        named = self._study.models[name].instruct
+        if "{results}" in named:
+            return None
+        try:
+            folder = model_folder(self._layout.file(named))
+        except InputError:  # not in the hub's cache
+            return None
+        return folder if (folder / "config.json").is_file() else None
+
+
+def _minutes(seconds: float) -> int:
+    """Return the minutes to ask for where ``seconds`` are expected."""
+    return ceil(TIME_MARGIN * seconds / 60)

@@ -1,0 +1,79 @@
+"""Bytes on one GPU, part by part; docs/cluster.md shows them for the paper's models.
+
+Activations were counted with hooks on what autograd saves (bfloat16 autocast, LoRA on every projection, fp32 adapter);
+a test counts them again. Everything is for a full batch of rows of ``max_length``, which padding makes the worst case.
+"""
+
+from typing import Any
+
+from emdefense.config.shape import ModelShape
+from emdefense.config.study import Generation
+from emdefense.config.training import Training
+
+BYTES = {"bfloat16": 2, "float32": 4}
+CHUNK_BYTES = 4 << 24  # a chunk of fp32 logits, see training/fused_loss.py
+OPTIMISER_BYTES = {"adamw_8bit": 2.04, "adamw_torch": 8}  # two moments; 8-bit ones have two scales a block of 256
+PROMPT_TOKENS = 512  # of a question with its template; twice the longest of the paper's
+LOGIT_BYTES = 28  # a logit while a token is drawn: bfloat16, fp32 twice or so, and a sum in float64
+
+Budget = dict[str, int]
+
+
+def training_budget(shape: ModelShape, training: Training, penalty: dict[str, Any] | None) -> Budget:
+    """Return the bytes that training takes; ``penalty`` is the training spec's, ``{"name", "options"}``."""
+    tokens, d, layers = training.batch_size * training.max_length, shape.hidden_size, shape.num_hidden_layers
+    adapter = shape.adapter_parameters(training.lora_rank, training.target_modules)
+    block = tokens * _activations(shape, training)
+    # With checkpointing only the input of each block stays, and one block at a time is computed again.
+    kept = (
+        layers * tokens * BYTES[training.precision] * d + block if training.activation_checkpointing else layers * block
+    )
+    # Beside a block's activations: an input in fp32 for the adapter, and three gradients.
+    passing = tokens * 10 * shape.intermediate_size
+    head = tokens * 12 * d + (5 if penalty else 2) * CHUNK_BYTES
+    budget = {
+        "weights": shape.parameters * BYTES[training.precision],
+        # fp32 and its gradient, a copy in bfloat16 for autocast, and the optimiser's moments
+        "adapter and optimiser": int(adapter * (4 + 4 + 2 + OPTIMISER_BYTES[training.optimiser])),
+        "activations": kept,
+        "passing through a block": passing,
+        "output head": head,
+        "reference": _reference(shape, tokens, penalty),
+    }
+    if penalty and training.diagnostics_every:
+        budget["diagnostics"] = 2 * 4 * adapter  # the gradient of each part of the loss
+    return budget
+
+
+def _activations(shape: ModelShape, training: Training) -> int:
+    """Return the bytes that a block's backward pass needs of each token."""
+    d, ff, q = shape.hidden_size, shape.intermediate_size, shape.query_size
+    width = BYTES[training.precision]
+    norms = 2 * 4 * d  # the inputs of both norms, in fp32
+    sizes = [shape.projections[module] for module in training.target_modules if module in shape.projections]
+    adapted = width * sum(inputs + training.lora_rank for inputs, _ in sizes)  # a copy of the input for each adapter
+    attention = width * 4 * q  # queries, keys and values (repeated for each head), and the result
+    mlp = width * 3 * ff  # the gate, its activation, and what it is multiplied by
+    return norms + adapted + attention + mlp
+
+
+def _reference(shape: ModelShape, tokens: int, penalty: dict[str, Any] | None) -> int:
+    """Return the bytes of the reference's features; its weights are the model's own, the adapter off."""
+    if penalty is None:
+        return 0
+    size = tokens * 2 * shape.hidden_size
+    if penalty["name"] == "ldifs":
+        # A feature is there twice in bfloat16 and twice in fp32.
+        size += shape.num_hidden_layers // penalty["options"]["every"] * tokens * 12 * shape.hidden_size
+    return size
+
+
+def generation_budget(shape: ModelShape, generation: Generation) -> Budget:
+    """Return the bytes that sampling takes, the adapter merged into the weights."""
+    rows, width = generation.batch_size, BYTES[generation.precision]
+    cached = 2 * shape.num_hidden_layers * shape.key_value_size * width
+    return {
+        "weights": shape.parameters * width,
+        "keys and values": rows * (PROMPT_TOKENS + generation.max_new_tokens) * cached,
+        "logits": rows * shape.vocab_size * LOGIT_BYTES,
+    }
