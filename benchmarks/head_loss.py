@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from measuring import MIB, in_child, markdown_table, median_core_seconds, median_seconds, peak_memory
@@ -84,9 +85,12 @@ def ours(problem: Problem, ce: float, kl: float, chunk_elements: int = fused_los
 
 def ours_simulating_cuda(problem: Problem, ce: float, kl: float) -> Tensor:
     """This project's, rounding what it rounds on CUDA."""
-    fused_loss._multiplies_mixed = lambda weight: weight.dtype == torch.bfloat16
-    fused_loss._mixed_product = lambda left, right: left.float() @ right.float()
-    return ours(problem, ce, kl)
+    with patch.multiple(
+        fused_loss,
+        _multiplies_mixed=lambda weight: weight.dtype == torch.bfloat16,
+        _mixed_product=lambda left, right: left.float() @ right.float(),
+    ):
+        return ours(problem, ce, kl)
 
 
 def trl(problem: Problem, ce: float, kl: float) -> Tensor:
@@ -204,7 +208,7 @@ def main() -> None:
         names = [name for name in names if not name.startswith(("TRL", "Liger"))]
     measure = measured if arguments.quick else partial(in_child, measured)
 
-    print(f"{arguments.device}, {arguments.tokens} tokens, {arguments.dtype}, {arguments.threads} CPU threads")
+    print(f"{arguments.device}, {arguments.tokens} tokens, {arguments.dtype}, threads {arguments.threads}", flush=True)
     columns = [
         "core-s" if on_cpu else "seconds",
         "ratio",

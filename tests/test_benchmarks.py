@@ -1,0 +1,36 @@
+"""Each benchmark runs on a tiny setting and prints a whole table. No time is asserted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def table(script: str) -> list[list[str]]:
+    """The cells of the Markdown table that a benchmark prints, header first."""
+    command = [sys.executable, f"benchmarks/{script}.py", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    header, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert all(set(cell) <= set("-:") for cell in rule)
+    assert {len(row) for row in rows} == {len(header)}
+    return [header, *rows]
+
+
+def test_imports() -> None:
+    header, *rows = table("imports")
+    assert [row[0] for row in rows] == ["nothing", "judge", "aggregate", "everything", "Snakefile"]
+    assert header[-1] == "torch"
+    assert [row[-1] for row in rows] == ["no", "no", "no", "no", ""]
+    assert all(float(cell) >= 0 for row in rows for cell in row[1:-1])
+
+
+@pytest.mark.slow
+def test_head_loss() -> None:
+    _, *rows = table("head_loss")
+    assert [row[0].split(": ")[1] for row in rows] == ["naive", "ours", "ours, rounded as on CUDA"]
+    assert all(cell for row in rows[:2] for cell in row)
