@@ -27,6 +27,9 @@ from emdefense.cells import (
 from emdefense.config import parse_study
 from emdefense.errors import InputError
 from emdefense.job_environment import set_job_environment
+from emdefense.resources.gpus import read_gpus
+from emdefense.resources.jobs import Requests
+from emdefense.resources.partitions import check_partitions
 from emdefense.warm_start import start_server
 
 # Studies never mix: config.yaml is read only if no other file is named.
@@ -35,8 +38,15 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
+# Where jobs go that name no partition; none unless --profile slurm says so.
+default_resources = workflow.resource_settings.default_resources or {}
+DEFAULT_PARTITION = default_resources["slurm_partition"].raw if "slurm_partition" in default_resources else None
+
 try:
     STUDY = parse_study(config, " + ".join(map(str, workflow.overwrite_configfiles or ["config.yaml"])))
+    REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"))
+    if DEFAULT_PARTITION:
+        REQUESTS.check()
 except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -48,6 +58,9 @@ set_job_environment()
 
 # A remote judge is asked by at most this many jobs at once.
 workflow.global_resources.setdefault("judge_slots", 8)
+# On this machine, one training or sampling at a time has its GPUs.
+if not DEFAULT_PARTITION:
+    workflow.global_resources.setdefault("gpu", STUDY.training.devices)
 
 
 wildcard_constraints:
@@ -57,9 +70,11 @@ wildcard_constraints:
     name=r"[^/]+",
 
 
-# Jobs on this machine need not import torch one by one.
 onstart:
-    start_server()
+    if workflow.local_exec:
+        start_server()  # jobs on this machine need not import torch one by one
+    else:
+        check_partitions(job.resources.get("slurm_partition") for job in workflow.dag.needrun_jobs())
     if STUDY.judge.kind == "openai" and not os.environ.get(STUDY.judge.api_key_variable):
         logger.warning(f"{STUDY.judge.api_key_variable} is not set: everything but the judging will run")
 
@@ -71,6 +86,12 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/report.smk"
+
+
+# Not worth a cluster's job.
+localrules:
+    effective_config,
+    check_data,
 
 
 # Every cell's outputs are named, so that a deleted one is noticed though what aggregates it is newer.

@@ -18,6 +18,8 @@ rule generate:
         cell=r"[^/]+/[^/]+/(?!untrained/)[^/]+/[^/]+/seed\d+",
     conda:
         "../../envs/generate.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
         spec=generation_spec,
         reuse=f"{R}/.reuse",
@@ -43,6 +45,8 @@ rule generate_untrained:
         cell=r"[^/]+/[^/]+/untrained/none/seed\d+",
     conda:
         "../../envs/generate.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
         spec=generation_spec,
         reuse=f"{R}/.reuse",
@@ -64,6 +68,8 @@ rule answer:
         f"{R}/benchmarks/answer/{{cell}}.tsv"
     conda:
         "../../envs/generate.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
         spec=generation_spec,
         reuse=f"{R}/.reuse",

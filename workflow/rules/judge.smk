@@ -18,6 +18,7 @@ rule judge:
         "../../envs/judge.yaml"
     resources:
         judge_slots=1,
+        **asks(lambda wildcards: REQUESTS.judge(cell_of(wildcards))),
     params:
         spec=judge_spec,
     message:

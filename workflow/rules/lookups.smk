@@ -71,3 +71,18 @@ def judge_spec(wildcards):
         for key, value in STUDY.judge.model_dump(mode="json").items()
     }
     return spec({"version": STAGE_VERSIONS["judging"], **values})
+
+
+def asks(request):
+    """What a rule's jobs ask a cluster for, `resources: **asks(...)`; ``request`` gives it for a job's wildcards."""
+
+    def asked(pick):
+        return lambda wildcards, attempt: pick(request(wildcards), attempt)
+
+    return {
+        "slurm_partition": asked(lambda job, attempt: ",".join(job.partitions) or DEFAULT_PARTITION),
+        "gpu": asked(lambda job, attempt: job.gpus),
+        "cpus_per_task": asked(lambda job, attempt: job.cpus),
+        "mem_mb": asked(lambda job, attempt: job.memory(attempt)),
+        "runtime": asked(lambda job, attempt: job.runtime(attempt)),
+    }

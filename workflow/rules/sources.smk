@@ -150,6 +150,8 @@ if STUDY.microcosm:
         priority: 10
         conda:
             "../../envs/train.yaml"
+        resources:
+            **asks(lambda wildcards: REQUESTS.made_here),
         params:
             spec=lambda wildcards: spec(
                 {
@@ -180,6 +182,8 @@ if STUDY.byte_model:
             f"{R}/logs/byte_model.log",
         conda:
             "../../envs/train.yaml"
+        resources:
+            **asks(lambda wildcards: REQUESTS.made_here),
         params:
             spec=lambda wildcards: spec(STUDY.byte_model.model_dump(mode="json")),
             rows=lambda wildcards, input: options("--rows", input.rows),

@@ -18,6 +18,8 @@ rule train:
         cell=r"[^/]+/[^/]+/(?!untrained/|safelora/)[^/]+/[^/]+/seed\d+",
     conda:
         "../../envs/train.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.train(cell_of(wildcards))),
     params:
         spec=lambda wildcards: spec(GRID.training_spec(cell_of(wildcards))),
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
@@ -52,6 +54,8 @@ rule project:
         f"{R}/benchmarks/project/{{model}}/{{task}}/seed{{seed}}.tsv"
     conda:
         "../../envs/train.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.project(wildcards.model)),
     params:
         spec=lambda wildcards: spec(
             {
@@ -81,6 +85,8 @@ rule threshold:
         cell=r"[^/]+/[^/]+/safelora/(?!projection/)[^/]+/seed\d+",
     conda:
         "../../envs/train.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.project(cell_of(wildcards).model)),
     params:
         tau=lambda wildcards: cell_of(wildcards).setting,
         cell=subpath(output.adapter, parent=True),

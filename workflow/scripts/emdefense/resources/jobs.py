@@ -62,12 +62,14 @@ class Requests:
         self._grid, self._layout = Grid(study), Layout(study)
         self._shapes = {name: self._shape(name) for name in study.models}
 
+    made_here = Request(CPU_MB, CPU_MINUTES)  # of small models, in their making too
+
     def train(self, cell: Cell) -> Request:
         """Return the request of a cell's training."""
         shape, training, rows = self._shapes[cell.model], self._grid.training(cell), self.rows(cell)
         penalty = self._grid.training_spec(cell)["penalty"]
         if shape is None:
-            return Request(CPU_MB, CPU_MINUTES)
+            return self.made_here
         return self._on_gpu(
             shape,
             training_budget(shape, training, penalty),
@@ -79,7 +81,7 @@ class Requests:
         """Return the request of a cell's responses, or of its answers to a benign task."""
         shape, generation, responses = self._shapes[cell.model], self._study.generation, self.responses(cell)
         if shape is None:
-            return Request(CPU_MB, CPU_MINUTES)
+            return self.made_here
         return self._on_gpu(
             shape,
             generation_budget(shape, generation),
@@ -90,7 +92,7 @@ class Requests:
         """Return the request of a SafeLoRA projection, which runs on the CPU and reads a matrix at a time."""
         shape = self._shapes[model]
         if shape is None:
-            return Request(CPU_MB, CPU_MINUTES)
+            return self.made_here
         largest = max(inputs * outputs for inputs, outputs in shape.projections.values())
         # Both models' matrices, their difference and products with it, in fp32.
         return Request(CPU_MB + 6 * 4 * largest // 10**6, SETUP_MINUTES + _minutes(2 * loading_seconds(shape)))
