@@ -17,8 +17,8 @@ rule judge:
     conda:
         "../../envs/judge.yaml"
     resources:
-        judge_slots=1,
         **asks(lambda wildcards: REQUESTS.judge(cell_of(wildcards))),
+        judge_slots=1,
     params:
         spec=judge_spec,
     message:
