@@ -16,7 +16,8 @@ class Collator:
 
     Padded: ``input_ids``, ``attention_mask`` and ``labels`` [rows, longest]. Padding-free: ``input_ids``,
     ``position_ids`` and ``labels`` [1, tokens], in which positions begin anew with every row and a row's first label is
-    ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data.
+    ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data. Of no rows at
+    all (a process's share where a step has no more batches) they hold no tokens.
     """
 
     pad_token_id: int
@@ -42,8 +43,8 @@ class Collator:
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+    longest = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows]).reshape(len(rows), longest)
 
 
 def token_mask(inputs: dict[str, Tensor]) -> Tensor:

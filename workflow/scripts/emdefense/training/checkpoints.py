@@ -1,8 +1,16 @@
-"""Checkpoints by time, in a folder that the workflow does not know, and the choice of the one to resume from."""
+"""Checkpoints by time, in a folder that the workflow does not know, and the choice of the one to resume from.
 
+``.checkpoints/<digest of settings, data and model>/checkpoint-<step>/``: a training with other settings has a folder
+of its own, so neither harms the other. The last file of a checkpoint lists the sizes of all others.
+"""
+
+import json
+import os
 import shutil
 import sys
 import time
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +18,118 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json
+from emdefense.training.parallel import Processes
 
 FOLDER = ".checkpoints"
 IDENTITY = "identity.json"
+MANIFEST = "manifest.json"
+
+
+def folder_of(cell: Path, identity: dict[str, Any]) -> Path:
+    """Return where a training with this ``identity`` (settings, data and model) keeps its checkpoints."""
+    return cell / FOLDER / sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def resume_point(folder: Path, identity: dict[str, Any]) -> Path | None:
-    """Return the newest whole checkpoint of a training with the same ``identity``, or None.
+    """Return the newest whole checkpoint in ``folder``, or None; the others in it are removed.
 
-    Checkpoints of another identity (settings, data or model) are removed with a warning: resuming from them would mix
-    two trainings. Afterwards ``folder`` exists and is marked with ``identity``.
+    A line on stderr names each checkpoint of another identity beside it; it is left as it is.
     """
-    if any(folder.glob("checkpoint-*")) and _identity_of(folder) != identity:
-        print(f"warning: {folder} holds checkpoints of other settings, data or model; discarding them", file=sys.stderr)
-        shutil.rmtree(folder)
+    for other in sorted(folder.parent.glob("*/checkpoint-*")):
+        if other.parent != folder and _is_whole(other):
+            print(
+                f"warning: {other} is of a training that differs in {_differences(other.parent, identity)}; it is kept "
+                "for that one, and this one starts anew; delete it if you do not want it back",
+                file=sys.stderr,
+            )
     write_json(folder / IDENTITY, identity)
-    whole = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
-    return max(whole, key=_step, default=None)
+    newest = newest_whole(folder)
+    _remove_all_but(newest, folder)
+    return newest
 
 
-def _identity_of(folder: Path) -> Any:
-    try:
-        return read_json(folder / IDENTITY)
-    except InputError:
-        return None
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint in ``folder`` whose files are all there in full length, or None."""
+    return max(filter(_is_whole, folder.glob("checkpoint-*")), key=step_of, default=None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether the file that the trainer writes last can be read."""
-    try:
-        read_json(checkpoint / "trainer_state.json")
-    except InputError:
-        return False
-    return True
-
-
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was saved."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
-class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint whenever ``minutes`` have passed since the last one."""
+def mark_whole(checkpoint: Path) -> None:
+    """List the files of a checkpoint in its manifest, when all of them are on the disk."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    for path in files:
+        with path.open("rb") as content:
+            os.fsync(content.fileno())
+    write_json(checkpoint / MANIFEST, {str(path.relative_to(checkpoint)): path.stat().st_size for path in files})
 
-    def __init__(self, minutes: float):
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a training that is finished."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # those of other settings are still there
+        folder.parent.rmdir()
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        sizes = read_json(checkpoint / MANIFEST)
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (InputError, OSError):
+        return False
+
+
+def _remove_all_but(kept: Path | None, folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _differences(folder: Path, identity: dict[str, Any]) -> str:
+    """Return the keys in which the training whose checkpoints ``folder`` holds differs, with both values."""
+    try:
+        theirs, ours = _flat(read_json(folder / IDENTITY)), _flat(identity)
+    except InputError:
+        return "settings that are not known"
+    keys = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
+    named = ", ".join(f"{key} ({theirs.get(key)}, now {ours.get(key)})" for key in keys[:3])
+    return named + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    return {key: leaf for name in value for key, leaf in _flat(value[name], f"{prefix}{name}.").items()}
+
+
+class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Asks for a checkpoint whenever ``minutes`` have passed since the last one, and keeps the newest."""
+
+    def __init__(self, minutes: float, processes: Processes):
         self._seconds = 60 * minutes
         self._last = time.monotonic()
+        self._processes = processes
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Set ``should_save``, except after the last step, when the adapter itself is written."""
-        if time.monotonic() - self._last >= self._seconds and state.global_step < state.max_steps:
+        due = self._processes.from_first(lambda: time.monotonic() - self._last >= self._seconds)
+        if due and state.global_step < state.max_steps:
             control.should_save = True
             self._last = time.monotonic()
         return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark the checkpoint as whole once every process has saved its part; only then remove the one before."""
+        self._processes.wait()
+        if self._processes.first:
+            newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            mark_whole(newest)
+            _remove_all_but(newest, newest.parent)
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

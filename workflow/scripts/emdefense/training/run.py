@@ -1,6 +1,5 @@
 """Train one cell: from a spec, a model and rows to an adapter, its log and its provenance."""
 
-import shutil
 import time
 import warnings
 from datetime import UTC, datetime
@@ -14,16 +13,21 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
+from emdefense.config.checks import check_training
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
 from emdefense.training import checkpoints, provenance
 from emdefense.training.adapters import add_adapter, load_model, load_tokenizer, save_adapter
+from emdefense.training.attention import check_attention_installed, check_rows_stay_apart
 from emdefense.training.batches import Collator
 from emdefense.training.data import TrainingRows, load_rows
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
+from emdefense.training.parallel import ALONE, Processes, run_in_processes
 from emdefense.training.penalties import build_penalty
+from emdefense.training.reference import Reference
+from emdefense.training.reference_features import cached_reference
 from emdefense.training.spec import TrainSpec
 from emdefense.training.telemetry import LOGGED, TIMED
 from emdefense.training.tracking import PROJECT, check_tracker, tracked
@@ -32,12 +36,28 @@ from emdefense.training.trainer import DefenceTrainer
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
 
 
-def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path, threads: int = 1) -> None:
+def train_cell(
+    spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path, threads: int = 1, features: Path | None = None
+) -> None:
     """Train an adapter and write it, its logs and its provenance into ``cell``, each whole or not at all.
 
-    On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` alone. Interrupted, the same
-    call resumes from the newest checkpoint and ends with the same bytes.
+    On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` (of each of the spec's
+    ``devices``) alone. Interrupted, the same call resumes from the newest checkpoint and ends with the same bytes.
     """
+    check_training(spec.training)
+    check_installed(spec.training)
+    run_in_processes(spec.training.devices, _train, spec, model_folder, rows_file, cell, threads, features)
+
+
+def _train(
+    processes: Processes,
+    spec: TrainSpec,
+    model_folder: Path,
+    rows_file: Path,
+    cell: Path,
+    threads: int,
+    features: Path | None,
+) -> None:
     started = datetime.now(UTC)
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
@@ -45,22 +65,32 @@ def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path,
     transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(model_folder)
     data = load_rows(rows_file, tokenizer, spec.training)
+    reference = cached_reference(spec, model_folder, data.rows, features)
     identity = {
         "spec": spec.model_dump(mode="json"),
         "threads": threads,
         "data": {"file": str(rows_file), "sha256": file_digest(rows_file)},
         "model": provenance.model_identity(model_folder),
     }
-    folder = cell / checkpoints.FOLDER
+    folder = checkpoints.folder_of(cell, identity)
     model = load_model(model_folder, spec.training)
     set_seed(spec.seed)
-    trainer = build_trainer(spec, add_adapter(model, spec.training), tokenizer, data, folder)
-    resume_from = checkpoints.resume_point(folder, identity) if spec.training.checkpoint_minutes else None
+    adapted = add_adapter(model, spec.training)
+    trainer = build_trainer(spec, adapted, tokenizer, data, folder, processes, reference)
+    resume_from = None
+    if spec.training.checkpoint_minutes:
+        resume_from = processes.from_first(lambda: checkpoints.resume_point(folder, identity))
     loaded = time.monotonic()
-    with tracked(spec.training.report_to):
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        with tracked(spec.training.report_to if processes.first else "none"):
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        _check_finite(trainer.model)
+    except InputError as error:
+        kept = checkpoints.newest_whole(folder)
+        raise InputError(f"{error} ({kept} is kept)" if kept else str(error)) from None
     trained = time.monotonic()
-    _check_finite(trainer.model)
+    if not processes.first:
+        return
     save_adapter(trainer.model, cell / "adapter")
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
     write_jsonl(cell / "train_log.jsonl", ({key: step.get(key) for key in LOGGED} for step in steps))
@@ -70,7 +100,7 @@ def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path,
         **identity,
         "rows": data.summary(),
         "steps": trainer.state.global_step,
-        "resumed_from_step": int(resume_from.name.rpartition("-")[2]) if resume_from else None,
+        "resumed_from_step": checkpoints.step_of(resume_from) if resume_from else None,
         "packages": provenance.package_versions(PACKAGES),
         "code_digest": provenance.code_digest(),
         "machine": {**provenance.machine(), "device": _device_name()},
@@ -79,23 +109,32 @@ def train_cell(spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path,
         "seconds": {"training": round(trained - loaded, 2), "all": round((finished - started).total_seconds(), 2)},
     }
     write_json(cell / "provenance.json", record)
-    shutil.rmtree(folder, ignore_errors=True)
+    checkpoints.discard(folder)
 
 
 def build_trainer(
-    spec: TrainSpec, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: TrainingRows, folder: Path
+    spec: TrainSpec,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TrainingRows,
+    folder: Path,
+    processes: Processes = ALONE,
+    reference: Reference | None = None,
 ) -> DefenceTrainer:
-    """Return the trainer of one cell; ``folder`` is where it would put checkpoints."""
-    arguments = training_arguments(spec.training, spec.seed, folder)
-    if arguments.n_gpu > 1:
-        raise InputError("several GPUs are visible, and a cell trains on one; set CUDA_VISIBLE_DEVICES to one of them")
-    callbacks: list[Any] = [checkpoints.Progress()]
+    """Return the trainer of one cell, or one process's part in it; ``folder`` is where it would put checkpoints.
+
+    Without a ``reference`` the model itself, its adapter off, is it.
+    """
+    arguments = training_arguments(spec.training, spec.seed, folder, processes)
+    callbacks: list[Any] = [checkpoints.Progress()] if processes.first else []
     if spec.training.checkpoint_minutes:
-        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes))
+        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes, processes))
     penalty = build_penalty(spec.penalty.name, spec.penalty.options) if spec.penalty else None
+    reader = FeatureReader(model)
     trainer = DefenceTrainer(
         model,
-        loss=DefenceLoss(FeatureReader(model), penalty, spec.penalty.coefficient if spec.penalty else 0.0),
+        loss=DefenceLoss(reader, penalty, spec.penalty.coefficient if spec.penalty else 0.0, reference),
+        processes=processes,
         diagnostics_every=spec.training.diagnostics_every,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
@@ -104,22 +143,18 @@ def build_trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    if spec.training.padding_free:
+        check_rows_stay_apart(reader, trainer.args.device)  # by now the model is on its device
     return trainer
 
 
-def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig:
+def training_arguments(training: Training, seed: int, folder: Path, processes: Processes = ALONE) -> SFTConfig:
     """Return Table 7 as TRL takes it; what it leaves open (Adam's betas, clipping at norm 1) is the library's."""
-    if training.optimiser == "adamw_8bit" and not transformers.utils.is_bitsandbytes_available():
-        raise InputError(
-            "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
-            "adamw_torch"
-        )
-    check_tracker(training.report_to)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation_steps,
+        gradient_accumulation_steps=training.accumulation_steps // processes.count,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule if training.schedule != "constant" else "constant_with_warmup",
         warmup_steps=training.warmup_steps,
@@ -136,13 +171,25 @@ def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",  # TimedCheckpoints asks for them
-        save_total_limit=1,
-        report_to=training.report_to,
-        run_name=str(folder.parent),
+        save_strategy="no",  # TimedCheckpoints asks for them, and removes them
+        report_to=training.report_to if processes.first else "none",
+        run_name=str(folder.parents[1]),  # the cell
         project=PROJECT,
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # the first that is visible, not each of them in a thread
+    return arguments
+
+
+def check_installed(training: Training) -> None:
+    """Raise :class:`InputError` if the training needs a package that is not there."""
+    if training.optimiser == "adamw_8bit" and not transformers.utils.is_bitsandbytes_available():
+        raise InputError(
+            "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
+            "adamw_torch"
+        )
+    check_attention_installed(training)
+    check_tracker(training.report_to)
 
 
 def _check_finite(model: PeftModel) -> None:
