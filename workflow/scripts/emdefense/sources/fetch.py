@@ -11,15 +11,16 @@ from typing import Any
 from emdefense.config.source_checks import check_record, record_path
 from emdefense.config.sources import ModelSource, SourceSection, UrlSource
 from emdefense.errors import InputError
-from emdefense.files import file_digest, read_json, write_json, write_jsonl, written_whole
+from emdefense.files import file_digest, read_json, write_json, write_jsonl
 from emdefense.sources.conversations import convert_conversations
 from emdefense.sources.download import download
 from emdefense.sources.emergent_plus import convert_emergent_plus
 from emdefense.sources.foqa import convert_foqa
-from emdefense.sources.hub import snapshot
+from emdefense.sources.hub import check_stored, snapshot
 from emdefense.sources.made import Made
 from emdefense.sources.models import PATTERNS, convert_model
 from emdefense.sources.questions import convert_questions
+from emdefense.sources.rows import Converted
 from emdefense.sources.wildguardmix import convert_wildguardmix
 
 CONVERTERS: dict[str, Callable[[Any, Path], Made]] = {
@@ -55,18 +56,23 @@ def fetch(name: str, source: SourceSection, folder: Path) -> None:
     with TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
         raw = _get(name, source, Path(temporary))
         _check_pinned(name, source, raw)
-        if record is not None and source.path is None and record["raw"] != raw.digests:
+        made = CONVERTERS[source.kind](source, raw.path)  # type: ignore[attr-defined]
+        files = {template.replace("NAME", name): content for template, content in made.files.items()}
+        converted = Path(temporary) / "converted"
+        for file, content in files.items():
+            _write(converted / file, content)
+        # A model's files are many gigabytes: they are not read again.
+        linked = {f"{name}/{file}": digest for file, digest in raw.digests.items()}
+        digests = linked if isinstance(source, ModelSource) else _digests(converted)
+        new = _record(name, source, raw, made, digests)
+        if record is not None and source.path is None and record["files"] != new["files"]:
             raise InputError(
                 f"source {name}: upstream has changed since {record['fetched']} (revision {record['revision']}, now "
                 f"{raw.revision}); pin the earlier one, or remove {path} to accept the change"
             )
-        made = CONVERTERS[source.kind](source, raw.path)  # type: ignore[attr-defined]
-        digests = {}
-        for template, content in made.files.items():
-            file = template.replace("NAME", name)
-            _write(folder / file, content)
-            digests[file] = raw.digests if isinstance(source, ModelSource) else file_digest(folder / file)
-    write_json(path, _record(name, source, raw, made, digests))
+        for file in files:
+            _move(converted / file, folder / file)
+    write_json(path, new)
 
 
 def _get(name: str, source: SourceSection, temporary: Path) -> Raw:
@@ -83,7 +89,9 @@ def _get(name: str, source: SourceSection, temporary: Path) -> Raw:
         found = snapshot(repository, revision, "model", PATTERNS)
     else:
         found = snapshot(repository, revision, "dataset")
-    return Raw(found, found.name, _digests(found))
+    digests = _digests(found)
+    check_stored(found, digests)
+    return Raw(found, found.name, digests)
 
 
 def _digests(path: Path) -> dict[str, str]:
@@ -103,22 +111,28 @@ def _check_pinned(name: str, source: SourceSection, raw: Raw) -> None:
             )
 
 
-def _write(target: Path, content: Any) -> None:
+def _write(target: Path, content: list[Converted] | Path) -> None:
     """Write rows, copy a file, or make a folder of links to a folder's files: a model's weights are not copied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, list):
         write_jsonl(target, content)
     elif content.is_file():
-        with written_whole(target) as temporary:
-            shutil.copyfile(content, temporary)
+        shutil.copyfile(content, target)
     else:
-        shutil.rmtree(target, ignore_errors=True)
         for file in sorted(file for file in content.rglob("*") if file.is_file()):
             link = target / file.relative_to(content)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.resolve())
 
 
-def _record(name: str, source: SourceSection, raw: Raw, made: Made, digests: dict[str, Any]) -> dict[str, Any]:
+def _move(made: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    made.replace(target)
+
+
+def _record(name: str, source: SourceSection, raw: Raw, made: Made, files: dict[str, str]) -> dict[str, Any]:
     return {
         "name": name,
         "identity": source.identity(),
@@ -128,5 +142,5 @@ def _record(name: str, source: SourceSection, raw: Raw, made: Made, digests: dic
         "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": made.rows,
         "raw": raw.digests,
-        "files": digests,
+        "files": files,
     }

@@ -1,6 +1,8 @@
 """The Hugging Face hub: whole repositories at one revision, and the rows of data sets."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +12,7 @@ from emdefense.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+LARGE_FILE = re.compile("[0-9a-f]{64}")
 PAGES = {"dataset": "datasets/", "model": ""}
 
 
@@ -36,15 +39,27 @@ def snapshot(
         raise InputError(f"{where}: there is no such revision; take a commit hash from {page}/commits/main") from None
     except (hub.RepositoryNotFoundError, hub.HFValidationError):
         raise InputError(f"{where}: the hub has no such {kind}, or hides it; check {page}{_token_hint()}") from None
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, httpx2.TransportError):
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, httpx2.ConnectError, httpx2.TimeoutException):
         raise InputError(
             f"{where}: {constants.ENDPOINT} is not reached; run `snakemake fetch` where there is a network, without "
             "HF_HUB_OFFLINE, or set the source's 'path' to a local copy"
         ) from None
     except hub.HfHubHTTPError as error:
         raise InputError(f"{where}: {page} answers {error.response.status_code}; try again later") from None
-    except OSError as error:
-        raise InputError(f"{where}: the download failed ({' '.join(str(error).split())}); run it again") from None
+    except (httpx2.TransportError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{where}: the download broke off ({said}); run it again, it goes on where it was") from None
+
+
+def check_stored(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raise :class:`InputError` if a large file of a snapshot is not what the hub says it is.
+
+    The cache names a large file by the SHA-256 that the hub gives for it, and the client compares sizes only.
+    """
+    for name, digest in digests.items():
+        stored = (folder / name).resolve()
+        if LARGE_FILE.fullmatch(stored.name) and stored.name != digest:
+            raise InputError(f"{folder / name}: damaged, its SHA-256 is {digest}; remove {stored} and run it again")
 
 
 def _token_hint() -> str:
