@@ -17,6 +17,11 @@ from torch import Tensor
 
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.files import write_json
+from emdefense.generation import transformers_engine
+from emdefense.generation.protocol import Completion, GenerationSpec
+from emdefense.generation.reuse import ReuseStore
+from emdefense.generation.run import generate
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.safelora import project_adapter, project_matrix, threshold_adapter
 from emdefense.training.spec import ProjectionSpec
@@ -136,6 +141,41 @@ def test_thresholds_that_select_the_same_matrices_give_the_same_bytes(folders: d
         load_file(tmp_path / "2" / ADAPTER).keys() == load_file(folders["adapter"] / "adapter_model.safetensors").keys()
     )
     assert none == (folders["adapter"] / "adapter_model.safetensors").read_bytes()
+
+
+class CountingEngine:
+    """Stands in for a model: answers with its adapter's path, and counts how often it is loaded."""
+
+    loaded = 0
+
+    def __init__(self, model: Path, adapter: Path, precision: str, threads: int):
+        CountingEngine.loaded += 1
+        self.adapter = adapter
+
+    def sample(self, conversations: list[object], spec: GenerationSpec) -> list[list[Completion]]:
+        return [[Completion(str(self.adapter), "stop")] * spec.samples_per_question for _ in conversations]
+
+
+def test_adapters_of_thresholds_that_select_the_same_matrices_are_asked_once(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers_engine, "TransformersEngine", CountingEngine)
+    CountingEngine.loaded = 0
+    low, high = sorted(cosines(folders["projection"]).values())[:2]
+    write_json(tmp_path / "questions.json", [{"id": "q", "prompt": "Hi", "system": None}])
+
+    def ask(name: str, tau: float) -> bytes:
+        cell = tmp_path / name
+        threshold_adapter(tau, folders["adapter"], folders["projection"], cell)
+        pairs = [(tmp_path / "questions.json", cell / "responses.jsonl")]
+        settings = {"version": 1, "samples_per_question": 2}
+        generate(settings, folders["instruct"], cell / "adapter", pairs, ReuseStore(tmp_path / "reuse"))
+        return (cell / "responses.jsonl").read_bytes()
+
+    assert ask("a", low + (high - low) / 3) == ask("b", low + (high - low) / 2)
+    assert CountingEngine.loaded == 1
+    assert ask("c", high + 1e-9) != ask("b", low + (high - low) / 2)
+    assert CountingEngine.loaded == 2
 
 
 def test_a_tied_head_is_read_from_the_embedding(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ FIGURES = ["2a", "2b", "3", "4", "5"]
 RATES = f"{R}/rates.parquet"
 EXACT_MATCH = f"{R}/exact_match.parquet"
 EFFECTIVE_CONFIG = f"{R}/study.json"
+PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
+SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
+SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
 
 
 rule effective_config:
@@ -84,6 +87,42 @@ rule figure:
         " --name {wildcards.name} --out {params.out:q} 2> {log:q}"
 
 
+rule safelora_table:
+    input:
+        PROJECTIONS,
+        config=EFFECTIVE_CONFIG,
+    output:
+        SAFELORA_TABLE,
+    log:
+        f"{R}/logs/safelora_table.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Render the table of SafeLoRA's matrices"
+    shell:
+        "python workflow/scripts/safelora_table.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
+
+
+rule safelora_figure:
+    input:
+        PROJECTIONS,
+        config=EFFECTIVE_CONFIG,
+    output:
+        SAFELORA_FIGURE,
+    log:
+        f"{R}/logs/safelora_figure.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Draw the cosines of SafeLoRA's matrices"
+    shell:
+        "python workflow/scripts/safelora_figure.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
+
+
 rule claims:
     input:
         config=EFFECTIVE_CONFIG,
@@ -114,6 +153,7 @@ rule page:
             kind=["html", "csv"],
         ),
         figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
+        safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
     output:
         f"{R}/report/index.html",
     log:
@@ -141,6 +181,7 @@ rule report:
             name=FIGURES,
             kind=["pdf", "svg", "png"],
         ),
+        [*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
         rules.claims.output,
         rules.page.output,
 

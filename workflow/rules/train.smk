@@ -73,9 +73,7 @@ rule project:
 rule threshold:
     input:
         adapter=lambda wildcards: LAYOUT.adapter(projected(wildcards)),
-        projection=lambda wildcards: "{0}/cells/{1.model}/{1.task}/safelora/projection/seed{1.seed}".format(
-            R, cell_of(wildcards)
-        ),
+        projection=lambda wildcards: LAYOUT.projection(cell_of(wildcards)),
     output:
         adapter=directory(f"{R}/cells/{{cell}}/adapter"),
         provenance=f"{R}/cells/{{cell}}/provenance.json",

@@ -1,6 +1,6 @@
 """Expansion of a study into cells, and the one place where paths are made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from emdefense.config.training import PENALTIES, PenaltyOptions, Training
 from emdefense.config.variants import variant_options
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
-STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 1, "generation": 1, "judging": 1, "microcosm": 1}
+STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 2, "generation": 1, "judging": 1, "microcosm": 1}
 
 NO_SETTING = "none"
 SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
@@ -74,6 +74,10 @@ class Layout:
     def adapter(self, cell: Cell) -> str:
         """A cell's adapter folder, as PEFT saves it."""
         return f"{self.cell(cell)}/adapter"
+
+    def projection(self, cell: Cell) -> str:
+        """What SafeLoRA's projection of an adapter gave, the same for every τ."""
+        return f"{self.results}/cells/{cell.model}/{cell.task}/safelora/projection/seed{cell.seed}"
 
     def responses(self, cell: Cell, question_set: str) -> str:
         """A cell's responses to a question set."""
@@ -152,6 +156,15 @@ class Grid:
         """The cell whose adapter SafeLoRA projects: plain fine-tuning on the same data with the same seed."""
         arm = "sft" if self.is_benign(cell) else "misaligned"
         return Cell(cell.model, cell.task, arm, NO_SETTING, cell.seed)
+
+    @cached_property
+    def projections(self) -> dict[Cell, list[str]]:
+        """Every adapter that SafeLoRA projects, as its cell without a setting, and the τ of its cells, ascending."""
+        found: dict[Cell, list[str]] = {}
+        for cell in self.cells:
+            if cell.arm == "safelora":
+                found.setdefault(replace(cell, setting=NO_SETTING), []).append(cell.setting)
+        return {cell: sorted(taus, key=float) for cell, taus in found.items()}
 
     @cached_property
     def measurements(self) -> list[Measurement]:

@@ -13,10 +13,14 @@ from emdefense.report.claims import claim_rows, notes
 from emdefense.report.divergences import divergences
 from emdefense.report.figures import DRAWINGS
 from emdefense.report.findings import findings
+from emdefense.report.projections import read_projections
 from emdefense.report.provenance import provenance
 from emdefense.report.readings import readings
 from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, render_html
+from emdefense.report.safelora_figure import NAME as COSINES
+from emdefense.report.safelora_figure import caption
+from emdefense.report.safelora_table import safelora_table
 from emdefense.report.tables import NUMBERS, build_table
 
 
@@ -29,12 +33,19 @@ def write_page(study: Study, results: Path, out: Path) -> None:
     figures = [
         (name, d.caption, inline_svg(results / "figures" / f"figure_{name}.svg")) for name, d in DRAWINGS.items()
     ]
+    projections = read_projections(study)
+    safelora = projections and {
+        "table": html_table(safelora_table(study, projections)),
+        "caption": caption(study, projections),
+        "svg": inline_svg(results / "figures" / f"{COSINES}.svg"),
+    }
     page = render_html(
         "page.html.jinja",
         study=study,
         findings=findings(study, summary),
         tables=tables,
         figures=figures,
+        safelora=safelora,
         claims=claim_rows(verdicts, study),
         claim_notes=notes(verdicts),
         readings=readings(study),

@@ -39,11 +39,12 @@ LINES = (
     LineStyle("#7B3F7D", "D", (0, (5, 1.5, 1.2, 1.5))),
     LineStyle("#B07D00", "v", (0, (3, 1))),
     LineStyle("#3B3B3B", "X", (0, (1, 2))),
+    LineStyle("#56B4E9", "P", (0, (8, 2))),
 )
 
 
 def line_styles(count: int) -> list[LineStyle]:
-    """Return ``count`` styles, repeating after the sixth."""
+    """Return ``count`` styles, repeating after the seventh."""
     return list(islice(cycle(LINES), count))
 
 

@@ -33,9 +33,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table; ``blocks`` are runs of rows with a rule between them."""
+    """A whole table; ``blocks`` are runs of rows with a rule between them.
 
-    number: int
+    A table that the paper does not have has no number but a name.
+    """
+
+    number: int | None
     title: str
     columns: tuple[Column, ...]
     blocks: tuple[tuple[tuple[TableCell, ...], ...], ...]
@@ -44,6 +47,12 @@ class Table:
     remarks: tuple[str, ...] = ()
     footnotes: tuple[tuple[str, str], ...] = ()
     wide: bool = False
+    name: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name of its files without suffix."""
+        return self.name if self.number is None else f"table_{self.number:02d}"
 
     @property
     def has_paper(self) -> bool:

@@ -39,12 +39,12 @@ def build_table(number: int, study: Study, summary: Summary, reference: Referenc
 
 
 def write_table(table: Table, folder: Path) -> None:
-    """Write ``table_NN`` as Markdown, LaTeX, HTML and CSV."""
-    stem = f"table_{table.number:02d}"
-    write_text(folder / f"{stem}.md", markdown_table(table))
-    write_text(folder / f"{stem}.tex", latex_table(table))
-    write_text(folder / f"{stem}.html", standalone_html(f"Table {table.number}", html_table(table)))
-    write_text(folder / f"{stem}.csv", csv_table(table))
+    """Write a table as Markdown, LaTeX, HTML and CSV, named ``table_NN`` if it has a number."""
+    title = table.title if table.number is None else f"Table {table.number}"
+    write_text(folder / f"{table.stem}.md", markdown_table(table))
+    write_text(folder / f"{table.stem}.tex", latex_table(table))
+    write_text(folder / f"{table.stem}.html", standalone_html(title, html_table(table)))
+    write_text(folder / f"{table.stem}.csv", csv_table(table))
 
 
 def csv_table(table: Table) -> str:

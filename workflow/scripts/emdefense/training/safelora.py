@@ -55,7 +55,7 @@ def project_matrix(a: Tensor, b: Tensor, v: Tensor, normalisation: str) -> Proje
     is the same. A matrix that is 0 has cosine 0. V must not be 0.
     """
     # In blocks of rows, for the conversion to float64 would take twice the memory of V.
-    v_norm = torch.stack([torch.linalg.vector_norm(rows, dtype=torch.float64) for rows in v.split(ROWS)]).norm()
+    v_norm = torch.stack([torch.linalg.vector_norm(rows, dtype=torch.float64) for rows in torch.split(v, ROWS)]).norm()
     divisor = v_norm.square() if normalisation == "squared_norm" else v_norm
     projected = ((v @ (v.t() @ b.to(v.dtype))).to(torch.float64) / divisor).to(b.dtype)
     gram = a.to(torch.float64) @ a.to(torch.float64).t()
