@@ -107,6 +107,18 @@ def test_another_judge_threshold_reruns_no_judge(finished: Checkout) -> None:
     assert planned == {"effective_config": 1, **REPORTED}
 
 
+def test_caching_the_reference_reruns_only_the_cells_that_have_one(finished: Checkout) -> None:
+    planned = finished.planned(*SMOKE, "--config", "training={reference: cached}")
+    assert planned == {
+        "reference_features": 1,
+        "train": 1,
+        "generate": 1,
+        "judge": 2,
+        "effective_config": 1,
+        **REPORTED,
+    }
+
+
 def test_a_deleted_cell_is_redone_alone(finished: Checkout) -> None:
     cell = finished.folder / KL
     aside = cell.with_name("aside")

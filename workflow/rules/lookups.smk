@@ -49,6 +49,12 @@ def projected(wildcards):
     return GRID.projected_from(cell_of(wildcards))
 
 
+def features_cell(wildcards):
+    """A cell that reads the reference features that a job makes."""
+    folder = f"{R}/features/{wildcards.features}"
+    return next(cell for cell in GRID.trained if GRID.features(cell, LAYOUT) == folder)
+
+
 def generation_spec(wildcards):
     """What a cell's sampling depends on besides its inputs."""
     return spec(GRID.generation_spec(cell_of(wildcards)))

@@ -5,6 +5,7 @@ rule train:
     input:
         model=instruct,
         rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
+        features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
         checked=ancient(f"{R}/data/.checked"),
     output:
         adapter=directory(f"{R}/cells/{{cell}}/adapter"),
@@ -24,11 +25,39 @@ rule train:
         spec=lambda wildcards: spec(GRID.training_spec(cell_of(wildcards))),
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
         cell=subpath(output.adapter, parent=True),
+        features=lambda wildcards, input: options("--features", input.features),
     message:
         "Train {wildcards.cell}"
     shell:
         "python workflow/scripts/train.py --spec {params.spec:q} --model {input.model:q} --rows {input.rows:q}"
-        " --cell {params.cell:q} 2> {log:q}"
+        " {params.features} --cell {params.cell:q} 2> {log:q}"
+
+
+# Only where `training.reference` is `cached`.
+rule reference_features:
+    input:
+        model=lambda wildcards: LAYOUT.file(STUDY.models[features_cell(wildcards).model].instruct),
+        rows=lambda wildcards: GRID.training_rows(features_cell(wildcards), LAYOUT),
+        checked=ancient(f"{R}/data/.checked"),
+    output:
+        features=directory(f"{R}/features/{{features}}"),
+    log:
+        f"{R}/logs/features/{{features}}.log",
+    benchmark:
+        f"{R}/benchmarks/features/{{features}}.tsv"
+    wildcard_constraints:
+        features=r"[^/]+/[^/]+/[^/]+",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.train(features_cell(wildcards))),
+    params:
+        spec=lambda wildcards: spec(GRID.features_spec(features_cell(wildcards))),
+    message:
+        "Cache the reference features {wildcards.features}"
+    shell:
+        "python workflow/scripts/reference_features.py --spec {params.spec:q} --model {input.model:q}"
+        " --rows {input.rows:q} --out {output.features:q} 2> {log:q}"
 
 
 rule project:

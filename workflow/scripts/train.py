@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument(
         "--cell", required=True, type=Path, help="folder for adapter/, train_log.jsonl, provenance.json"
     )
+    parser.add_argument("--features", type=Path, help="cached reference features, if training.reference is cached")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
     arguments = parser.parse_args()
     spec = parse_spec(TrainSpec, arguments.spec)
@@ -27,7 +28,7 @@ def main() -> None:
 
     with fast_imports():
         from emdefense.training.run import train_cell  # after the spec is known to be right
-    train_cell(spec, model, arguments.rows, arguments.cell, arguments.threads)
+    train_cell(spec, model, arguments.rows, arguments.cell, arguments.threads, arguments.features)
 
 
 if __name__ == "__main__":

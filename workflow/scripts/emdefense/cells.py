@@ -11,9 +11,19 @@ from emdefense.config.training import PENALTIES, PenaltyOptions, Training
 from emdefense.config.variants import variant_options
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
-STAGE_VERSIONS = {"data": 1, "training": 1, "projection": 2, "generation": 1, "judging": 1, "microcosm": 1}
+STAGE_VERSIONS = {
+    "data": 1,
+    "training": 1,
+    "features": 1,
+    "projection": 2,
+    "generation": 1,
+    "judging": 1,
+    "microcosm": 1,
+}
 
 NO_SETTING = "none"
+# Of the training's settings, those on which reference features depend.
+FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
 SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
 GENERAL, IN_DOMAIN = "general", "in_domain"
 
@@ -204,13 +214,14 @@ class Grid:
 
     def training_spec(self, cell: Cell) -> dict[str, Any]:
         """What a cell's training depends on besides its input files; a change reruns the cell."""
+        penalty = self.penalty(cell.arm)
+        training = self.training(cell).model_dump(mode="json", exclude=None if penalty else {"reference"})
         spec: dict[str, Any] = {
             "version": STAGE_VERSIONS["training"],
             "seed": cell.seed,
-            "training": self.training(cell).model_dump(mode="json"),
+            "training": training,
             "penalty": None,
         }
-        penalty = self.penalty(cell.arm)
         if penalty is not None:
             name, options = penalty
             spec["penalty"] = {
@@ -219,6 +230,27 @@ class Grid:
                 "options": options.model_dump(mode="json"),
             }
         return spec
+
+    def features(self, cell: Cell, layout: Layout) -> str | None:
+        """The folder of cached reference features that a cell's training reads, or None."""
+        penalty = self.penalty(cell.arm)
+        if penalty is None or self.training(cell).reference == "live":
+            return None
+        name, options = penalty
+        read = "".join(f"-{option}_{value}" for option, value in options.what_is_read().items())
+        return f"{layout.results}/features/{cell.model}/{cell.task}/{name}{read}"
+
+    def features_spec(self, cell: Cell) -> dict[str, Any]:
+        """What the reference features that a cell reads depend on besides model and rows."""
+        penalty = self.penalty(cell.arm)
+        assert penalty is not None
+        name, options = penalty
+        return {
+            "version": STAGE_VERSIONS["features"],
+            "training": self.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS),
+            "penalty": name,
+            "options": options.what_is_read(),
+        }
 
     def penalty(self, arm: str) -> tuple[str, PenaltyOptions] | None:
         """Return the penalty of an arm or of a variant, by its name in the registry, and its options."""

@@ -1,6 +1,6 @@
 """How adapters are trained: Table 7 of the paper, and the options of each defence."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,6 +47,11 @@ class Training(Section):
         "the batches of a step stay the same",
     )
     activation_checkpointing: bool = False
+    reference: Literal["live", "cached"] = Field(
+        "live",
+        description="where a penalty gets the features of the model before fine-tuning: computed with every batch, or "
+        "once for all λ and seeds of a task; see defences.md for the disk this takes",
+    )
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(15.0, description="0: no checkpoints")
     diagnostics_every: Annotated[int, Field(ge=0)] = Field(
         10, description="steps between measurements of KL and of each part's gradient norm; 0: none"
@@ -75,6 +80,13 @@ class TrainingOverride(Section):
 class PenaltyOptions(Section):
     """Options of an arm that adds λ·penalty to the loss; its setting in the grid is λ."""
 
+    # Those on which it depends which blocks the penalty reads.
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def what_is_read(self) -> dict[str, Any]:
+        """Return the options on which cached reference features depend, and their values."""
+        return {name: getattr(self, name) for name in self.reads}
+
 
 class KL(PenaltyOptions):
     """L = CE + λ·KL, Eq. 4 of the paper."""
@@ -88,6 +100,8 @@ class KL(PenaltyOptions):
 
 class LDIFS(PenaltyOptions):
     """L = CE + λ·‖x_θ − x_θ0‖², Eq. 5 of the paper."""
+
+    reads: ClassVar[tuple[str, ...]] = ("every",)
 
     every: PositiveInt = Field(5, description="features after every k-th block")
     normalisation: Literal["unit_token", "mean_square", "raw_sum", "mukhoti"] = Field(

@@ -27,6 +27,15 @@ class TrainSpec(Section):
     penalty: PenaltySpec | None = None
 
 
+class FeaturesSpec(Section):
+    """One cache of reference features: what ``penalty`` with ``options`` reads."""
+
+    version: int
+    training: Training
+    penalty: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class ProjectionSpec(SafeLoRA):
     """One SafeLoRA projection."""
 

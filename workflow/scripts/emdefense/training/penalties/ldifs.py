@@ -59,12 +59,12 @@ class LDIFS(Penalty[LDIFSOptions]):
             case "raw_sum":
                 return (policy - reference).square().sum(-1)
             case "mukhoti":
-                both = zip(policy.split(list(lengths)), reference.split(list(lengths)), strict=True)
-                return torch.cat(
-                    [(_unit_over_tokens(x) - _unit_over_tokens(y)).square().mean(-1) / len(x) for x, y in both]
-                )
+                both = zip(*(torch.split(x, list(lengths)) for x in (policy, reference)), strict=True)
+                scaled = ((_unit_over_tokens(x), _unit_over_tokens(y)) for x, y in both)
+                return torch.cat([(x - y).square().mean(-1) / len(x) for x, y in scaled])
 
 
 def _unit_over_tokens(sequence: Tensor) -> Tensor:
     """Scale each dimension of a sequence's features [tokens, d] to norm 1 over its tokens."""
-    return sequence / (torch.linalg.vector_norm(sequence, dim=0, keepdim=True) + MUKHOTI_EPSILON)
+    norms: Tensor = torch.linalg.vector_norm(sequence, dim=0, keepdim=True)
+    return sequence / (norms + MUKHOTI_EPSILON)

@@ -1,0 +1,67 @@
+"""What training costs by arithmetic, from the model's shape alone: FLOP a token, and bytes of cached features.
+
+A multiply-add counts as two. Counted are products of matrices; norms, activations, the softmax and the optimiser are
+below 1 % of them. Frozen weights get no gradient, so the backward pass costs them one product, not two.
+"""
+
+from dataclasses import dataclass
+
+from emdefense.config.shape import ModelShape
+from emdefense.config.training import Training
+
+BYTES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class TokenFlop:
+    """FLOP per token of a batch, by what they are for."""
+
+    forward: float
+    backward: float
+    head: float
+    reference: float
+    recomputed: float
+
+    @property
+    def useful(self) -> float:
+        """What the result needs, by which the model FLOP utilisation (MFU) is defined: nothing computed twice."""
+        return self.forward + self.backward + self.head + self.reference
+
+    @property
+    def all(self) -> float:
+        """What the GPU computes."""
+        return self.useful + self.recomputed
+
+
+def training_flop(
+    shape: ModelShape, training: Training, penalty: str | None, length: float, response_share: float
+) -> TokenFlop:
+    """Return the FLOP per token of rows of ``length`` tokens, of which ``response_share`` carry cross-entropy.
+
+    ``penalty``: ``kl`` over all tokens, another that reads hidden states only, or None. Per token and block, with the
+    block's weights W, adapters of R = r·(in + out) parameters, and queries of q dimensions in all:
+
+    - forward: 2W + 2R, and 2·length·q for attention, in which a token sees half of the row on average;
+    - backward: 2W for the activations, 4R for activations and adapters, and twice the attention;
+    - head, of V·d weights: logits and the gradient of the hidden states at response tokens (4Vd); with KL at every
+      token the reference's logits as well (6Vd);
+    - a live reference: 2W and the attention once more, without adapters;
+    - activation checkpointing: the forward pass once more.
+    """
+    weights = shape.num_hidden_layers * sum(inputs * outputs for inputs, outputs in shape.projections.values())
+    adapters = shape.adapter_parameters(training.lora_rank, training.target_modules)
+    attention = 2 * length * shape.query_size * shape.num_hidden_layers
+    forward = 2 * weights + 2 * adapters + attention
+    product = 2 * shape.vocab_size * shape.hidden_size
+    return TokenFlop(
+        forward=forward,
+        backward=2 * weights + 4 * adapters + 2 * attention,
+        head=3 * product if penalty == "kl" else 2 * product * response_share,
+        reference=2 * weights + attention if penalty and training.reference == "live" else 0,
+        recomputed=forward if training.activation_checkpointing else 0,
+    )
+
+
+def feature_bytes(tokens: int, width: int, blocks: int, precision: str) -> int:
+    """Return the bytes on disk of the final hidden states and the residual stream after ``blocks`` blocks."""
+    return tokens * width * (1 + blocks) * BYTES[precision]
