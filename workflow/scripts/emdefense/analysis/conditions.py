@@ -65,9 +65,14 @@ def settings(study: Study, model: str, arm: str) -> list[str]:
     return sorted(found, key=float)
 
 
+def arm_title(arm: str) -> str:
+    """Return an arm as a reader sees it; a variant by the name that its study gives it."""
+    return ARM_TITLES.get(arm, arm)
+
+
 def setting_title(arm: str, setting: str) -> str:
     """Return a setting as a reader sees it: ``λ = 0.1``, ``5 %``, or nothing for arms without one."""
     if setting == NO_SETTING:
         return ""
-    symbol = SETTING_SYMBOLS[arm]
+    symbol = SETTING_SYMBOLS.get(arm, "λ")  # a variant is of a penalty
     return f"{setting} %" if symbol == "%" else f"{symbol} = {setting}"

@@ -14,6 +14,10 @@ from emdefense.errors import InputError
 
 def check_study(study: Study) -> None:
     """Raise :class:`InputError`, naming the key, for the first mistake found."""
+    for name, variant in study.variants.items():
+        if name in ARMS:
+            _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
+        variant_options(study.arms, variant, f"variants.{name}")
     for number, block in enumerate(study.grid):
         _check_names(study, block, f"grid.{number}")
         for arm, settings in block.arms.items():
@@ -32,10 +36,6 @@ def check_study(study: Study) -> None:
     check_training(study.training)
     for name, task in study.tasks.items():
         check_training(task.training.applied_to(study.training), f"tasks.{name}.training")
-    for name, variant in study.variants.items():
-        if name in ARMS:
-            _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
-        variant_options(study.arms, variant, f"variants.{name}")
     check_sources({name: resolved_source(study, name) for name in study.sources}, Path(study.sources_folder))
     _check_files(study)
 

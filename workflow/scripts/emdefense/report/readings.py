@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from emdefense.analysis.conditions import ARM_TITLES, setting_title
+from emdefense.analysis.conditions import arm_title, setting_title
 from emdefense.analysis.rates import JUDGMENT_SCHEMA, outcome_columns, read_rows
 from emdefense.cells import GENERAL, Grid, Layout, Measurement
 from emdefense.config import Study
@@ -62,7 +62,7 @@ def _reading(study: Study, measurement: Measurement, responses: Path, judgments:
         .join(read_rows(responses, RESPONSE_SCHEMA), on="id", how="inner", maintain_order="left")
     )
     return Reading(
-        arm=", ".join(part for part in (ARM_TITLES[cell.arm], setting_title(cell.arm, cell.setting)) if part),
+        arm=", ".join(part for part in (arm_title(cell.arm), setting_title(cell.arm, cell.setting)) if part),
         question_set="general questions" if measurement.question_set == GENERAL else "in-domain questions",
         responses=[
             Response(
