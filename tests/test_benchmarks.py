@@ -1,5 +1,6 @@
 """Each benchmark runs on a tiny setting and prints a whole table. No time is asserted."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def table(script: str) -> list[list[str]]:
+def table(script: str, *options: str) -> list[list[str]]:
     """The cells of the Markdown table that a benchmark prints, header first."""
-    command = [sys.executable, f"benchmarks/{script}.py", "--quick"]
+    command = [sys.executable, f"benchmarks/{script}.py", "--quick", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
@@ -34,3 +35,25 @@ def test_head_loss() -> None:
     _, *rows = table("head_loss")
     assert [row[0].split(": ")[1] for row in rows] == ["naive", "ours", "ours, rounded as on CUDA"]
     assert all(cell for row in rows[:2] for cell in row)
+
+
+@pytest.mark.slow
+def test_training_step(tmp_path: Path) -> None:
+    header, *rows = table("training_step", "--json", str(tmp_path / "measured.json"))
+    arms = ["SFT", "KL, full logits", "KL", "KL, cached", "LDIFS", "LDIFS, cached"]
+    same = ["SafeLoRA (SFT, projected afterwards)", "interleave 5 % (SFT, 5 % more rows)"]
+    labels = [*arms[:1], *same, *arms[1:]]
+    assert [row[0] for row in rows] == labels + [f"{label}, recomputing" for label in labels]
+    assert header[-1] == "tokens/s"  # the MFU of a CPU is not known
+    record = json.loads((tmp_path / "measured.json").read_text())
+    assert [entry["arm"] for entry in record["arms"]] == arms * 2
+    tokens = record["rows"] * record["accumulation"] * record["length"]
+    for entry in record["arms"]:
+        assert entry["tokens_per_second"] == pytest.approx(tokens / entry["seconds"])
+
+
+def test_safelora() -> None:
+    header, *rows = table("safelora")
+    assert [row[1] for row in rows] == ["64 × 48", "48 × 64"]
+    assert header[2:5] == ["thin, s", "dense, s (5 × one τ)", "ratio"]
+    assert all(float(cell) >= 0 for row in rows for cell in row[2:])
