@@ -74,7 +74,11 @@ onstart:
     if workflow.local_exec:
         start_server()  # jobs on this machine need not import torch one by one
     else:
-        check_partitions(job.resources.get("slurm_partition") for job in workflow.dag.needrun_jobs())
+        try:
+            check_partitions(job.resources.get("slurm_partition") for job in workflow.dag.needrun_jobs())
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
     if STUDY.judge.kind == "openai" and not os.environ.get(STUDY.judge.api_key_variable):
         logger.warning(f"{STUDY.judge.api_key_variable} is not set: everything but the judging will run")
 

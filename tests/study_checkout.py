@@ -27,7 +27,9 @@ class Checkout:
         ).stdout
         for name in filter(None, listed.split("\0")):
             source, target = ROOT / name, folder / name
-            if source.is_file():
+            if source.is_symlink():
+                target.symlink_to(source.readlink())
+            elif source.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         return cls(folder)

@@ -1,13 +1,15 @@
-"""Write what is generated: the config's JSON schema and reference, and the list of divergences from the paper."""
+"""Write what is generated: the config's schema and reference, the divergences from the paper, its jobs' memory."""
 
 import argparse
 from pathlib import Path
 
-from emdefense.config import Study
+from emdefense.config import Study, load_study
 from emdefense.config.reference import reference
 from emdefense.errors import run_cli
 from emdefense.files import write_json, write_text
 from emdefense.report.divergences import divergences_document
+from emdefense.resources.gpus import read_gpus
+from emdefense.resources.table import with_budgets
 
 
 def main() -> None:
@@ -15,10 +17,13 @@ def main() -> None:
     parser.add_argument("--schema", type=Path, default=Path("workflow/schemas/study.schema.json"))
     parser.add_argument("--reference", type=Path, default=Path("docs/config.md"))
     parser.add_argument("--divergences", type=Path, default=Path("docs/divergences.md"))
+    parser.add_argument("--cluster", type=Path, default=Path("docs/cluster.md"))
     arguments = parser.parse_args()
     write_json(arguments.schema, Study.model_json_schema())
     write_text(arguments.reference, reference())
     write_text(arguments.divergences, divergences_document())
+    study, gpus = load_study(Path("config/paper.yaml")), read_gpus(Path("profiles/slurm/gpus.yaml"))
+    write_text(arguments.cluster, with_budgets(arguments.cluster.read_text(encoding="utf-8"), study, gpus))
 
 
 if __name__ == "__main__":
