@@ -1,13 +1,14 @@
 """SafeLoRA on the matrices of Qwen2.5-7B: thin and for all τ in one pass, against the dense method.
 
-    python benchmarks/safelora.py [--device cuda] [--threads 1] [--shapes 3584x3584 512x3584] [--blocks 1 2]
+    python benchmarks/safelora.py [--device cuda] [--threads 1] [--shapes 3584x3584 512x3584]
+    python benchmarks/safelora.py --blocks 1 4
 
-The first table takes one matrix at a time. Dense is what public code does: C = VVᵀ/‖V‖, CBA and BA formed in fp32, and
+The first takes one matrix at a time. Dense is what public code does: C = VVᵀ/‖V‖, CBA and BA formed in fp32, and
 a run of it for each τ; since every run does the same, one is measured and its time multiplied. Seconds are
 of processor time on the CPU, so that other work on the machine does not count, and of wall time on CUDA. Peak memory is
 of a process of its own and leaves out V, A and B, which both methods need.
 
-The second table projects an adapter of whole blocks from bf16 shards on the disk, on the CPU, and compares the peak
+The second projects an adapter of whole blocks from bf16 shards on the disk, on the CPU, and compares the peak
 memory with that of the two models read whole, as the dense method needs them.
 """
 
@@ -163,13 +164,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shapes", type=shape_of, nargs="+", help="instead of a 7B model's, for example 896x4864")
-    parser.add_argument("--blocks", type=int, nargs="*", default=[1, 2], help="numbers of blocks of the second table")
+    parser.add_argument("--blocks", type=int, nargs="+", help="project adapters of so many blocks from shards instead")
+    parser.add_argument("--quick", action="store_true", help="tiny matrices, to see that it runs")
     arguments = parser.parse_args()
-    kinds = {f"{rows}": (rows, columns) for rows, columns in arguments.shapes or ()} or KINDS
-    print(f"{len(TAUS)} τ, rank {RANK}, fp32, {arguments.device}, {arguments.threads} thread(s)\n")
-    print(by_kind(kinds, arguments.device, arguments.threads))
+    shapes = [(64, 48), (48, 64)] if arguments.quick else arguments.shapes or ()
+    kinds = {f"{rows} × {columns}": (rows, columns) for rows, columns in shapes} or KINDS
     if arguments.blocks:
-        print(f"\n{from_shards(arguments.blocks, arguments.threads)}")
+        print(from_shards(arguments.blocks, arguments.threads))
+    else:
+        print(f"{len(TAUS)} τ, rank {RANK}, fp32, {arguments.device}, {arguments.threads} thread(s)\n")
+        print(by_kind(kinds, arguments.device, arguments.threads))
 
 
 if __name__ == "__main__":
