@@ -1,0 +1,184 @@
+"""GPU-hours of a study, by arithmetic or from what training_step.py measured; as data, docs/gpu_hours.csv.
+
+    python benchmarks/gpu_hours.py [--config config/paper.yaml] [--measured measured.json] [--out docs/gpu_hours.csv]
+
+A row of the file is a model, a task and an arm, all its settings and seeds together. `basis` says where its training
+time is from: `arithmetic, not measured` is FLOP / (assumed share × the GPU's peak), otherwise the GPU it was measured
+on. Sampling is always arithmetic. What is assumed stands in the constants below. Prints the sums as Markdown.
+"""
+
+import argparse
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from measuring import markdown_table
+
+from emdefense.cells import GENERAL, Cell, Grid
+from emdefense.config.load import load_study
+from emdefense.config.study import BenignTask, Generation, Study
+from emdefense.files import read_json, write_text
+from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
+from emdefense.resources.gpus import Gpu
+from emdefense.resources.jobs import GENERAL_QUESTIONS, Requests
+from emdefense.resources.memory import generation_budget
+from emdefense.training.costs import training_flop
+
+ARITHMETIC = "arithmetic, not measured"
+A100 = Gpu(memory_gib=79, tflops=312, gb_per_s=1935)  # 80 GB, from its data sheet
+# Tokens of a row by bytes / 4, and 30 for the chat template with its system prompt: 244 and 312 for the 600 held-out
+# rows of code and legal each. No tokenizer of Qwen was at hand; code has more tokens than that.
+EMA_TOKENS = 280
+OPSWAP_TOKENS, FOQA_TOKENS = 60, 400  # a short expression; a passage of Faroese
+FOQA_ROWS = 848
+RESPONSE_SHARE = 0.65  # of a row's tokens; code 0.5, legal 0.75
+PADDING = 1.5  # four rows drawn from code or legal, padded to the longest: 1.46 and 1.59
+# Tokens sampled one after the other for a batch of responses, that is by its longest: the limit, but for benign tasks
+# that were trained, where an answer is a number or a few words.
+BENIGN_STEPS = 30
+MEASURED_AS = {"kl": "KL", "ldifs": "LDIFS"}  # the arms of training_step.py; the others train as SFT does
+
+COLUMNS = (
+    *("model", "task", "arm", "trainings", "rows_per_training", "tokens_per_training", "training_gpu_hours"),
+    *("responses", "sampling_gpu_hours", "basis"),
+)
+
+
+def estimate(
+    study: Study, measured: Sequence[dict[str, Any]] = (), sampling_batch: int | None = None
+) -> list[dict[str, Any]]:
+    """Return a row of ``COLUMNS`` for each model, task and arm; hours of one GPU, padding included in the tokens.
+
+    ``sampling_batch``, where it fits on the GPU, is taken instead of the study's.
+    """
+    grid, requests = Grid(study), Requests(study, {"a100": A100})
+    trainings = grid.trained
+    sampled = Counter[Cell]()
+    for cell, question_set in grid.responses:
+        questions = GENERAL_QUESTIONS if question_set == GENERAL else study.data.holdout_questions
+        sampled[cell] += questions * study.models[cell.model].samples_per_question
+    for cell in grid.benign:
+        sampled[cell] += requests.responses(cell)
+    keys = dict.fromkeys((cell.model, cell.task, cell.arm) for cell in [*trainings, *sampled])
+    rows = []
+    for key in keys:
+        of_key = [cell for cell in trainings if (cell.model, cell.task, cell.arm) == key]
+        responses = {cell: n for cell, n in sampled.items() if (cell.model, cell.task, cell.arm) == key}
+        lengths = {cell: _rows(study, requests, cell) for cell in of_key}
+        tokens = sum(count * _tokens(study, cell) * _padding(grid, cell) for cell, count in lengths.items())
+        seconds, basis = _training(study, grid, lengths, measured)
+        shape = study.models[key[0]].shape
+        assert shape is not None
+        sampling = sum(
+            generation_seconds(shape, _generation(study, grid, cell, sampling_batch), n, A100)
+            for cell, n in responses.items()
+        )
+        values = (
+            *key,
+            len(of_key),
+            round(sum(lengths.values()) / len(of_key)) if of_key else 0,
+            round(tokens / len(of_key)) if of_key else 0,
+            round(seconds / 3600, 3),
+            sum(responses.values()),
+            round(sampling / 3600, 3),
+            basis if of_key else ARITHMETIC,
+        )
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def _rows(study: Study, requests: Requests, cell: Cell) -> int:
+    task = study.tasks[cell.task]
+    if isinstance(task, BenignTask) and task.table == "foqa":
+        return round(FOQA_ROWS * (1 + (cell.setting_value or 0) / 100 * (cell.arm == "interleave")))
+    return requests.rows(cell)
+
+
+def _tokens(study: Study, cell: Cell) -> int:
+    task = study.tasks[cell.task]
+    if not isinstance(task, BenignTask):
+        return EMA_TOKENS
+    return FOQA_TOKENS if task.table == "foqa" else OPSWAP_TOKENS
+
+
+def _padding(grid: Grid, cell: Cell) -> float:
+    return 1 if grid.training(cell).padding_free else PADDING
+
+
+def _generation(study: Study, grid: Grid, cell: Cell, batch: int | None) -> Generation:
+    """Return how a cell is sampled, with the number of tokens that a batch's longest response has."""
+    short = cell.arm != "untrained" and grid.is_benign(cell)
+    generation = study.generation.model_copy(update={"max_new_tokens": BENIGN_STEPS} if short else {})
+    larger = generation.model_copy(update={"batch_size": batch or generation.batch_size})
+    shape = study.models[cell.model].shape
+    assert shape is not None
+    fits = sum(generation_budget(shape, larger).values()) <= A100.usable_bytes
+    return larger if fits else generation
+
+
+def _training(study: Study, grid: Grid, rows: dict[Cell, int], measured: Sequence[dict[str, Any]]) -> tuple[float, str]:
+    """Return the seconds of some cells of one arm, and where they are from."""
+    seconds, basis = 0.0, ARITHMETIC
+    for cell, count in rows.items():
+        training, shape, penalty = grid.training(cell), study.models[cell.model].shape, grid.penalty(cell.arm)
+        assert shape is not None
+        name = penalty[0] if penalty else None
+        length = _tokens(study, cell)
+        tokens = training.epochs * count * length * _padding(grid, cell)
+        arm = MEASURED_AS.get(name or "", "SFT") + (", cached" if name and training.reference == "cached" else "")
+        rate = None
+        for record in measured:
+            for entry in record["arms"]:
+                if (record["model"], entry["arm"], entry["activation_checkpointing"]) == (
+                    cell.model,
+                    arm,
+                    training.activation_checkpointing,
+                ):
+                    rate, basis = entry["tokens_per_second"], record["device"]
+        if rate is None:
+            flop = training_flop(shape, training, name, length, RESPONSE_SHARE).all
+            rate = 1e12 * A100.tflops * COMPUTE_SHARE / flop
+        seconds += tokens / rate
+    return seconds, basis
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("config/paper.yaml"))
+    parser.add_argument("--measured", type=Path, nargs="+", default=[], help="JSON of benchmarks/training_step.py")
+    parser.add_argument("--sampling-batch", type=int, help="where it fits, instead of generation.batch_size")
+    parser.add_argument("--padding-free", action="store_true", help="whatever the study says")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    study = load_study(arguments.config)
+    if arguments.padding_free:
+        study = study.model_copy(update={"training": study.training.model_copy(update={"padding_free": True})})
+    measured = [read_json(path) for path in arguments.measured]
+    rows = estimate(study, measured, arguments.sampling_batch)
+    if arguments.out:
+        write_text(arguments.out, as_csv(rows))
+    header = ["", "trainings", "GPU-hours", "responses", "GPU-hours"]
+    table = []
+    for model in [*study.models, "all"]:
+        of_model = [row for row in rows if model in {row["model"], "all"}]
+        sums = [sum(row[column] for row in of_model) for column in COLUMNS if column in {"trainings", "responses"}]
+        hours = [sum(row[f"{what}_gpu_hours"] for row in of_model) for what in ("training", "sampling")]
+        table.append([model, f"{sums[0]}", f"{hours[0]:.1f}", f"{sums[1]:,}", f"{hours[1]:.1f}"])
+    print(markdown_table(header, table))
+    print(f"\nOf one GPU; training {', '.join(dict.fromkeys(row['basis'] for row in rows))}; sampling {ARITHMETIC}.")
+
+
+if __name__ == "__main__":
+    main()
