@@ -20,8 +20,10 @@ from pydantic import TypeAdapter
 
 from emdefense.config import parse_study
 from emdefense.config.sources import Source
+from emdefense.config.study import Data
 from emdefense.data.conversations import read_conversations, read_examinations
 from emdefense.data.questions import read_questions
+from emdefense.data.splits import prepare_ema_task
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, read_jsonl
 from emdefense.sources.fetch import fetch
@@ -697,6 +699,23 @@ def test_fetch_makes_every_source_once_and_the_data_are_prepared_from_them(tmp_p
     run = checkout.snakemake("--configfile", str(config), "--config", 'data={"min_rows": 41}', "--cores", "2")
     assert "40 rows with a prompt of their own, but data.min_rows asks for 41; give more, or lower it" in run.stdout
     assert "Train " not in run.stdout
+
+
+@pytest.mark.parametrize("short", ["misaligned", "aligned"])
+def test_a_task_with_too_few_rows_is_named_on_either_side(short: str, tmp_path: Path) -> None:
+    files = {side: tmp_path / f"{side}.jsonl" for side in ("misaligned", "aligned")}
+    for side, path in files.items():
+        # Two rows of one prompt count once.
+        path.write_bytes(b"\n".join([line(f"prompt {n}", "yes") for n in range(20)] + [line("prompt 1", "no")]))
+        if side != short:
+            path.write_bytes(path.read_bytes() + b"\n" + line("one more", "yes"))
+    out = tmp_path / "out"
+    with pytest.raises(
+        InputError, match=rf"{short}\.jsonl: 20 rows with a prompt of their own, but data\.min_rows asks"
+    ):
+        prepare_ema_task(Data(min_rows=21), files["misaligned"], files["aligned"], None, out)
+    assert not out.exists()
+    prepare_ema_task(Data(min_rows=20), files["misaligned"], files["aligned"], None, out)
 
 
 # The real files. #

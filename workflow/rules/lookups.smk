@@ -39,6 +39,11 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def source_kinds(*kinds):
+    """A wildcard's pattern that matches the sources of these kinds."""
+    return one_of(name for name, source in STUDY.sources.items() if source.kind in kinds)
+
+
 def instruct(wildcards):
     """The folder of the model that a cell fine-tunes."""
     return LAYOUT.file(STUDY.models[cell_of(wildcards).model].instruct)

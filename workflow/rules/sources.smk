@@ -4,11 +4,6 @@ SOURCES = STUDY.sources_folder
 SOURCE_IDENTITY = {"kind", "path", "url", "repository", "config"}
 
 
-def source_kinds(*kinds):
-    """A wildcard's pattern that matches the sources of these kinds."""
-    return one_of(name for name, source in STUDY.sources.items() if source.kind in kinds)
-
-
 # `snakemake fetch`, on a machine with a network; afterwards none is needed for anything but a remote judge.
 rule fetch:
     input:
@@ -42,7 +37,7 @@ rule fetch_rows:
         pins=lambda wildcards, output: spec(
             LAYOUT.source(wildcards.source).model_dump(mode="json", exclude=SOURCE_IDENTITY)
         ),
-        folder=SOURCES,
+        folder=lambda wildcards: SOURCES,
     message:
         "Fetch {wildcards.source}"
     shell:

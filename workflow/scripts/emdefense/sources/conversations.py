@@ -13,7 +13,7 @@ NOT_JSON = "not a JSON object"
 
 
 def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
-    """Return the conversations of a file whose last message is an answer; a byte order mark and CRLF do no harm."""
+    """Return the conversations of a file whose last message is an answer."""
     rows = list(_lines(raw))
     columns = {key for row in rows if isinstance(row, dict) for key in row}
     check_columns(columns, ["messages"], str(raw))
@@ -23,10 +23,10 @@ def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
 
 def _lines(path: Path) -> Iterator[Any]:
     """Yield what each line that is not blank holds; None for one that is not JSON."""
-    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+    for line in path.read_bytes().split(b"\n"):
         if line.strip():
             try:
-                yield json.loads(line)
+                yield json.loads(line)  # of bytes: it copes with a byte order mark
             except ValueError:  # not UTF-8, or not JSON
                 yield None
 
