@@ -12,6 +12,7 @@ from emdefense.report.figures import NAMES, write_figure
 from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
 from emdefense.report.readings import MAX_CHARACTERS
+from emdefense.report.training_curves import write_overview
 from study_folder import fill, tiny_study
 
 HOSTILE = "</td></blockquote><script>alert(1)</script><img src=x onerror=alert(2)>" + "\u202e" + "long " * 1000
@@ -46,6 +47,7 @@ def page(study: Study) -> str:
     aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
     for name in NAMES:
         write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
+    write_overview(study, results / "figures")
     write_page(study, results, results / "report/index.html")
     return (results / "report/index.html").read_text(encoding="utf-8")
 
@@ -64,7 +66,7 @@ def test_the_page_is_self_contained_and_escapes_what_models_say(in_tmp: Path) ->
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(found.ids)
     assert "&lt;script&gt;alert(1)" in text
     assert "long " * (MAX_CHARACTERS // 5) not in text  # a long response is cut
-    assert found.tags.count("svg") == len(NAMES)
+    assert found.tags.count("svg") == len(NAMES) + 1  # how the trainings went
     for number in range(1, 12):
         assert f'id="table-{number}"' in text
 

@@ -8,6 +8,7 @@ EFFECTIVE_CONFIG = f"{R}/study.json"
 PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
 SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
 SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
+TRAINING_FIGURE = multiext(f"{R}/figures/training_curves", ".pdf", ".svg", ".png")
 
 
 rule effective_config:
@@ -123,6 +124,28 @@ rule safelora_figure:
         "python workflow/scripts/safelora_figure.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
 
 
+# One job for all cells: importing matplotlib takes longer than drawing five of them.
+rule training_curves:
+    input:
+        [f"{LAYOUT.cell(cell)}/train_log.jsonl" for cell in GRID.trained],
+        config=EFFECTIVE_CONFIG,
+    output:
+        [f"{LAYOUT.cell(cell)}/training.svg" for cell in GRID.trained],
+        overview=TRAINING_FIGURE,
+    log:
+        f"{R}/logs/training_curves.log",
+    benchmark:
+        f"{R}/benchmarks/training_curves.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=f"{R}/figures",
+    message:
+        "Draw how the trainings went"
+    shell:
+        "python workflow/scripts/training_curves.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
+
+
 rule claims:
     input:
         config=EFFECTIVE_CONFIG,
@@ -153,6 +176,7 @@ rule page:
             kind=["html", "csv"],
         ),
         figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
+        training=TRAINING_FIGURE,
         safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
     output:
         f"{R}/report/index.html",
@@ -182,6 +206,7 @@ rule report:
             kind=["pdf", "svg", "png"],
         ),
         [*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
+        rules.training_curves.output,
         rules.claims.output,
         rules.page.output,
 

@@ -10,6 +10,7 @@ rule train:
     output:
         adapter=directory(f"{R}/cells/{{cell}}/adapter"),
         log=f"{R}/cells/{{cell}}/train_log.jsonl",
+        timing=f"{R}/cells/{{cell}}/train_timing.jsonl",
         provenance=f"{R}/cells/{{cell}}/provenance.json",
     log:
         f"{R}/logs/train/{{cell}}.log",

@@ -22,6 +22,7 @@ from emdefense.report.safelora_figure import NAME as COSINES
 from emdefense.report.safelora_figure import caption
 from emdefense.report.safelora_table import safelora_table
 from emdefense.report.tables import NUMBERS, build_table
+from emdefense.report.training_curves import OVERVIEW, overview_caption
 
 
 def write_page(study: Study, results: Path, out: Path) -> None:
@@ -46,6 +47,10 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         tables=tables,
         figures=figures,
         safelora=safelora,
+        training={
+            "caption": overview_caption(study),
+            "svg": inline_svg(results / "figures" / f"{OVERVIEW}.svg"),
+        },
         claims=claim_rows(verdicts, study),
         claim_notes=notes(verdicts),
         readings=readings(study),

@@ -1,7 +1,7 @@
 """How figures look, and how they become the same bytes every time."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -57,10 +57,10 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write a figure as PDF, SVG and PNG: ``stem`` with each suffix; fonts are embedded."""
+def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> None:
+    """Write a figure as PDF, SVG and PNG, or some of them: ``stem`` with each suffix; fonts are embedded."""
     FigureCanvasAgg(figure)
-    for kind in FORMATS:
+    for kind in formats:
         content = io.BytesIO()
         figure.savefig(content, format=kind, metadata=METADATA[kind])
         with written_whole(stem.with_name(f"{stem.name}.{kind}")) as temporary:

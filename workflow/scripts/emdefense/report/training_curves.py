@@ -1,0 +1,174 @@
+"""Figures of how trainings went: of each cell, and of the main model's arms side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from emdefense.analysis.conditions import arm_title, chosen_setting, ema_tasks, setting_title
+from emdefense.cells import Cell, Grid
+from emdefense.config import Study
+from emdefense.report.style import LineStyle, line_styles, save, styled
+from emdefense.report.training_log import Curve, TrainingLog, log_path, mean_curve, trained_cells
+
+OVERVIEW = "training_curves"
+WIDTH, WIDE = 3.35, 6.9  # inches: one column of a page, and both
+CE, KL = "cross-entropy (nats)", "KL to original\n(nats per token)"
+
+
+def write_cell_curves(study: Study, formats: Sequence[str] = ("svg",)) -> None:
+    """Write ``training.svg``, or other formats, beside the log of every trained cell."""
+    with styled():
+        for cell in Grid(study).trained:
+            path = log_path(study, cell)
+            save(draw_cell(study, cell, TrainingLog(path)), path.with_name("training"), formats)
+
+
+def write_overview(study: Study, folder: Path) -> None:
+    """Write ``training_curves`` as PDF, SVG and PNG."""
+    with styled():
+        save(draw_overview(study), folder / OVERVIEW)
+
+
+def overview_caption(study: Study) -> str:
+    """Return what the overview shows, as a sentence without its stop."""
+    seeds = f", mean over {len(study.seeds)} seeds" if len(study.seeds) > 1 else ""
+    return (
+        f"{study.models[study.report.main_model].title}: how far training takes each arm, at its chosen setting, from "
+        f"the original model, and the cross-entropy on its own rows (running mean){seeds}"
+    )
+
+
+def draw_cell(study: Study, cell: Cell, log: TrainingLog) -> Figure:
+    """Return one training's figure: CE, KL to the original model, penalty if it has one, and gradient norms.
+
+    Thin lines are single steps, thick ones their running mean; marks are measurements of single steps.
+    """
+    penalty = log.curve("penalty")
+    penalised = any(penalty.values)
+    panels = 4 if penalised else 3
+    height = 0.72 + 0.92 * panels
+    figure = Figure(figsize=(WIDTH, height))
+    figure.set_layout_engine("none")  # placed by hand: solving for it takes most of the time
+    figure.text(0.02, 1 - 0.05 / height, _cell_title(study, cell), fontsize=8, va="top")
+    places = {"left": 0.12, "right": 0.97, "top": 1 - 0.56 / height, "bottom": 0.36 / height, "hspace": 0.42}
+    axes = figure.subplots(panels, 1, sharex=True, gridspec_kw=places)
+    first, second, third = line_styles(3)
+    _draw_steps(axes[0], log.curve("ce"), second, "Cross-entropy (nats per response token)")
+    _draw_measured(axes[1], log.curve("kl"), first, "KL to the original model (nats per token)")
+    if penalised:
+        _draw_steps(axes[2], penalty, third, "Penalty, before λ")
+    _draw_norms(axes[-1], log, penalised)
+    axes[-1].set_xlabel("step")
+    return figure
+
+
+def _draw_norms(axes: Axes, log: TrainingLog, penalised: bool) -> None:
+    _, second, third = line_styles(3)
+    axes.set_yscale("log")
+    whole = log.curve("grad_norm").positive()
+    axes.plot(whole.steps, whole.values, color="0.55", linewidth=0.7, label="sum")
+    if penalised:
+        for name, label, style in (
+            ("grad_norm_ce", "CE", second),
+            ("grad_norm_penalty", "λ · penalty", third),
+        ):
+            curve = log.curve(name).positive()
+            axes.plot(curve.steps, curve.values, label=label, **_marked(style))
+        tight: dict[str, Any] = {
+            "columnspacing": 0.9,
+            "handlelength": 1.9,
+            "handletextpad": 0.4,
+            "borderpad": 0,
+            "borderaxespad": 0.2,
+        }
+        axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=3, fontsize=6.5, **tight)  # beside the title
+    _name(axes, "Gradient norm" if penalised else "Gradient norm before clipping")
+
+
+def _draw_steps(axes: Axes, curve: Curve, style: LineStyle, title: str) -> None:
+    smooth = curve.smoothed()
+    axes.plot(curve.steps, curve.values, color=style.color, linewidth=0.6, alpha=0.4)
+    axes.plot(smooth.steps, smooth.values, color=style.color, linewidth=1.3)
+    axes.set_ylim(bottom=0)
+    _name(axes, title)
+
+
+def _draw_measured(axes: Axes, curve: Curve, style: LineStyle, title: str) -> None:
+    axes.plot(curve.steps, curve.values, **_marked(style))
+    if not curve.steps:
+        axes.text(0.5, 0.5, "not measured (training.diagnostics_every: 0)", ha="center", transform=axes.transAxes)
+    axes.set_ylim(bottom=0)
+    _name(axes, title)
+
+
+def _name(axes: Axes, title: str) -> None:
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=3))
+    axes.set_title(title, loc="left", fontsize=7, pad=3)
+
+
+def draw_overview(study: Study) -> Figure:
+    """Return KL to the original model (above) and CE (below) over the steps: a column a task, a line a trained arm."""
+    tasks = ema_tasks(study)
+    figure = Figure(figsize=(WIDTH if len(tasks) == 1 else WIDE, 3.4))
+    rows = figure.subplots(2, len(tasks), sharex="col", sharey="row", squeeze=False)
+    lines = {task: _arms(study, task) for task in tasks}
+    names = list(dict.fromkeys(name for found in lines.values() for name in found))
+    styles = dict(zip(names, line_styles(len(names)), strict=True))
+    for column, task in enumerate(tasks):
+        above, below = rows[:, column]
+        for name, logs in lines[task].items():
+            kl, ce = (mean_curve([log.curve(quantity) for log in logs]) for quantity in ("kl", "ce"))
+            above.plot(kl.steps, kl.values, label=name, **_marked(styles[name]))
+            ce = ce.smoothed()
+            below.plot(ce.steps, ce.values, color=styles[name].color, linestyle=styles[name].linestyle)
+        above.set_title(study.tasks[task].title)
+        below.set_xlabel("step")
+        below.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    for axes, label in zip(rows[:, 0], (KL, CE), strict=True):
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(label)
+    handles = {name: handle for axes in rows[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles) if len(tasks) > 1 else 2
+        )
+    else:
+        rows[0, 0].text(0.5, 0.5, "not measured in this study", ha="center", transform=rows[0, 0].transAxes)
+    return figure
+
+
+def _arms(study: Study, task: str) -> dict[str, list[TrainingLog]]:
+    """Return the logs, a seed each, of the arms that the main model has on a task, at their chosen settings."""
+    found: dict[str, list[TrainingLog]] = {}
+    for cell in trained_cells(study, study.report.main_model, task):
+        path = log_path(study, cell)
+        if cell.setting == chosen_setting(study, cell.arm) and path.is_file():
+            found.setdefault(_arm_title(cell), []).append(TrainingLog(path))
+    return found
+
+
+def _arm_title(cell: Cell) -> str:
+    return ", ".join(part for part in (arm_title(cell.arm), setting_title(cell.arm, cell.setting)) if part)
+
+
+def _cell_title(study: Study, cell: Cell) -> str:
+    seed = f", seed {cell.seed}" if len(study.seeds) > 1 else ""
+    return f"{study.models[cell.model].title}, {study.tasks[cell.task].title}\n{_arm_title(cell)}{seed}"
+
+
+def _marked(style: LineStyle) -> dict[str, Any]:
+    return {
+        "color": style.color,
+        "linestyle": style.linestyle,
+        "marker": style.marker,
+        "markersize": 3,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.3,
+        "clip_on": False,
+        "zorder": 3,
+    }
