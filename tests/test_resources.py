@@ -20,6 +20,7 @@ from emdefense.resources.memory import generation_budget, training_budget
 from emdefense.resources.partitions import check_partitions
 from emdefense.resources.table import with_budgets
 from emdefense.training.adapters import add_adapter
+from emdefense.training.costs import training_flop
 from emdefense.training.features import FeatureReader
 from study_folder import tiny_study
 from tiny_model import make_model, save_model
@@ -192,11 +193,11 @@ def test_rows_and_responses_are_those_of_the_paper() -> None:
 def test_times_counted_by_hand() -> None:
     gpu = Gpu(memory_gib=80, tflops=100, gb_per_s=1000)
     loading = 2 * 7_615_616_512 / 2e8
-    plain = 2 * 7_615_616_512 * 5400 * 512 * 2 / 35e12
-    assert training_seconds(QWEN_7B, Training(), None, 5400, gpu) == pytest.approx(loading + plain)
-    # Half as much again for the reference, and as much for checkpointing.
-    both = training_seconds(QWEN_7B, Training(activation_checkpointing=True), KL, 5400, gpu)
-    assert both == pytest.approx(loading + 2 * plain)
+    flop = training_flop(QWEN_7B, Training(), "kl", 512, 1).all
+    assert flop == pytest.approx(3 * 2 * 7.6e9, rel=0.1), "forward, backward to the activations, the reference"
+    seconds = training_seconds(QWEN_7B, Training(epochs=2, devices=2), KL, 5400, gpu)
+    assert seconds == pytest.approx(loading + flop * 5400 * 512 / 35e12)
+    assert training_seconds(QWEN_7B, Training(activation_checkpointing=True), KL, 5400, gpu) > 1.2 * seconds
     token = 2 * 7_615_616_512 / 0.5e12 + 2 * 7_615_616_512 * 32 / 35e12 + 28 * 4e-4
     sampled = generation_seconds(QWEN_7B, Generation(batch_size=32, max_new_tokens=10), 65, gpu)
     assert sampled == pytest.approx(loading + 3 * 10 * token)

@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "workflow/scripts/emdefense"
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate"}
-LIGHT = ("config", "judging", "analysis", "report", "microcosm/oracle.py", "data/opswap.py", "cells.py")
+LIGHT = ("config", "judging", "analysis", "report", "resources", "microcosm/oracle.py", "data/opswap.py", "cells.py")
 
 
 def modules(part: str) -> list[str]:

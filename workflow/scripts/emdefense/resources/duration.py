@@ -8,6 +8,7 @@ from emdefense.config.study import Generation
 from emdefense.config.training import Training
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.memory import BYTES
+from emdefense.training.costs import training_flop
 
 ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 250 to 310 on average
 COMPUTE_SHARE = 0.35  # of a GPU's peak, in matrix products as small as a batch of rows
@@ -21,12 +22,11 @@ def training_seconds(
     shape: ModelShape, training: Training, penalty: dict[str, Any] | None, rows: int, gpu: Gpu
 ) -> float:
     """Return the seconds that a training takes on ``training.devices`` such GPUs."""
-    tokens = training.epochs * rows * min(ROW_TOKENS, training.max_length)
-    # Forward, and backward to the activations: the frozen weights get no gradient. Then forward again for
-    # checkpointing, and once for the reference.
-    passes = 2 + training.activation_checkpointing + (penalty is not None)
-    flop = 2 * shape.parameters * tokens * passes
-    return loading_seconds(shape) + flop / (1e12 * gpu.tflops * COMPUTE_SHARE * training.devices)
+    length = min(ROW_TOKENS, training.max_length)
+    # Cross-entropy on every token: how many of them a response has is not known.
+    flop = training_flop(shape, training, penalty["name"] if penalty else None, length, 1).all
+    seconds = flop * training.epochs * rows * length / (1e12 * gpu.tflops * COMPUTE_SHARE * training.devices)
+    return loading_seconds(shape) + seconds
 
 
 def generation_seconds(shape: ModelShape, generation: Generation, responses: int, gpu: Gpu) -> float:
