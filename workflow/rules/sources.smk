@@ -4,13 +4,22 @@ SOURCES = STUDY.sources_folder
 SOURCE_IDENTITY = {"kind", "path", "url", "repository", "config"}
 
 
+# A compute node may have no network. `localrule` on the first rule would not hold for those that use it.
+localrules:
+    fetch,
+    fetch_rows,
+    fetch_questions,
+    fetch_advice,
+    fetch_foqa,
+    fetch_model,
+
+
 # `snakemake fetch`, on a machine with a network; afterwards none is needed for anything but a remote judge.
 rule fetch:
     input:
         [file for name in STUDY.sources for file in LAYOUT.source_files(name)],
     log:
         f"{R}/logs/fetch.log",
-    localrule: True
     conda:
         "../../envs/train.yaml"
     message:
@@ -28,7 +37,6 @@ rule fetch_rows:
         f"{R}/logs/fetch/{{source}}.log",
     wildcard_constraints:
         source=source_kinds("conversations", "wildguardmix"),
-    localrule: True
     conda:
         "../../envs/train.yaml"
     params:
