@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def set_job_environment() -> None:
-    """Make jobs use the running interpreter, one thread each, and never talk to a hub unasked.
+    """Make jobs use the running interpreter, one thread each, keep freed memory, and never talk to a hub unasked.
 
     With one thread a result does not depend on the number of cores. What the user has set is kept, but for the threads.
     """
@@ -17,5 +17,9 @@ def set_job_environment() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "SOURCE_DATE_EPOCH": "0",
+        # glibc gives freed tensors back to the kernel and asks for them again, page by page: a third of sampling's time
+        # on a small model. Kept are blocks below 32 MiB, 256 MiB of them in all.
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     }.items():
         os.environ.setdefault(name, value)
