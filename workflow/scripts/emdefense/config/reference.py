@@ -9,7 +9,7 @@ HEADER = """# Config reference
 Generated from the models in `workflow/scripts/emdefense/config/` by `make schema`; a test fails when it is out of date.
 A study is one YAML file (`snakemake --configfile FILE`); single keys can be set with `--config KEY=VALUE`, and further
 files given after the first are laid over it. In paths, `{results}` is the study's results folder and `{data_folder}`
-the key of that name. Unknown keys are errors.
+the key of that name. Unknown keys are errors. Where the defences' settings are from: [defences.md](defences.md).
 """
 
 

@@ -1,5 +1,6 @@
 """The reference features of a task's rows: computed once, and read by all cells of an arm."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     features can be from those that training would compute itself.
     """
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(model_folder)
