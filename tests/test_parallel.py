@@ -1,12 +1,11 @@
 """Two processes train what one trains; what one of them says or suffers reaches the other and the user."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from complaining import complain
 from emdefense.config.checks import check_training
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.training.checkpoints import step_of
 from emdefense.training.parallel import Processes, ShareOfBatches, run_in_processes
-from emdefense.training.run import train_cell
+from emdefense.training.run import train_cell, train_part
 from emdefense.training.spec import PenaltySpec, TrainSpec
 from tiny_model import make_rows, save_model, save_rows
 
@@ -41,16 +42,19 @@ TRAININGS: dict[str, tuple[dict[str, Any], PenaltySpec | None]] = {
 def spec(name: str, devices: int, **changes: Any) -> TrainSpec:
     settings, penalty = TRAININGS[name]
     fixed = {"batch_size": 4, "precision": "float32", "optimiser": "adamw_torch", "learning_rate": 3e-3}
-    training = Training(**{**fixed, "warmup_steps": 1, "diagnostics_every": 1, **settings, **changes, "devices": devices})
-    return TrainSpec(version=1, seed=3, training=training, penalty=penalty)
+    fixed |= {"warmup_steps": 1, "diagnostics_every": 1, "devices": devices}
+    return TrainSpec(version=1, seed=3, training=Training(**{**fixed, **settings, **changes}), penalty=penalty)
+
+
+INTERRUPTED = spec("kl", 2, epochs=5, accumulation_steps=2, checkpoint_minutes=1e-6, lora_dropout=0.1)  # 30 steps
 
 
 def train_all(processes: Processes, devices: int, model: Path, rows: Path, folder: Path) -> None:
     """Train every cell by this process; several run side by side."""
-    from emdefense.training import run
-
     for name in TRAININGS:
-        run._train(processes, spec(name, devices), model, rows, folder / name, 1)
+        train_part(processes, spec(name, devices), model, rows, folder / name)
+    if devices == 2:
+        train_part(processes, INTERRUPTED, model, rows, folder / "interrupted")
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +109,15 @@ def test_steps_that_cannot_be_shared_are_refused() -> None:
         check_training(Training(devices=3))
 
 
-SCRIPT = Path(__file__).parents[1] / "workflow/scripts/train.py"
+def test_what_one_process_finds_wrong_is_said_once() -> None:
+    with pytest.raises(InputError, match=r"^key 'x': wrong$"):
+        run_in_processes(2, complain)
 
 
-def start(cell: Path, inputs: tuple[Path, Path], of: TrainSpec, **options: Any) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(SCRIPT), "--spec", of.model_dump_json(), "--model", str(inputs[0])]
-    return subprocess.Popen([*command, "--rows", str(inputs[1]), "--cell", str(cell)], text=True, **options)
-
-
-def children(pid: int) -> Iterator[int]:
-    """Yield the ids of all processes below ``pid``, which Linux lists."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield int(child)
-        yield from children(int(child))
+def below(pid: int) -> list[int]:
+    """The ids of the worker processes below ``pid``, which Linux lists."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def running(pid: int) -> bool:
@@ -127,36 +127,41 @@ def running(pid: int) -> bool:
         return False
 
 
-def wait_for_checkpoint(cell: Path, process: "subprocess.Popen[str]", after: int = 0) -> int:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while True:
-        steps = [int(p.parent.name.rpartition("-")[2]) for p in cell.glob(".checkpoints/*/checkpoint-*/manifest.json")]
-        if max(steps, default=0) > after:
-            return max(steps)
-        assert process.poll() is None
+    while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.005)
+
+
+def start_and_wait(cell: Path, inputs: tuple[Path, Path], after: int) -> tuple[Any, list[int], int]:
+    """Start the training, as the warm server does, in a fork; return it, its workers, and the step of a checkpoint."""
+
+    def newest() -> int:
+        return max((step_of(path.parent) for path in cell.glob(".checkpoints/*/*/manifest.json")), default=0)
+
+    launcher = multiprocessing.get_context("fork").Process(target=train_cell, args=(INTERRUPTED, *inputs, cell))
+    launcher.start()
+    wait_until(lambda: newest() > after or not launcher.is_alive())
+    workers = below(launcher.pid or 0)
+    assert len(workers) == 2
+    return launcher, workers, newest()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks processes up in /proc")
-def test_no_process_outlives_another_and_both_resume(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    of = spec("kl", 2, epochs=100, accumulation_steps=2, checkpoint_minutes=1e-6, lora_dropout=0.1)
-    first = start(tmp_path, inputs, of, stderr=subprocess.PIPE)
-    seen = wait_for_checkpoint(tmp_path, first)
-    workers = [pid for pid in children(first.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)  # one dies, and the whole training ends
-    _, message = first.communicate(timeout=60)
-    assert first.returncode == 1
-    assert "terminated with signal SIGKILL" in message
+def test_no_process_outlives_another_and_all_resume(
+    trained: dict[int, Path], inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    launcher, workers, seen = start_and_wait(tmp_path, inputs, 0)
+    launcher.kill()  # the one that started them dies
+    wait_until(lambda: not any(map(running, workers)))
+    launcher, workers, seen = start_and_wait(tmp_path, inputs, seen)
+    os.kill(workers[1], signal.SIGKILL)  # one of them dies
+    launcher.join(60)
+    assert launcher.exitcode == 1
     assert not any(map(running, workers))
-
-    second = start(tmp_path, inputs, of, stderr=subprocess.DEVNULL)
-    wait_for_checkpoint(tmp_path, second, seen)
-    workers = list(children(second.pid))
-    second.kill()  # the launcher dies, and its workers end
-    deadline = time.monotonic() + 60
-    while any(map(running, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    second.wait()
+    train_cell(INTERRUPTED, *inputs, tmp_path)
+    resumed = json.loads((tmp_path / "provenance.json").read_text())["resumed_from_step"]
+    assert seen <= resumed < 30
+    for name in ("adapter/adapter_model.safetensors", "train_log.jsonl"):
+        assert (tmp_path / name).read_bytes() == (trained[2] / "interrupted" / name).read_bytes()

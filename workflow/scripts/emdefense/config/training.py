@@ -16,7 +16,7 @@ class Training(Section):
     """Table 7 of the paper; every default is the paper's value unless the comment says otherwise."""
 
     lora_rank: PositiveInt = 32
-    lora_alpha: PositiveFloat = 64
+    lora_alpha: PositiveFloat = 64.0
     rank_stabilised: bool = Field(True, description="rs-LoRA: scale by alpha / sqrt(rank)")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: tuple[str, ...] = QWEN2_PROJECTIONS

@@ -24,14 +24,30 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(folder: Path, training: Training) -> PreTrainedModel:
-    """Return the model in ``folder`` in the precision of training, on the CPU; :class:`InputError` if it is broken."""
-    dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
+    """Return the model in ``folder`` in the precision of training, on the CPU.
+
+    Raises :class:`InputError` if a file is missing or torn, if a tensor is missing (transformers would draw it at
+    random) or has another shape than the config says, and if a weight is not finite.
+    """
+    model: PreTrainedModel
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=training.attention, local_files_only=True
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if training.precision == "bfloat16" else torch.float32,
+            attn_implementation=training.attention,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: cannot load the model ({str(error).splitlines()[0]}); fetch it again") from None
+    for name in sorted(found["missing_keys"]):
+        raise InputError(f"{folder}: its files hold no '{name}'; fetch it again")
+    for name, *_ in sorted(found["mismatched_keys"]):
+        raise InputError(f"{folder}: '{name}' has another shape than config.json says; fetch it again")
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter.sum()):  # a pass without a copy, 2 s for 7B
+            raise InputError(f"{folder}: '{name}' holds values that are not finite; fetch or make the model again")
     return model
 
 

@@ -33,13 +33,13 @@ def folder_of(cell: Path, identity: dict[str, Any]) -> Path:
 def resume_point(folder: Path, identity: dict[str, Any]) -> Path | None:
     """Return the newest whole checkpoint in ``folder``, or None; the others in it are removed.
 
-    A line on stderr names each checkpoint of another identity beside it; it is left as it is.
+    A line on stderr names the newest checkpoint of each other identity; it is left as it is.
     """
-    for other in sorted(folder.parent.glob("*/checkpoint-*")):
-        if other.parent != folder and _is_whole(other):
+    for other in sorted(folder.parent.glob("*")):
+        if other != folder and (kept := newest_whole(other)):
             print(
-                f"warning: {other} is of a training that differs in {_differences(other.parent, identity)}; it is kept "
-                "for that one, and this one starts anew; delete it if you do not want it back",
+                f"warning: {kept} is of a training that differs in {_differences(other, identity)}; it is kept for "
+                "that one, and this one does not use it; delete it if you do not want it back",
                 file=sys.stderr,
             )
     write_json(folder / IDENTITY, identity)

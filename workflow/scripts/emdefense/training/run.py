@@ -1,5 +1,6 @@
 """Train one cell: from a spec, a model and rows to an adapter, its log and its provenance."""
 
+import sys
 import time
 import warnings
 from datetime import UTC, datetime
@@ -46,18 +47,19 @@ def train_cell(
     """
     check_training(spec.training)
     check_installed(spec.training)
-    run_in_processes(spec.training.devices, _train, spec, model_folder, rows_file, cell, threads, features)
+    run_in_processes(spec.training.devices, train_part, spec, model_folder, rows_file, cell, threads, features)
 
 
-def _train(
+def train_part(
     processes: Processes,
     spec: TrainSpec,
     model_folder: Path,
     rows_file: Path,
     cell: Path,
-    threads: int,
-    features: Path | None,
+    threads: int = 1,
+    features: Path | None = None,
 ) -> None:
+    """Do one process's part of :func:`train_cell`; the first writes the results."""
     started = datetime.now(UTC)
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
@@ -65,6 +67,10 @@ def _train(
     transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(model_folder)
     data = load_rows(rows_file, tokenizer, spec.training)
+    if data.overlong and processes.first:
+        print(
+            f"left out: {len(data.overlong)} of {data.read} rows are longer than training.max_length", file=sys.stderr
+        )
     reference = cached_reference(spec, model_folder, data.rows, features)
     identity = {
         "spec": spec.model_dump(mode="json"),
