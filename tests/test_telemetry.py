@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from emdefense.training.data import TrainingRows, tokenise
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalties import WindowCounts, build_penalty
-from emdefense.training.run import build_trainer, train_cell, training_arguments
+from emdefense.training.run import build_trainer, check_installed, train_cell
 from emdefense.training.spec import PenaltySpec, TrainSpec
 from emdefense.training.telemetry import Telemetry, peak_memory
 from emdefense.training.trainer import DefenceTrainer
@@ -248,8 +250,54 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
     assert (tmp_path / ".checkpoints/checkpoint-2/trainer_state.json").is_file()
 
 
+WANDB = """
+import json, pathlib, types
+run, config = None, {}
+def note(**entry):
+    with open("tracked.jsonl", "a") as file: file.write(json.dumps(entry, default=str) + chr(10))
+def init(**options):
+    global run
+    run = types.SimpleNamespace(_label=lambda **_: None, summary={})
+    note(init=options)
+class Config(dict):
+    def update(self, *_, **__): pass
+config = Config()
+def log(entry): note(log=entry)
+def finish(exit_code=None): note(finish=exit_code)
+"""
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_tracker_gets_the_log_under_the_cells_name_and_is_closed(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, succeeds: bool
+) -> None:
+    for name, content in (
+        ("wandb/__init__.py", WANDB),
+        ("wandb/sdk/lib/config_util.py", "class ConfigError(Exception): 0"),
+    ):
+        (tmp_path / "packages" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "packages" / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    if not succeeds:
+        monkeypatch.setattr(math, "isfinite", lambda _: False)
+    with nullcontext() if succeeds else pytest.raises(InputError, match="the gradient is not finite"):
+        cell_of(spec(PENALTIES["kl"], report_to="wandb"), model_folder, tmp_path / "cell", rows=20)
+    for name in [name for name in sys.modules if name.split(".")[0] == "wandb"]:
+        del sys.modules[name]
+    noted = [json.loads(line) for line in (tmp_path / "tracked.jsonl").read_text().splitlines()]
+    assert noted[0]["init"] == {"project": "emdefense", "name": str(tmp_path / "cell")}
+    assert noted[-1] == {"finish": 0 if succeeds else 1}
+    steps = [entry["log"] for entry in noted if "train/ce" in entry.get("log", {})]
+    assert [step["train/global_step"] for step in steps] == ([1, 2, 3] if succeeds else [])
+    assert all({"train/penalty", "train/grad_norm", "train/tokens_per_second"} <= set(step) for step in steps)
+    assert [("train/kl" in step) for step in steps] == ([True, False, True] if succeeds else [])
+
+
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("emdefense.training.tracking.find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"'training.report_to': {name} .*pip install {name}"):
-        training_arguments(FAST.model_copy(update={"report_to": name}), 0, tmp_path)
+        check_installed(FAST.model_copy(update={"report_to": name}))

@@ -165,6 +165,12 @@ def test_a_running_mean_is_over_a_twentieth_of_the_steps() -> None:
     assert Curve([1, 2], [4.0, 5.0]).smoothed().values == [4.0, 5.0]
 
 
+def test_a_leftover_last_step_is_left_out_of_the_overview() -> None:
+    assert Curve([1, 10, 20, 21], [0.0, 1.0, 2.0, 9.0]).regular() == Curve([1, 10, 20], [0.0, 1.0, 2.0])
+    assert Curve([1, 10, 20, 26], [0.0, 1.0, 2.0, 3.0]).regular().steps == [1, 10, 20, 26]
+    assert Curve([1, 2], [0.0, 1.0]).regular().steps == [1, 2]
+
+
 def test_a_mean_is_over_the_steps_that_all_have() -> None:
     mean = mean_curve([Curve([1, 10, 19], [0.0, 2.0, 3.0]), Curve([1, 10, 20], [1.0, 4.0, 5.0])])
     assert mean == Curve([1, 10], [0.5, 3.0])

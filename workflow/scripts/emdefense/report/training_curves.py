@@ -122,9 +122,9 @@ def draw_overview(study: Study) -> Figure:
     for column, task in enumerate(tasks):
         above, below = rows[:, column]
         for name, logs in lines[task].items():
-            kl, ce = (mean_curve([log.curve(quantity) for log in logs]) for quantity in ("kl", "ce"))
+            kl = mean_curve([log.curve("kl").regular() for log in logs])
+            ce = mean_curve([log.curve("ce") for log in logs]).smoothed()
             above.plot(kl.steps, kl.values, label=name, **_marked(styles[name]))
-            ce = ce.smoothed()
             below.plot(ce.steps, ce.values, color=styles[name].color, linestyle=styles[name].linestyle)
         above.set_title(study.tasks[task].title)
         below.set_xlabel("step")

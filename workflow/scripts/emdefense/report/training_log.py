@@ -28,6 +28,12 @@ class Curve:
         windows = (self.values[max(0, i - reach) : i + reach + 1] for i in range(len(self.values)))
         return Curve(self.steps, [fmean(window) for window in windows])
 
+    def regular(self) -> "Curve":
+        """Return the curve without a last step soon after the one before: its batch is what rows were left over."""
+        if len(self.steps) > 2 and 2 * (self.steps[-1] - self.steps[-2]) < self.steps[-2] - self.steps[-3]:
+            return Curve(self.steps[:-1], self.values[:-1])
+        return self
+
     def positive(self) -> "Curve":
         """Return what a logarithmic axis can show."""
         kept = [(step, value) for step, value in zip(self.steps, self.values, strict=True) if value > 0]
