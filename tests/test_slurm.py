@@ -127,16 +127,20 @@ class OnSlurm:
             time.sleep(0.05)
         return result
 
-    def training(self, cell: Cell) -> int | None:
-        """Return the process that trains a cell of this checkout, if there is one."""
+    def processes(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield each process that runs in the checkout, and its command line."""
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                words = (entry / "cmdline").read_text().split("\0")
-                here = (entry / "cwd").resolve() == self.checkout.folder
+                if (entry / "cwd").resolve() == self.checkout.folder:
+                    yield int(entry.name), (entry / "cmdline").read_text().split("\0")
             except OSError:
                 continue
-            if here and words[1:2] == ["workflow/scripts/train.py"] and f"results/slurm/cells/{cell.folder}" in words:
-                return int(entry.name)
+
+    def training(self, cell: Cell) -> int | None:
+        """Return the process that trains a cell, if there is one."""
+        for pid, words in self.processes():
+            if words[1:2] == ["workflow/scripts/train.py"] and f"results/slurm/cells/{cell.folder}" in words:
+                return pid
         return None
 
     def job(self, cell: Cell) -> dict[str, str]:
@@ -220,29 +224,24 @@ def test_disturbed_trainings_go_on_from_their_checkpoints_to_the_same_results(
         cell, pid = run.wait(first, lambda: run.stop(left))
         job = booked[cell] = run.job(cell)
         assert "slurmstepd" in " ".join(ancestors(pid)), "the job runs where it was booked"
+        assert not [words for _, words in run.processes() if "emdefense.warm_start" in words], "and nowhere else"
         match len(disturbed):
             case 0:  # fails
                 os.kill(pid, signal.SIGKILL)
-                ended = "FAILED"
             case 1:  # is cancelled from outside
                 cluster.run("scancel", job["JobId"])
-                ended = "CANCELLED"
             case 2:  # runs out of time
                 cluster.run("scontrol", "update", f"JobId={job['JobId']}", "EndTime=now")
-                ended = "TIMEOUT"
-            case 3:  # goes on while Snakemake is killed
+            case 3:  # is still there when Snakemake is killed
                 run.wait(first, lambda: run.log.read_text().count("SLURM status is") == 3)
                 first.kill()
                 first.wait()
-                ended = "RUNNING"
         disturbed.append(cell)
         left.remove(cell)
-        if ended != "RUNNING":
-            run.wait(first, lambda cell=cell, ended=ended: run.job(cell)["JobState"] == ended)
     said = run.log.read_text()
-    for state in ("FAILED", "CANCELLED", "TIMEOUT"):
-        assert f"SLURM status is: '{state}'" in said
-    assert run.job(disturbed[-1])["JobState"] == "RUNNING"
+    for cell, state in zip(disturbed, ("FAILED", "CANCELLED", "TIMEOUT", "RUNNING"), strict=True):
+        assert run.job(cell)["JobState"] == state
+        assert (f"SLURM status is: '{state}'" in said) == (state != "RUNNING")
 
     # What docs/cluster.md says is to be done after Snakemake was killed.
     found = re.search(r"SLURM run ID: (\S+)", said)
