@@ -57,3 +57,9 @@ def test_safelora() -> None:
     assert [row[1] for row in rows] == ["64 × 48", "48 × 64"]
     assert header[2:5] == ["thin, s", "dense, s (5 × one τ)", "ratio"]
     assert all(float(cell) >= 0 for row in rows for cell in row[2:])
+
+
+def test_diagnostics() -> None:
+    _, *rows = table("diagnostics")
+    assert [row[0] for row in rows] == ["SFT", "KL", "LDIFS"]
+    assert all(float(cell) > 0 for row in rows for cell in row[1:4])
