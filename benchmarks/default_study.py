@@ -2,9 +2,9 @@
 
     python benchmarks/default_study.py [--study microcosm] [--cores 2]
 
-Reads the per-job times that Snakemake left in results/<study>/benchmarks and prints core-seconds. Beside them stands
-what each job's imports take in an interpreter of its own, measured now. The last line is the ratio of a run in which
-every job imports for itself to this one, in which most jobs are forked from an interpreter that has imported already.
+Reads the per-job times that Snakemake left in results/<study>/benchmarks and prints a Markdown table. Beside them
+stands what each job's imports take in an interpreter of its own, measured now. The last line is the ratio of a run in
+which every job imports for itself to this one, in which most jobs are forked from an interpreter that has imported.
 """
 
 import argparse
@@ -62,7 +62,8 @@ def main() -> None:
     started = (results / "study.json").stat().st_mtime
     available = arguments.cores * ((results / "report/index.html").stat().st_mtime - started)
 
-    print(f"{'stage':<12}{'jobs':>6}{'core-s':>9}{'s/job':>8}{'imports/job':>13}{'imports':>9}{'share':>8}")
+    print("| stage | jobs | core-seconds | seconds a job | imports a job, by itself | share of the cores' time |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     total = imports = 0.0
     for stage, (rule, module) in STAGES.items():
         jobs = wall_seconds(results / "benchmarks" / rule)
@@ -71,16 +72,11 @@ def main() -> None:
         wall, each = sum(jobs), import_seconds(module)
         total += wall
         imports += each * len(jobs) if stage in FORKED else 0
-        print(
-            f"{stage:<12}{len(jobs):>6}{wall:>9.0f}{wall / len(jobs):>8.1f}{each:>13.2f}{each * len(jobs):>9.0f}"
-            f"{wall / available:>8.1%}"
-        )
-    print(f"{'the rest':<12}{'':>6}{available - total:>9.0f}{'':>30}{1 - total / available:>8.1%}")
-    print(
-        f"{'available':<12}{'':>6}{available:>9.0f}    ({arguments.cores} cores, {available / arguments.cores:.0f} s)"
-    )
-    print("'the rest' is data preparation, rendering, Snakemake itself, and cores that had nothing to do")
-    print(f"every job importing : this run = {(available + imports) / available:.2f} : 1")
+        print(f"| {stage} | {len(jobs)} | {wall:.0f} | {wall / len(jobs):.1f} | {each:.1f} | {100 * wall / available:.1f} % |")
+    rest = available - total
+    print(f"| data, rendering, Snakemake, idle cores | | {rest:.0f} | | | {100 * rest / available:.1f} % |")
+    print(f"| all, on {arguments.cores} cores in {available / arguments.cores:.0f} s | | {available:.0f} | | | 100 % |")
+    print(f"| every job importing : this run | | {(available + imports) / available:.2f} : 1 | | | |")
 
 
 if __name__ == "__main__":

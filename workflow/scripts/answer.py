@@ -5,9 +5,6 @@ import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.generation.reuse import ReuseStore
-from emdefense.generation.run import answer
-from emdefense.model_folder import model_folder
 from emdefense.warm_start import run_warm
 
 
@@ -21,6 +18,12 @@ def main() -> None:
     parser.add_argument("--reuse", type=Path, help="folder of notes on earlier outputs, to copy equal ones from")
     parser.add_argument("--threads", type=int, default=1, help="threads of each operation on the CPU")
     given = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.generation.reuse import ReuseStore
+    from emdefense.generation.run import answer
+    from emdefense.model_folder import model_folder
+
     store = ReuseStore(given.reuse)
     answer(given.spec, model_folder(given.model), given.adapter, given.test, given.answers, store, given.threads)
 

@@ -5,9 +5,6 @@ import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.generation.reuse import ReuseStore
-from emdefense.generation.run import generate
-from emdefense.model_folder import model_folder
 from emdefense.warm_start import run_warm
 
 
@@ -23,6 +20,12 @@ def main() -> None:
     given = parser.parse_args()
     if len(given.questions) != len(given.responses):
         parser.error("give as many --responses as --questions")
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.generation.reuse import ReuseStore
+    from emdefense.generation.run import generate
+    from emdefense.model_folder import model_folder
+
     pairs = list(zip(given.questions, given.responses, strict=True))
     generate(given.spec, model_folder(given.model), given.adapter, pairs, ReuseStore(given.reuse), given.threads)
 
