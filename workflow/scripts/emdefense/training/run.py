@@ -14,11 +14,12 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
+from emdefense import provenance
 from emdefense.config.checks import check_training
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
-from emdefense.training import checkpoints, provenance
+from emdefense.training import checkpoints
 from emdefense.training.adapters import add_adapter, load_model, load_tokenizer, save_adapter
 from emdefense.training.attention import check_attention_installed, check_rows_stay_apart
 from emdefense.training.batches import Collator
@@ -101,18 +102,14 @@ def train_part(
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
     write_jsonl(cell / "train_log.jsonl", ({key: step.get(key) for key in LOGGED} for step in steps))
     write_jsonl(cell / "train_timing.jsonl", ({key: step[key] for key in TIMED} for step in steps))
-    finished = datetime.now(UTC)
+    made = provenance.made_by(started, PACKAGES, __name__, device=_device_name())
     record = {
         **identity,
         "rows": data.summary(),
         "steps": trainer.state.global_step,
         "resumed_from_step": checkpoints.step_of(resume_from) if resume_from else None,
-        "packages": provenance.package_versions(PACKAGES),
-        "code_digest": provenance.code_digest(),
-        "machine": {**provenance.machine(), "device": _device_name()},
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-        "seconds": {"training": round(trained - loaded, 2), "all": round((finished - started).total_seconds(), 2)},
+        **made,
+        "seconds": {"training": round(trained - loaded, 2), **made["seconds"]},
     }
     write_json(cell / "provenance.json", record)
     checkpoints.discard(folder)

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from emdefense import provenance
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, write_json, written_whole
-from emdefense.training import provenance
 from emdefense.training.adapter_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -144,11 +144,7 @@ def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -
         "adapter": str(adapter),
         "matrices": len(cosines),
         "projected": selected,
-        "packages": provenance.package_versions(("torch", "safetensors")),
-        "code_digest": provenance.code_digest(),
-        "machine": provenance.machine(),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance.made_by(started, ("torch", "safetensors"), __name__),
     }
     write_json(cell / "provenance.json", provenance_record)
 

@@ -1,0 +1,61 @@
+"""What a stage's code is: the modules of this package that it imports, directly or not, read from their source."""
+
+import ast
+from hashlib import sha256
+from pathlib import Path
+
+import emdefense
+
+PACKAGE = Path(emdefense.__file__).parent
+
+
+def code_digest(*modules: str) -> str:
+    """Return the SHA-256 of the source of these modules and of all of this package that they import, names included."""
+    digest = sha256()
+    for path in sorted(modules_imported(*(_file(module) for module in modules))):
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def modules_imported(*roots: Path | None) -> set[Path]:
+    """Return the files of this package that files import, themselves included if they are part of it.
+
+    Imports inside functions count, those for type checking alone do not.
+    """
+    found: set[Path] = set()
+    waiting = {path for path in roots if path is not None}
+    while waiting:
+        path = waiting.pop()
+        if path.is_relative_to(PACKAGE):
+            found.add(path)
+        waiting |= {file for name in names_imported(path) if (file := _file(name))} - found
+    return found
+
+
+def names_imported(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, with those of the packages that they lie in.
+
+    ``from a.b import c`` gives ``a``, ``a.b`` and ``a.b.c``, whether or not ``c`` is a module.
+    """
+    names = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_bytes())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {".".join(parts[:end]) for parts in (name.split(".") for name in names) for end in range(1, len(parts) + 1)}
+
+
+def _file(name: str) -> Path | None:
+    """Return the file of a module of this package; None for any other name."""
+    if name.split(".")[0] != PACKAGE.name:
+        return None
+    path = PACKAGE.parent / name.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
