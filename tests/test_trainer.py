@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 from trl.trainer.sft_trainer import SFTTrainer
@@ -214,27 +216,77 @@ def test_table_7_reaches_the_trainer(tmp_path: Path) -> None:
     assert (arguments.seed, arguments.activation_checkpointing, arguments.report_to) == (0, False, [])
 
 
-def test_a_loss_that_is_not_finite_stops_and_touches_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_with_a_weight_that_is_not_finite_is_named_and_nothing_touched(tmp_path: Path, value: float) -> None:
     broken = make_model()
     with torch.no_grad():
-        broken.model.layers[1].mlp.up_proj.weight[0, 0] = math.nan
+        broken.model.layers[1].mlp.up_proj.weight[0, 0] = value
     broken.save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     rows = save_rows(tmp_path / "rows.jsonl", make_rows(8))
     cell = tmp_path / "cell"
     (cell / "adapter").mkdir(parents=True)
     (cell / "adapter/earlier").write_text("result")
-    with pytest.raises(InputError, match="step 1: the loss is not finite"):
+    with pytest.raises(InputError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' holds values that are not finite"):
         train_cell(spec(), tmp_path / "model", rows, cell)
     assert (cell / "adapter/earlier").read_text() == "result"
-    assert {p.name for p in cell.iterdir()} <= {"adapter", ".checkpoints"}
+    assert [p.name for p in cell.iterdir()] == ["adapter"]
 
 
-def test_broken_weights_are_named(tmp_path: Path) -> None:
-    weights_file = save_model(tmp_path) / "model.safetensors"
-    weights_file.write_bytes(weights_file.read_bytes()[:-1000])
-    with pytest.raises(InputError, match="cannot load the model"):
+def truncated(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def without_a_tensor(shard: Path) -> None:
+    save_file(dict(list(load_file(shard).items())[1:]), shard, {"format": "pt"})
+
+
+def with_another_shape(shard: Path) -> None:
+    save_file({name: torch.zeros(3) for name in load_file(shard)}, shard, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncated, "cannot load the model .*not fully covered"),
+        (Path.unlink, "cannot load the model .*model-00002-of"),
+        (without_a_tensor, r"its files hold no 'model\.layers\."),
+        (with_another_shape, r"'model\.layers\..*' has another shape than config.json says"),
+    ],
+)
+def test_a_shard_that_is_not_as_it_was_saved_is_named(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    make_model().save_pretrained(tmp_path, max_shard_size="100KB")
+    load_model(tmp_path, FAST)
+    spoil(next(tmp_path.glob("model-00002-of-*")))
+    with pytest.raises(InputError, match=message) as caught:
         load_model(tmp_path, FAST)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_pad_token_trains_the_same(tmp_path: Path) -> None:
+    rows = save_rows(tmp_path / "rows.jsonl", make_rows(12))
+    for folder in (tmp_path / "with", tmp_path / "without"):
+        save_model(folder / "model")
+        if folder.name == "without":
+            tokenizer = make_tokenizer()
+            tokenizer.pad_token = None
+            tokenizer.save_pretrained(folder / "model")
+        train_cell(spec(), folder / "model", rows, folder)
+    names = [tmp_path / name / "adapter/adapter_model.safetensors" for name in ("with", "without")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_rows_that_are_too_long_are_reported(
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows(20)
+    rows[3]["messages"][1]["content"] = "x" * 200
+    file = save_rows(tmp_path / "rows.jsonl", rows)
+    train_cell(spec(max_length=150, max_overlong_pct=5), model_folder, file, tmp_path / "cell")
+    assert "left out: 1 of 20 rows" in capfd.readouterr().err
+    assert json.loads((tmp_path / "cell/provenance.json").read_text())["rows"]["used"] == 19
 
 
 def test_modules_that_cannot_be_adapted_are_named() -> None:

@@ -69,9 +69,8 @@ def train_part(
     tokenizer = load_tokenizer(model_folder)
     data = load_rows(rows_file, tokenizer, spec.training)
     if data.overlong and processes.first:
-        print(
-            f"left out: {len(data.overlong)} of {data.read} rows are longer than training.max_length", file=sys.stderr
-        )
+        left_out = f"left out: {len(data.overlong)} of {data.read} rows, longer than training.max_length tokens"
+        print(left_out, file=sys.stderr)
     reference = cached_reference(spec, model_folder, data.rows, features)
     identity = {
         "spec": spec.model_dump(mode="json"),
@@ -141,7 +140,7 @@ def build_trainer(
         diagnostics_every=spec.training.diagnostics_every,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
-        data_collator=Collator(tokenizer.pad_token_id, spec.training.padding_free),
+        data_collator=Collator(tokenizer.pad_token_id or 0, spec.training.padding_free),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
