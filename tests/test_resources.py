@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study, load_study
@@ -266,6 +267,20 @@ def test_partitions_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     sinfo.write_text("#!/bin/sh\necho down >&2\nexit 1\n")
     with pytest.raises(InputError, match=r"`sinfo` fails \(down\)"):
         check_partitions(["cpu"])
+
+
+def test_the_profile_avoids_what_does_not_work() -> None:
+    slurm, default = (
+        yaml.safe_load((ROOT / f"profiles/{name}/config.yaml").read_text()) for name in ("slurm", "default")
+    )
+    assert (ROOT / "slurm").readlink() == Path("profiles/slurm"), "where --profile slurm looks"
+    assert not set(slurm) & set(default), "profiles/default would go before"
+    assert slurm["slurm-status-command"] == "squeue"
+    assert "slurm-array-jobs" not in slurm
+    assert slurm["retries"] == 1
+    assert not any("retries:" in rules.read_text() for rules in (ROOT / "workflow/rules").glob("*.smk"))
+    partitions = {slurm["default-resources"]["slurm_partition"], *GPUS}
+    assert partitions == {"cpu", "a100", "a40"}
 
 
 def test_the_documents_tables_are_up_to_date() -> None:
