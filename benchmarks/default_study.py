@@ -72,7 +72,8 @@ def main() -> None:
         wall, each = sum(jobs), import_seconds(module)
         total += wall
         imports += each * len(jobs) if stage in FORKED else 0
-        print(f"| {stage} | {len(jobs)} | {wall:.0f} | {wall / len(jobs):.1f} | {each:.1f} | {100 * wall / available:.1f} % |")
+        job, share = wall / len(jobs), 100 * wall / available
+        print(f"| {stage} | {len(jobs)} | {wall:.0f} | {job:.1f} | {each:.1f} | {share:.1f} % |")
     rest = available - total
     print(f"| data, rendering, Snakemake, idle cores | | {rest:.0f} | | | {100 * rest / available:.1f} % |")
     print(f"| all, on {arguments.cores} cores in {available / arguments.cores:.0f} s | | {available:.0f} | | | 100 % |")
