@@ -3,16 +3,16 @@
 import json
 import math
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TopPLogitsWarper
+from transformers import AutoModelForCausalLM, PreTrainedModel, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
 from emdefense.errors import InputError
+from emdefense.generation.prompts import end_tokens, load_tokenizer, prompt_seed, prompt_tokens
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.training.adapter_files import ADAPTER_CONFIG, read_lora
 
@@ -27,18 +27,13 @@ class TransformersEngine:
         """
         torch.set_num_threads(threads)
         disable_progress_bar()
-        for name, what in (("config.json", "model"), ("tokenizer_config.json", "tokenizer")):
-            if not (model / name).is_file():
-                raise InputError(f"{model}: there is no {what} ({name}); name a folder with a saved model")
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        if self.tokenizer.chat_template is None:
-            raise InputError(f"{model}: the tokenizer has no chat template; name an instruction-tuned model")
+        self.tokenizer = load_tokenizer(model)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
         if adapter is not None:
             merge_adapter(self.model, adapter)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self._ends = _end_tokens(self.model, self.tokenizer)
+        self._ends = end_tokens(model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         self._pad: int = self._ends[0] if pad is None else pad
 
@@ -64,12 +59,7 @@ class TransformersEngine:
         return completions
 
     def _tokens(self, conversation: Conversation) -> list[int]:
-        try:
-            text = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # whatever a model's own Jinja template raises
-            raise InputError(f"the tokenizer's chat template rejects a question ({error})") from None
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return tokens
+        return prompt_tokens(self.tokenizer, conversation)
 
     @torch.inference_mode()
     def _decode(
@@ -139,8 +129,7 @@ def draw(logits: Tensor, chance: Tensor, temperature: float, top_p: float) -> Te
 
 def _chance(prompt: list[int], spec: GenerationSpec) -> Tensor:
     """Return uniform numbers [samples, tokens] that depend on the seed and the prompt alone."""
-    digest = sha256(f"{spec.seed} {prompt}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+    generator = torch.Generator().manual_seed(prompt_seed(spec.seed, prompt))
     return torch.rand(spec.samples_per_question, spec.max_new_tokens, generator=generator, dtype=torch.float64)
 
 
@@ -162,14 +151,3 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
                     f"{adapter}: the adapter's matrix {name} does not fit the model; name the model it adapts"
                 )
             weight.copy_(weight.float() + scale * (b.float() @ a.float()))
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end an answer: the model's own, and the tokenizer's."""
-    own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = [own] if isinstance(own, int) else list(own or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
-        ends.append(tokenizer.eos_token_id)
-    if not ends:
-        raise InputError(f"{model.name_or_path}: neither model nor tokenizer names an end-of-text token; set eos_token")
-    return ends
