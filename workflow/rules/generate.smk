@@ -1,5 +1,7 @@
 """What the models say: responses to the question sets, answers to the benign tasks."""
 
+GENERATE_ENVIRONMENT = f"../../envs/{'generate-vllm' if STUDY.generation.engine == 'vllm' else 'generate'}.yaml"
+
 
 rule generate:
     input:
@@ -10,6 +12,7 @@ rule generate:
     output:
         general=f"{R}/cells/{{cell}}/{GENERAL}/responses.jsonl",
         in_domain=f"{R}/cells/{{cell}}/{IN_DOMAIN}/responses.jsonl",
+        provenance=[f"{R}/cells/{{cell}}/{name}/responses.provenance.json" for name in (GENERAL, IN_DOMAIN)],
     log:
         f"{R}/logs/generate/{{cell}}.log",
     benchmark:
@@ -17,7 +20,7 @@ rule generate:
     wildcard_constraints:
         cell=r"[^/]+/[^/]+/(?!untrained/)[^/]+/[^/]+/seed\d+",
     conda:
-        "../../envs/generate.yaml"
+        GENERATE_ENVIRONMENT
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
@@ -36,7 +39,8 @@ rule generate_untrained:
         model=instruct,
         questions=lambda wildcards: LAYOUT.questions(cell_of(wildcards).task),
     output:
-        f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
+        responses=f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
+        provenance=f"{R}/cells/{{cell}}/{{question_set}}/responses.provenance.json",
     log:
         f"{R}/logs/generate/{{cell}}/{{question_set}}.log",
     benchmark:
@@ -44,7 +48,7 @@ rule generate_untrained:
     wildcard_constraints:
         cell=r"[^/]+/[^/]+/untrained/none/seed\d+",
     conda:
-        "../../envs/generate.yaml"
+        GENERATE_ENVIRONMENT
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
@@ -54,20 +58,21 @@ rule generate_untrained:
         "Ask {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q}"
-        " --questions {input.questions:q} --responses {output:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
 
 
 rule answer:
     input:
         unpack(answer_input),
     output:
-        f"{R}/cells/{{cell}}/answers.jsonl",
+        answers=f"{R}/cells/{{cell}}/answers.jsonl",
+        provenance=f"{R}/cells/{{cell}}/answers.provenance.json",
     log:
         f"{R}/logs/answer/{{cell}}.log",
     benchmark:
         f"{R}/benchmarks/answer/{{cell}}.tsv"
     conda:
-        "../../envs/generate.yaml"
+        GENERATE_ENVIRONMENT
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
@@ -78,4 +83,4 @@ rule answer:
         "Examine {wildcards.cell}"
     shell:
         "python workflow/scripts/answer.py --spec {params.spec:q} --model {input.model:q} {params.adapter}"
-        " --test {input.test:q} --answers {output:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} 2> {log:q}"

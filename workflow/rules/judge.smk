@@ -9,7 +9,8 @@ rule judge:
         ),
         judge=LAYOUT.judge_files(),
     output:
-        f"{R}/cells/{{cell}}/{{question_set}}/judgments/{STUDY.judge.name}.jsonl",
+        judgments=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{STUDY.judge.name}.jsonl",
+        provenance=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{STUDY.judge.name}.provenance.json",
     log:
         f"{R}/logs/judge/{{cell}}/{{question_set}}.log",
     benchmark:
@@ -25,4 +26,4 @@ rule judge:
         "Judge {wildcards.cell}, {wildcards.question_set} questions"
     shell:
         "python workflow/scripts/judge.py --spec {params.spec:q} --questions {input.questions:q}"
-        " --responses {input.responses:q} --judgments {output:q} 2> {log:q}"
+        " --responses {input.responses:q} --judgments {output.judgments:q} 2> {log:q}"

@@ -99,10 +99,13 @@ class Data(Section):
 class Generation(Section):
     """How responses are sampled."""
 
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="vllm is the faster one, on a GPU, and needs an environment of its own"
+    )
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: PositiveInt = 600
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt = Field(64, description="of transformers; vllm sees to it itself")
     seed: int = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 

@@ -31,6 +31,8 @@ class Engine(Protocol):
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return ``spec.samples_per_question`` completions of each conversation, in order.
 
-        The same conversations and spec give the same completions, whatever was sampled before.
+        The same conversations and spec give the same completions, whatever was sampled before. Temperature and nucleus
+        are all that shapes the model's distribution: nothing of its own settings (Qwen ships top_k 20,
+        repetition_penalty 1.05) comes in.
         """
         ...

@@ -8,7 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from emdefense.files import file_digest, write_json, written_whole
+from emdefense.files import file_digest, read_json, write_json, written_whole
+from emdefense.provenance import record_beside
 
 
 class ReuseStore:
@@ -19,14 +20,19 @@ class ReuseStore:
         self.folder = folder
 
     def copy_to(self, output: Path, key: str) -> bool:
-        """Copy an earlier output of this key to ``output``; False if there is none, or it was changed since."""
+        """Copy an earlier output of this key to ``output``; False if there is none, or it was changed since.
+
+        Its record is copied too, and says where it is from.
+        """
         if self.folder is None or not (self.folder / key).is_file():
             return False
         note = json.loads((self.folder / key).read_text(encoding="utf-8"))
         earlier = Path(note["path"])
-        if not earlier.is_file() or file_digest(earlier) != note["sha256"]:
+        if not earlier.is_file() or file_digest(earlier) != note["sha256"] or not record_beside(earlier).is_file():
             return False
         if earlier.resolve() != output.resolve():
+            record = {"copied_from": str(earlier), **read_json(record_beside(earlier))}
+            write_json(record_beside(output), record)
             with written_whole(output) as temporary:
                 shutil.copyfile(earlier, temporary)
         print(f"{output}: the same adapter was asked the same before; copied from {earlier}", file=sys.stderr)

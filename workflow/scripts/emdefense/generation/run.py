@@ -1,6 +1,7 @@
 """Ask a model the questions of a file, and write down what it says."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ from pydantic import ValidationError
 
 from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
-from emdefense.fast_imports import fast_imports
-from emdefense.files import read_json, write_jsonl
+from emdefense.files import file_digest, read_json, write_json, write_jsonl
+from emdefense.generation.engines import PACKAGES, device_name, engine_module, load_engine
 from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
 from emdefense.generation.reuse import ReuseStore, reuse_key
+from emdefense.provenance import made_by, model_identity, record_beside
 
 Asked = tuple[list[Conversation], Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]]
 
@@ -57,7 +59,7 @@ def _fill(
     store: ReuseStore,
     threads: int,
 ) -> None:
-    """Make each output that cannot be copied; the model is loaded only if there is one."""
+    """Make each output that cannot be copied, and its record; the model is loaded only if there is one."""
     settings = parse_spec(spec)
     if not model.is_dir():
         raise InputError(f"{model}: there is no such model folder")
@@ -69,11 +71,26 @@ def _fill(
         key = reuse_key(spec, model, adapter, source)
         if store.copy_to(output, key):
             continue
-        if engine is None:
-            with fast_imports():
-                from emdefense.generation.transformers_engine import TransformersEngine
-            engine = TransformersEngine(model, adapter, settings.precision, threads)
+        started = datetime.now(UTC)
+        engine = engine or load_engine(settings, model, adapter, threads)
         write_jsonl(output, rows(engine.sample(conversations, settings)))
+        record = {
+            "spec": settings.model_dump(mode="json"),
+            "threads": threads,
+            "questions": {"file": str(source), "sha256": file_digest(source)},
+            "model": model_identity(model),
+            "adapter": None
+            if adapter is None
+            else {path.name: file_digest(path) for path in sorted(adapter.iterdir())},
+            **made_by(
+                started,
+                PACKAGES[settings.engine],
+                __name__,
+                engine_module(settings.engine),
+                device=device_name(),
+            ),
+        }
+        write_json(record_beside(output), record)
         store.remember(output, key)
 
 

@@ -2,23 +2,27 @@
 
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from emdefense.errors import InputError
-from emdefense.files import read_json, read_jsonl, write_jsonl
+from emdefense.files import file_digest, read_json, read_jsonl, write_json, write_jsonl
 from emdefense.judging.protocol import JudgeItem
 from emdefense.judging.registry import build_judge, parse_settings
+from emdefense.provenance import made_by, record_beside
 
+PACKAGES = {"openai": ("openai", "pydantic"), "oracle": ("pydantic",)}
 MAX_ERROR_RATE = 0.0  # of judges whose settings have no bound of their own
 
 
 def judge_file(spec: Mapping[str, Any], questions: Path, responses: Path, judgments: Path) -> None:
-    """Write one judgment a response, in the order of the responses.
+    """Write one judgment a response, in the order of the responses, and beside them a record of how they came to be.
 
     Raises :class:`InputError` where the judge failed on more than ``max_error_rate`` of them. What was paid for lies in
     ``<judgments>.partial`` until the file is written, and is not asked again.
     """
+    started = datetime.now(UTC)
     settings = parse_settings(spec)
     journal = judgments.with_name(judgments.name + ".partial")
     judge = build_judge(settings, journal)
@@ -37,6 +41,16 @@ def judge_file(spec: Mapping[str, Any], questions: Path, responses: Path, judgme
             f"{responses}: {len(errors)} of {len(items)} responses stay without scores ({errors[0]})", file=sys.stderr
         )
     write_jsonl(judgments, (found[item.response["id"]].row() for item in items))
+    record = {
+        "spec": dict(spec),
+        "questions": {"file": str(questions), "sha256": file_digest(questions)},
+        "responses": {"file": str(responses), "sha256": file_digest(responses)},
+        "judged": len(items),
+        "errors": len(errors),
+        "scored_by": sorted({judgment.scored_by for judgment in found.values()}),
+        **made_by(started, PACKAGES[settings.kind], __name__),
+    }
+    write_json(record_beside(judgments), record)
     journal.unlink(missing_ok=True)
 
 

@@ -1,0 +1,123 @@
+"""Sampling with vLLM on a GPU, the adapter beside the weights as a ``LoRARequest``.
+
+Each sample's seed is the prompt's plus the sample's number, as vLLM counts them. The same requests to the same version
+on the same GPU give the same samples; other requests share batches otherwise, and sums in bfloat16 may then differ in
+their last bit. They are never the samples of the transformers engine: both draw from the model's distribution, each in
+its own way, and here the adapter is not rounded into the weights.
+
+Written for the version in envs/generate-vllm.yaml.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from emdefense.errors import InputError
+from emdefense.files import read_json
+from emdefense.generation.prompts import end_tokens, load_tokenizer, prompt_seed, prompt_tokens
+from emdefense.generation.protocol import Completion, Conversation, FinishReason, GenerationSpec
+
+GPU_SHARE = 0.9  # of its memory, for weights and cache
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; a smaller adapter is padded
+TEMPERATURES = (0.01, 2.0)  # vLLM raises what is below, and refuses what is above
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests are scheduled in the same order each time
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VllmEngine:
+    """A local model on the first GPU, of which most memory is taken."""
+
+    def __init__(self, model: Path, adapter: Path | None, precision: str, threads: int = 1):
+        """Load model, tokenizer and adapter; :class:`InputError` names a folder that lacks something.
+
+        ``threads`` is for the engines that compute on a CPU.
+        """
+        check_vllm_installed()
+        self._tokenizer = load_tokenizer(model)
+        self._ends = end_tokens(model, self._tokenizer)
+        os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+        import vllm
+        from vllm.lora.request import LoRARequest
+
+        self._vllm: Any = vllm
+        self._adapter: Any = None
+        lora: dict[str, Any] = {}
+        if adapter is not None:
+            self._adapter = LoRARequest(lora_name="adapter", lora_int_id=1, lora_path=str(adapter.resolve()))
+            lora = {"enable_lora": True, "max_lora_rank": _kernel_rank(adapter)}
+        self._model: Any = vllm.LLM(
+            model=str(model),
+            dtype=precision,
+            gpu_memory_utilization=GPU_SHARE,
+            max_model_len=-1,  # the model's own, or as much as fits
+            generation_config="vllm",  # nothing of the model's own sampling settings
+            seed=0,
+            **lora,
+        )
+
+    def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
+        """Return the samples of each conversation, all of them asked for at once."""
+        if not TEMPERATURES[0] <= spec.temperature <= TEMPERATURES[1]:
+            raise InputError(
+                f"key 'generation.temperature': vllm has no {spec.temperature:g}; write {TEMPERATURES[0]:g} to "
+                f"{TEMPERATURES[1]:g}, or generation.engine transformers"
+            )
+        prompts = [prompt_tokens(self._tokenizer, conversation) for conversation in conversations]
+        outputs = self._model.generate(
+            [self._vllm.TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
+            [self._settings(prompt, spec) for prompt in prompts],
+            use_tqdm=False,
+            lora_request=self._adapter,
+        )
+        return [
+            [self._completion(sample, spec) for sample in sorted(output.outputs, key=lambda sample: sample.index)]
+            for output in outputs
+        ]
+
+    def _settings(self, prompt: list[int], spec: GenerationSpec) -> Any:
+        return self._vllm.SamplingParams(
+            n=spec.samples_per_question,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            max_tokens=spec.max_new_tokens,
+            seed=prompt_seed(spec.seed, prompt),
+            stop_token_ids=self._ends,
+            detokenize=False,
+        )
+
+    def _completion(self, sample: Any, spec: GenerationSpec) -> Completion:
+        tokens = list(sample.token_ids)
+        reason: FinishReason = sample.finish_reason
+        if reason == "length" and len(tokens) < spec.max_new_tokens:
+            raise InputError(
+                f"key 'generation.max_new_tokens': a prompt and {spec.max_new_tokens} tokens of an answer exceed what "
+                "the model, or the GPU's memory, allows; lower it"
+            )
+        if reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended an answer for the reason '{reason}'")
+        if reason == "stop" and tokens and tokens[-1] in self._ends:
+            tokens.pop()
+        return Completion(self._tokenizer.decode(tokens, skip_special_tokens=True), reason)
+
+
+def check_vllm_installed() -> None:
+    """Raise :class:`InputError` if vLLM cannot be imported here."""
+    if find_spec("vllm") is None:
+        raise InputError(
+            "key 'generation.engine': vllm is not installed here; run with `--sdm conda` (envs/generate-vllm.yaml), or "
+            "start from an environment made with `pip install vllm==0.32.0`, or write transformers"
+        )
+
+
+def _kernel_rank(adapter: Path) -> int:
+    rank: int = read_json(adapter / "adapter_config.json")["r"]
+    if rank > LORA_RANKS[-1]:
+        raise InputError(f"{adapter}: vllm has no kernels for rank {rank}; write generation.engine transformers")
+    return next(known for known in LORA_RANKS if known >= rank)
