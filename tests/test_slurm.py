@@ -262,8 +262,8 @@ def test_disturbed_trainings_go_on_from_their_checkpoints_to_the_same_results(
 
     # The rerun, in which one training fails once more: it is retried with more memory and time.
     second = run.start()
-    again = run.wait(second, lambda: next((cell for cell in cells if run.training(cell)), None))
-    os.kill(run.training(again) or 0, signal.SIGKILL)
+    again, pid = run.wait(second, lambda: next(((cell, pid) for cell in cells if (pid := run.training(cell))), None))
+    os.kill(pid, signal.SIGKILL)
     assert second.wait(timeout=PATIENCE) == 0, run.log.read_text()
     results = run.checkout.folder / "results/slurm"
     for cell in cells:
