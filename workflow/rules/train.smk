@@ -18,6 +18,7 @@ rule train:
         f"{R}/benchmarks/train/{{cell}}.tsv"
     wildcard_constraints:
         cell=r"[^/]+/[^/]+/(?!untrained/|safelora/)[^/]+/[^/]+/seed\d+",
+    threads: STUDY.training.devices # one a process
     conda:
         "../../envs/train.yaml"
     resources:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.utils.data import BatchSampler
 
 from emdefense.errors import InputError
@@ -53,7 +54,7 @@ class Processes:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -124,8 +125,8 @@ def run_in_processes(count: int, run: Callable[..., None], *arguments: Any) -> N
     with tempfile.TemporaryDirectory() as folder:
         job = pickle.dumps((run, arguments))
         try:
-            torch.multiprocessing.spawn(_be_one_of, (count, folder, errors, job), nprocs=count)
-        except torch.multiprocessing.ProcessExitedException:
+            spawn(_be_one_of, (count, folder, errors, job), nprocs=count)  # type: ignore[no-untyped-call]
+        except ProcessExitedException:
             if errors.empty():
                 raise
             raise InputError(errors.get()) from None

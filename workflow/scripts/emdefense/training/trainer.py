@@ -48,7 +48,8 @@ class DefenceTrainer(SFTTrainer):  # type: ignore[misc]
         window = self.args.gradient_accumulation_steps * self._processes.count
         share = ShareOfBatches(loader.batch_sampler, window, self._processes)  # type: ignore[arg-type]
         options = {"collate_fn": loader.collate_fn, "pin_memory": loader.pin_memory}
-        return DataLoaderShard(loader.dataset, self.args.device, batch_sampler=share, **options)
+        loader = DataLoaderShard(loader.dataset, self.args.device, batch_sampler=share, **options)
+        return loader
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> WindowCounts:
         """Count labels, tokens and sequences of an accumulation window (TRL counts labels only)."""
