@@ -64,6 +64,10 @@ class Requests:
 
     made_here = Request(CPU_MB, CPU_MINUTES)  # of small models, in their making too
 
+    def shape(self, model: str) -> ModelShape | None:
+        """Return the shape of a model that needs a GPU; None for a small one, and for one that is not there yet."""
+        return self._shapes[model]
+
     def train(self, cell: Cell) -> Request:
         """Return the request of a cell's training."""
         shape, training, rows = self._shapes[cell.model], self._grid.training(cell), self.rows(cell)
@@ -164,7 +168,7 @@ class Requests:
         )
 
     def _shape(self, name: str) -> ModelShape | None:
-        """Return the shape of a model that needs a GPU; None for a small one, and for one that is not there yet."""
+        """Find out the shape of a model."""
         model = self._study.models[name]
         folder = self._folder(name)
         shape = model.shape or (read_shape(folder) if folder else None)

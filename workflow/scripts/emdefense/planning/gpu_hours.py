@@ -1,0 +1,170 @@
+"""GPU-hours of what is still to run: measured on the study's own finished jobs, by arithmetic where there are none.
+
+Arithmetic: FLOP over a share of the GPU's peak, and for sampling the time to read the weights for each token. Where
+jobs of the same model, stage and arm have finished, it is scaled by what these took against their arithmetic.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
+from emdefense.config.shape import ModelShape
+from emdefense.config.study import Study
+from emdefense.planning.jobs import Job
+from emdefense.planning.measured import job_seconds, partition_of
+from emdefense.planning.work import Work
+from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
+from emdefense.resources.gpus import Gpu
+from emdefense.resources.jobs import Request, Requests
+from emdefense.training.costs import training_flop
+
+TIMED = ("features", "training", "sampling", "answering")
+RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
+PADDING = 1.5  # four rows padded to the longest: 1.46 and 1.59 for code and legal advice
+BENIGN_STEPS = 30  # tokens of the longest answer in a batch, once trained: a number or a few words
+ARITHMETIC, NOT_KNOWN = "arithmetic", "not known"
+CPU = "cpu"
+ANY = "any"  # for small models, where an arm is as good as another
+
+
+@dataclass
+class Hours:
+    """The jobs of a model and stage that are still to run, and their hours on each partition where they fit.
+
+    A small model's stand under ``cpu``. ``unknown`` jobs are in no sum: nothing says how long they take.
+    """
+
+    model: str
+    stage: str
+    jobs: int = 0
+    hours: dict[str, float] = field(default_factory=dict)
+    unknown: int = 0
+    measured_on: int = 0
+    by_arithmetic: int = 0
+
+    @property
+    def basis(self) -> str:
+        """Where the hours are from."""
+        parts = [f"measured on {self.measured_on} finished jobs"] if self.measured_on else []
+        parts += [ARITHMETIC] if self.by_arithmetic else []
+        return " and ".join([*parts, *([NOT_KNOWN] if self.unknown else [])])
+
+
+class Estimates:
+    """Seconds of the study's jobs on a site's GPUs."""
+
+    def __init__(self, study: Study, gpus: Mapping[str, Gpu], finished: Sequence[Job]):
+        """``finished`` jobs are those whose times are taken for the others."""
+        self._grid, self._gpus, self._layout = Grid(study), gpus, Layout(study)
+        self._requests = Requests(study, gpus)
+        self._work = Work(self._grid, self._requests)
+        self._readers = {
+            folder: cell for cell in self._grid.trained if (folder := self._grid.features(cell, self._layout))
+        }
+        # By model, stage and arm: seconds measured, seconds by arithmetic of the same jobs, and their number.
+        self._measured: dict[tuple[str, str, str], tuple[float, float, int]] = {}
+        for job in finished:
+            if job.stage in TIMED:
+                self._measure(job)
+
+    def hours(self, jobs: Sequence[Job]) -> list[Hours]:
+        """Return the hours of those of ``jobs`` that train or sample, by model and stage."""
+        found: dict[tuple[str, str], Hours] = {}
+        seen: set[tuple[str, str, str]] = set()
+        for job in jobs:
+            if job.stage not in TIMED:
+                continue
+            key = self._key(job)
+            row = found.setdefault(key[:2], Hours(*key[:2]))
+            row.jobs += 1
+            partitions = self._request(job).partitions
+            if not partitions and key not in self._measured:
+                key = (*key[:2], ANY)
+            taken, expected, number = self._measured.get(key, (0.0, 0.0, 0))
+            if key not in seen:
+                seen.add(key)
+                row.measured_on += number
+            if not partitions:
+                if number:
+                    row.hours[CPU] = row.hours.get(CPU, 0.0) + taken / number / 3600
+                row.unknown += not number
+                continue
+            row.by_arithmetic += not number
+            for partition in partitions:
+                seconds = self._arithmetic(job, self._gpus[partition]) * (taken / expected if number else 1)
+                row.hours[partition] = row.hours.get(partition, 0.0) + seconds * self._request(job).gpus / 3600
+        order = {stage: place for place, stage in enumerate(TIMED)}
+        return sorted(found.values(), key=lambda row: (row.model, order[row.stage]))
+
+    def _measure(self, job: Job) -> None:
+        taken = job_seconds(job, self._layout)
+        if taken is None:
+            return
+        partitions = self._request(job).partitions
+        expected = 0.0
+        if partitions:
+            ran_on = partition_of(job, self._layout, partitions)
+            on = [ran_on] if ran_on else partitions
+            expected = sum(self._arithmetic(job, self._gpus[name]) for name in on) / len(on)
+        key = self._key(job)
+        for kept in (key, (*key[:2], ANY)):
+            before = self._measured.get(kept, (0.0, 0.0, 0))
+            self._measured[kept] = (before[0] + taken, before[1] + expected, before[2] + 1)
+
+    def _key(self, job: Job) -> tuple[str, str, str]:
+        """Return what jobs have in common whose times are comparable: model and stage, and the arm if it matters."""
+        cell = self._cell(job)
+        trained = job.stage in ("training", "features")
+        kind = "benign" if self._grid.is_benign(cell) else "ema"
+        return cell.model, job.stage, f"{kind} {cell.arm}" if trained or cell.arm == "untrained" else kind
+
+    def _cell(self, job: Job) -> Cell:
+        return job.cell or self._readers[job.outputs[0]]
+
+    def _request(self, job: Job) -> Request:
+        cell = self._cell(job)
+        return self._requests.train(cell) if job.stage in ("training", "features") else self._requests.sample(cell)
+
+    def _arithmetic(self, job: Job, gpu: Gpu) -> float:
+        cell = self._cell(job)
+        shape = self._requests.shape(cell.model)
+        assert shape is not None
+        if job.stage in ("training", "features"):
+            return self._training(cell, shape, gpu, features=job.stage == "features")
+        return self._sampling(job, cell, shape, gpu)
+
+    def _training(self, cell: Cell, shape: ModelShape, gpu: Gpu, features: bool) -> float:
+        """Return the seconds of a training on its devices together, without loading the model."""
+        training, penalty = self._grid.training(cell), self._grid.penalty(cell.arm)
+        rows, length = self._work.rows(cell)
+        name = penalty[0] if penalty else None
+        tokens = rows * length * (1 if training.padding_free else PADDING)
+        if features:
+            live = training.model_copy(update={"reference": "live"})
+            flop = tokens * training_flop(shape, live, name, length, RESPONSE_SHARE).reference
+        else:
+            flop = tokens * training.epochs * training_flop(shape, training, name, length, RESPONSE_SHARE).all
+        return flop / (1e12 * gpu.tflops * COMPUTE_SHARE * training.devices)
+
+    def _sampling(self, job: Job, cell: Cell, shape: ModelShape, gpu: Gpu) -> float:
+        """Return the seconds of one job's responses, all of which but short answers are as long as allowed."""
+        generation = self._grid.study.generation
+        if job.stage == "answering":
+            short = {} if cell.arm == "untrained" else {"max_new_tokens": min(BENIGN_STEPS, generation.max_new_tokens)}
+            return generation_seconds(shape, generation.model_copy(update=short), self._requests.responses(cell), gpu)
+        sets = [job.question_set] if job.question_set else [GENERAL, IN_DOMAIN]
+        return generation_seconds(shape, generation, sum(self._work.responses(cell, name) for name in sets), gpu)
+
+
+def scenarios(rows: Sequence[Hours], gpus: Mapping[str, Gpu]) -> dict[str, dict[str, float]]:
+    """Return, for each partition, the hours on all of them if every job that fits there runs there."""
+    found: dict[str, dict[str, float]] = {}
+    for preferred in gpus:
+        sums: dict[str, float] = {}
+        for row in rows:
+            on = preferred if preferred in row.hours else next((name for name in gpus if name in row.hours), None)
+            if on:
+                sums[on] = sums.get(on, 0.0) + row.hours[on]
+        if preferred in sums:
+            found[preferred] = sums
+    return found

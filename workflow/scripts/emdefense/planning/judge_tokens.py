@@ -1,0 +1,71 @@
+"""How long the judge's requests are: by prepared questions and sampled responses, or, before there are any, assumed."""
+
+from pathlib import Path
+from statistics import fmean
+
+from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
+from emdefense.config.study import EmaTask
+from emdefense.data.questions import RUBRICS, Question, read_questions
+from emdefense.errors import InputError
+from emdefense.files import read_json, read_jsonl
+from emdefense.planning.work import CHARACTERS_PER_TOKEN
+
+MESSAGE_TOKENS = 7  # a chat message's own
+# Characters of a judge prompt of Betley et al. (2025), of their general questions, and of code and legal rows' prompts.
+RUBRIC_CHARACTERS, GENERAL_CHARACTERS, HOLDOUT_CHARACTERS = 1030, 180, 400
+RESPONSE_TOKENS = 200  # the code and legal rows' answers have 107 and 212
+ASSUMED = f"assumed responses of {RESPONSE_TOKENS} tokens"
+MEASURED = "the study's own responses"
+
+
+class JudgeTokens:
+    """Mean input tokens of the requests about a cell's responses to a question set, without the response itself."""
+
+    def __init__(self, grid: Grid):
+        self._study, self._layout, self._pairs = grid.study, Layout(grid.study), grid.responses
+        self._prompts: dict[str, float] = {}
+        self._responses: dict[str, float | None] = {}
+
+    def prompt(self, cell: Cell, question_set: str) -> float:
+        """Return the mean tokens of a judge prompt with its question filled in."""
+        task = SHARED_TASK if question_set == GENERAL else cell.task
+        if task not in self._prompts:
+            self._prompts[task] = self._characters(task) / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS
+        return self._prompts[task]
+
+    def response(self, question_set: str) -> tuple[float, str]:
+        """Return the mean tokens of a response that is not there yet, and what they are from.
+
+        The first two files of responses to such questions are read, if there are any.
+        """
+        if question_set not in self._responses:
+            files = [Path(self._layout.responses(*pair)) for pair in self._pairs if pair[1] == question_set]
+            texts = [row["response"] for path in [p for p in files if p.is_file()][:2] for row in read_jsonl(path)]
+            self._responses[question_set] = fmean(map(len, texts)) / CHARACTERS_PER_TOKEN if texts else None
+        found = self._responses[question_set]
+        if found is None:
+            return min(RESPONSE_TOKENS, self._study.generation.max_new_tokens), ASSUMED
+        return found, MEASURED
+
+    def _characters(self, task: str) -> float:
+        """Return the mean characters of a task's judge prompts, the question among them."""
+        prepared = Path(self._layout.questions(task))
+        if prepared.is_file():
+            return _rubrics(questions := read_json(prepared)) + fmean(len(q["prompt"]) for q in questions)
+        section = None if task == SHARED_TASK else self._study.tasks[task]
+        asked, rubrics = self._study.general_questions, None
+        if isinstance(section, EmaTask):
+            rubrics = section.questions or section.rubrics or asked
+        try:
+            read = read_questions(Path(self._layout.file(rubrics or asked)))
+        except InputError:  # not fetched yet
+            read = []
+        if section is None or (isinstance(section, EmaTask) and section.questions):
+            prompts = fmean(len(question["prompt"]) for question in read) if read else GENERAL_CHARACTERS
+        else:
+            prompts = HOLDOUT_CHARACTERS
+        return prompts + (_rubrics(read) if read else RUBRIC_CHARACTERS)
+
+
+def _rubrics(questions: list[Question]) -> float:
+    return fmean(len(question["rubrics"][rubric]) for question in questions for rubric in RUBRICS)

@@ -1,0 +1,53 @@
+"""How much there is to compute: rows, tokens and responses, by the prepared data or, before there are any, assumed."""
+
+from functools import cache
+from pathlib import Path
+
+from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
+from emdefense.config.study import BenignTask
+from emdefense.files import read_json
+from emdefense.resources.jobs import GENERAL_QUESTIONS, Requests
+
+CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
+TEMPLATE_TOKENS = 30  # a chat template with its system prompt
+ROW_BRACKETS = 84  # characters of a row's JSON around a question and its answer
+# Before the rows are there: 244 and 312 tokens for 600 rows of code and legal advice; short expressions; passages.
+EMA_TOKENS, OPSWAP_TOKENS, FOQA_TOKENS = 280, 60, 400
+FOQA_ROWS = 848
+
+
+class Work:
+    """What the jobs of a study have to do."""
+
+    def __init__(self, grid: Grid, requests: Requests):
+        self._grid, self._requests, self._layout = grid, requests, Layout(grid.study)
+
+    def rows(self, cell: Cell) -> tuple[int, float]:
+        """Return how many rows a cell is trained on, and their mean tokens without padding."""
+        if prepared := _count(Path(self._grid.training_rows(cell, self._layout))):
+            rows, size = prepared
+            return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+        task = self._grid.task(cell)
+        if not isinstance(task, BenignTask):
+            return self._requests.rows(cell), EMA_TOKENS
+        if task.table == "opswap":
+            return self._requests.rows(cell), OPSWAP_TOKENS
+        added = (cell.setting_value or 0) / 100 if cell.arm == "interleave" else 0
+        return round(FOQA_ROWS * (1 + added)), FOQA_TOKENS
+
+    def responses(self, cell: Cell, question_set: str) -> int:
+        """Return how many responses a cell gives to a question set."""
+        questions = Path(self._layout.questions(SHARED_TASK if question_set == GENERAL else cell.task))
+        planned = GENERAL_QUESTIONS if question_set == GENERAL else self._grid.study.data.holdout_questions
+        count = len(read_json(questions)) if questions.is_file() else planned
+        return count * self._grid.study.models[cell.model].samples_per_question
+
+
+@cache
+def _count(path: Path) -> tuple[int, int] | None:
+    """Return the lines and bytes of a file; None if it is not there, or empty."""
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    lines = content.count(b"\n")
+    return (lines, len(content)) if lines else None
