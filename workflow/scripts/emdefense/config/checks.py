@@ -6,10 +6,12 @@ from typing import NoReturn
 
 from emdefense.config.source_checks import check_reference, check_sources
 from emdefense.config.sources import SourceSection
-from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, EmaTask, GridBlock, Study
+from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, EmaTask, Generation, GridBlock, Study
 from emdefense.config.training import DEFENCES, PENALTIES, Training
 from emdefense.config.variants import variant_options
 from emdefense.errors import InputError
+
+VLLM_TEMPERATURES = (0.01, 2.0)  # it raises what is below, and refuses what is above
 
 
 def check_study(study: Study) -> None:
@@ -34,6 +36,7 @@ def check_study(study: Study) -> None:
     if len(set(study.seeds)) != len(study.seeds):
         _fail("seeds", "a seed stands there twice; write each once")
     check_training(study.training)
+    check_generation(study.generation)
     for name, task in study.tasks.items():
         check_training(task.training.applied_to(study.training), f"tasks.{name}.training")
     check_sources({name: resolved_source(study, name) for name in study.sources}, Path(study.sources_folder))
@@ -50,6 +53,19 @@ def check_training(training: Training, key: str = "training") -> None:
         )
     if training.attention == "flash_attention_2" and training.precision == "float32":
         _fail(f"{key}.attention", "flash_attention_2 computes in bfloat16 only; set training.precision to it")
+
+
+def check_generation(generation: Generation) -> None:
+    """Raise :class:`InputError` if the engine cannot sample as the other keys say."""
+    if generation.engine == "vllm":
+        if generation.precision != "bfloat16":
+            _fail("generation.precision", "vllm applies adapters in bfloat16 only; write it, or engine: transformers")
+        lowest, highest = VLLM_TEMPERATURES
+        if not lowest <= generation.temperature <= highest:
+            _fail(
+                "generation.temperature",
+                f"vllm has no {generation.temperature:g}; write {lowest:g} to {highest:g}, or engine: transformers",
+            )
 
 
 def _fail(key: str, problem: str) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from emdefense.config.checks import check_generation
 from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, write_json, write_jsonl
@@ -61,6 +62,7 @@ def _fill(
 ) -> None:
     """Make each output that cannot be copied, and its record; the model is loaded only if there is one."""
     settings = parse_spec(spec)
+    check_generation(settings)
     if not model.is_dir():
         raise InputError(f"{model}: there is no such model folder")
     if adapter is not None and not adapter.is_dir():

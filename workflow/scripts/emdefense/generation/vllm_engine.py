@@ -1,9 +1,8 @@
 """Sampling with vLLM on a GPU, the adapter beside the weights as a ``LoRARequest``.
 
-Each sample's seed is the prompt's plus the sample's number, as vLLM counts them. The same requests to the same version
-on the same GPU give the same samples; other requests share batches otherwise, and sums in bfloat16 may then differ in
-their last bit. They are never the samples of the transformers engine: both draw from the model's distribution, each in
-its own way, and here the adapter is not rounded into the weights.
+Each sample's seed is the prompt's plus the sample's number, as vLLM counts them; they repeat as far as sums in bfloat16
+do, which depend on the GPU and on what shares a batch. They are never the samples of the transformers engine: both draw
+from the model's distribution, each in its own way, and here the adapter is not rounded into the weights.
 
 Written for the version in envs/generate-vllm.yaml.
 """
@@ -21,7 +20,6 @@ from emdefense.generation.protocol import Completion, Conversation, FinishReason
 
 GPU_SHARE = 0.9  # of its memory, for weights and cache
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; a smaller adapter is padded
-TEMPERATURES = (0.01, 2.0)  # vLLM raises what is below, and refuses what is above
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests are scheduled in the same order each time
     "VLLM_NO_USAGE_STATS": "1",
@@ -61,11 +59,6 @@ class VllmEngine:
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return the samples of each conversation, all of them asked for at once."""
-        if not TEMPERATURES[0] <= spec.temperature <= TEMPERATURES[1]:
-            raise InputError(
-                f"key 'generation.temperature': vllm has no {spec.temperature:g}; write {TEMPERATURES[0]:g} to "
-                f"{TEMPERATURES[1]:g}, or generation.engine transformers"
-            )
         prompts = [prompt_tokens(self._tokenizer, conversation) for conversation in conversations]
         outputs = self._model.generate(
             [self._vllm.TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
