@@ -18,9 +18,9 @@ rule train:
         f"{R}/benchmarks/train/{{cell}}.tsv"
     wildcard_constraints:
         cell=r"[^/]+/[^/]+/(?!untrained/|safelora/)[^/]+/[^/]+/seed\d+",
-    threads: STUDY.training.devices # one a process
     conda:
         "../../envs/train.yaml"
+    threads: STUDY.training.devices  # one a process
     resources:
         **asks(lambda wildcards: REQUESTS.train(cell_of(wildcards))),
     params:
