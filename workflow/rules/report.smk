@@ -139,7 +139,7 @@ rule training_curves:
     conda:
         "../../envs/report.yaml"
     params:
-        out=f"{R}/figures",
+        out=subpath(output[-1], parent=True),
     message:
         "Draw how the trainings went"
     shell:
