@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.model_folder import model_folder
-from emdefense.training.spec import ProjectionSpec, parse_spec
 from emdefense.warm_start import run_warm
 
 
@@ -20,6 +18,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder for projected.safetensors and cosines.csv")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
     arguments = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.model_folder import model_folder
+    from emdefense.training.spec import ProjectionSpec, parse_spec
+
     spec = parse_spec(ProjectionSpec, arguments.spec)
     base, instruct = model_folder(arguments.base), model_folder(arguments.instruct)
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.fast_imports import fast_imports
-from emdefense.model_folder import model_folder
-from emdefense.training.spec import TrainSpec, parse_spec
 from emdefense.warm_start import run_warm
 
 
@@ -23,6 +21,11 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="cached reference features, if training.reference is cached")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
     arguments = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.model_folder import model_folder
+    from emdefense.training.spec import TrainSpec, parse_spec
+
     spec = parse_spec(TrainSpec, arguments.spec)
     model = model_folder(arguments.model)
 
