@@ -36,7 +36,7 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     penalty = build_penalty(spec.penalty, spec.options)
     blocks = penalty.residual_blocks(config.num_hidden_layers)
     identity = identity_of(model_folder, rows, spec.training, spec.penalty, penalty.options)
-    collator = Collator(tokenizer.pad_token_id, spec.training.padding_free)
+    collator = Collator(tokenizer.pad_token_id or 0, spec.training.padding_free)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.training.precision == "bfloat16")
     with written_features(folder, identity, rows, config.hidden_size, blocks) as files, autocast:
