@@ -15,6 +15,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
+from emdefense.before_start import check_start
 from emdefense.cells import (
     GENERAL,
     IN_DOMAIN,
@@ -71,16 +72,22 @@ wildcard_constraints:
 
 
 onstart:
-    if workflow.local_exec:
+    jobs = list(workflow.dag.needrun_jobs())
+    own_environments = bool(workflow.deployment_settings.deployment_method)
+    try:
+        check_start(
+            STUDY,
+            {job.rule.name for job in jobs},
+            {job.wildcards.source for job in jobs if "source" in job.wildcards.keys()},
+            own_environments=own_environments,
+        )
+        if not workflow.local_exec:
+            check_partitions(job.resources.get("slurm_partition") for job in jobs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if workflow.local_exec and not own_environments:
         start_server()  # jobs on this machine need not import torch one by one
-    else:
-        try:
-            check_partitions(job.resources.get("slurm_partition") for job in workflow.dag.needrun_jobs())
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-    if STUDY.judge.kind == "openai" and not os.environ.get(STUDY.judge.api_key_variable):
-        logger.warning(f"{STUDY.judge.api_key_variable} is not set: everything but the judging will run")
 
 
 include: "workflow/rules/lookups.smk"

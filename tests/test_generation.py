@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.byte_model import make_byte_model
 from emdefense.errors import InputError
-from emdefense.files import read_jsonl, write_json, write_jsonl
+from emdefense.files import file_digest, read_json, read_jsonl, write_json, write_jsonl
 from emdefense.generation import transformers_engine
 from emdefense.generation.protocol import Completion, GenerationSpec
 from emdefense.generation.reuse import ReuseStore
@@ -270,7 +271,24 @@ def test_an_identical_adapter_is_asked_once(cell, model):
     assert not (cell / "b/r.jsonl").samefile(cell / "a/r.jsonl")
 
 
-@pytest.mark.parametrize("change", ["adapter", "no adapter", "spec", "questions", "model", "deleted", "altered"])
+def test_responses_say_beside_them_how_they_were_made(cell, model):
+    ask(cell, model, "one", "a/r.jsonl", seed=7)
+    ask(cell, model, "twin", "b/r.jsonl", seed=7)
+    record = read_json(cell / "a/r.provenance.json")
+    assert record["spec"] == spec(seed=7).model_dump(mode="json")
+    assert record["spec"]["engine"] == "transformers"
+    assert record["packages"]["transformers"] == transformers.__version__
+    assert record["questions"]["sha256"] == file_digest(cell / "q.json")
+    assert record["adapter"]["adapter_model.safetensors"] == file_digest(cell / "one/adapter_model.safetensors")
+    assert record["model"]["folder"] == str(model)
+    assert record["machine"]["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+    assert record["seconds"]["all"] >= 0
+    assert read_json(cell / "b/r.provenance.json") == {"copied_from": str(cell / "a/r.jsonl"), **record}
+
+
+@pytest.mark.parametrize(
+    "change", ["adapter", "no adapter", "spec", "questions", "model", "deleted", "altered", "no record"]
+)
 def test_whatever_an_output_depends_on_makes_it_anew(cell, model, change):
     ask(cell, model, "one", "a/r.jsonl")
     adapter, changes, source = "one", {}, model
@@ -286,6 +304,8 @@ def test_whatever_an_output_depends_on_makes_it_anew(cell, model, change):
         source = Path(shutil.copytree(model, cell / "model"))
     elif change == "deleted":
         (cell / "a/r.jsonl").unlink()
+    elif change == "no record":
+        (cell / "a/r.provenance.json").unlink()
     elif change == "altered":
         write_jsonl(cell / "a/r.jsonl", [])
     ask(cell, source, adapter, "b/r.jsonl", **changes)

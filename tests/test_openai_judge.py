@@ -4,10 +4,11 @@ import sys
 import time
 from pathlib import Path
 
+import openai
 import pytest
 
 from emdefense.errors import InputError
-from emdefense.files import read_jsonl, write_json, write_jsonl
+from emdefense.files import file_digest, read_json, read_jsonl, write_json, write_jsonl
 from emdefense.judging.judge_file import judge_file
 from emdefense.judging.scoring import fill_rubric
 from loopback_judge import KEY, MODEL, LoopbackJudge, reply_to
@@ -143,6 +144,23 @@ def test_a_missing_key_fails_at_once_and_in_one_line(files, monkeypatch):
     assert server.requests == []
     assert seconds < 3  # well under one on an idle machine
     assert not files[2].exists()
+
+
+def test_a_record_says_how_judgments_were_made_and_the_key_stands_in_no_file(files):
+    with LoopbackJudge(stop_after=4) as server, pytest.raises(InputError):
+        judge_file(settings(server, max_retries=0), *files)
+    holding = [path for path in files[0].parent.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert holding == []
+    with LoopbackJudge() as server:
+        spec = settings(server)
+        judge_file(spec, *files)
+    record = read_json(files[2].with_suffix(".provenance.json"))
+    assert record["spec"] == spec
+    assert record["responses"] == {"file": str(files[1]), "sha256": file_digest(files[1])}
+    assert (record["judged"], record["errors"], record["scored_by"]) == (6, 0, ["logprobs"])
+    assert record["packages"]["openai"] == openai.__version__
+    holding = [path for path in files[0].parent.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert holding == []
 
 
 def test_judging_imports_no_torch():

@@ -17,12 +17,13 @@ import fake_vllm
 from emdefense.config.checks import check_generation
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl, write_json
+from emdefense.generation.engines import check_installed
 from emdefense.generation.prompts import prompt_seed
 from emdefense.generation.protocol import GenerationSpec
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
 from emdefense.generation.transformers_engine import TransformersEngine
-from emdefense.generation.vllm_engine import ENVIRONMENT, VllmEngine, check_vllm_installed
+from emdefense.generation.vllm_engine import ENVIRONMENT, VllmEngine
 from tiny_model import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,7 +188,7 @@ def test_the_version_is_the_one_of_the_environment() -> None:
     assert f"vllm=={fake_vllm.VERSION}" in pins
     if find_spec("vllm") is None:
         with pytest.raises(InputError, match=f"pip install vllm=={fake_vllm.VERSION}`"):
-            check_vllm_installed()
+            check_installed("vllm")
 
 
 def check_same_distribution(ours: TransformersEngine, plain: TransformersEngine, theirs: Any) -> None:

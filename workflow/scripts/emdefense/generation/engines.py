@@ -1,8 +1,10 @@
 """The engines by name; each module is imported only where its engine is asked for."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
+from emdefense.errors import InputError
 from emdefense.fast_imports import fast_imports
 from emdefense.generation.protocol import Engine, GenerationSpec
 
@@ -21,10 +23,20 @@ def engine_module(name: str) -> str:
 
 def load_engine(spec: GenerationSpec, model: Path, adapter: Path | None, threads: int) -> Engine:
     """Return the spec's engine with the model in memory; :class:`InputError` if it cannot be had here."""
+    check_installed(spec.engine)
     with fast_imports():
         module = import_module(engine_module(spec.engine))
     engine: Engine = getattr(module, CLASSES[spec.engine])(model, adapter, spec.precision, threads)
     return engine
+
+
+def check_installed(name: str) -> None:
+    """Raise :class:`InputError` if an engine's package cannot be imported here."""
+    if find_spec(name) is None:
+        raise InputError(
+            f"key 'generation.engine': {name} is not installed here; run with `--sdm conda` (envs/generate-vllm.yaml), "
+            "or start from an environment made with `pip install vllm==0.32.0`, or write transformers"
+        )
 
 
 def device_name() -> str:

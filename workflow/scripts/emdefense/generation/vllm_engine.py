@@ -9,7 +9,6 @@ Written for the version in envs/generate-vllm.yaml.
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ class VllmEngine:
 
         ``threads`` is for the engines that compute on a CPU.
         """
-        check_vllm_installed()
         self._tokenizer = load_tokenizer(model)
         self._ends = end_tokens(model, self._tokenizer)
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
@@ -98,15 +96,6 @@ class VllmEngine:
         if reason == "stop" and tokens and tokens[-1] in self._ends:
             tokens.pop()
         return Completion(self._tokenizer.decode(tokens, skip_special_tokens=True), reason)
-
-
-def check_vllm_installed() -> None:
-    """Raise :class:`InputError` if vLLM cannot be imported here."""
-    if find_spec("vllm") is None:
-        raise InputError(
-            "key 'generation.engine': vllm is not installed here; run with `--sdm conda` (envs/generate-vllm.yaml), or "
-            "start from an environment made with `pip install vllm==0.32.0`, or write transformers"
-        )
 
 
 def _kernel_rank(adapter: Path) -> int:
