@@ -112,6 +112,7 @@ def test_caching_the_reference_reruns_only_the_cells_that_have_one(finished: Che
     assert planned == {
         "reference_features": 1,
         "train": 1,
+        "training_curves": 1,
         "generate": 1,
         "judge": 2,
         "effective_config": 1,
