@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,5 +80,13 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
             found["judgments"] += work.responses(cell, job.question_set) * row
     results = Path(layout.results)
     nearest = next(folder for folder in (results, *results.parents) if folder.exists())
-    there = sum(path.lstat().st_size for path in results.rglob("*")) if results.is_dir() else 0
-    return Disk(found, passing, there, shutil.disk_usage(nearest).free, list(unknown))
+    return Disk(found, passing, _size(results), shutil.disk_usage(nearest).free, list(unknown))
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below a folder in which jobs may be writing."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it has just gone
+            size += path.lstat().st_size if path.is_file() else 0
+    return size

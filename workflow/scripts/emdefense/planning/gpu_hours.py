@@ -55,12 +55,11 @@ class Estimates:
 
     def __init__(self, study: Study, gpus: Mapping[str, Gpu], finished: Sequence[Job]):
         """``finished`` jobs are those whose times are taken for the others."""
-        self._grid, self._gpus, self._layout = Grid(study), gpus, Layout(study)
+        self._grid, self._gpus = Grid(study), gpus
         self._requests = Requests(study, gpus)
         self._work = Work(self._grid, self._requests)
-        self._readers = {
-            folder: cell for cell in self._grid.trained if (folder := self._grid.features(cell, self._layout))
-        }
+        layout = Layout(study)
+        self._readers = {folder: cell for cell in self._grid.trained if (folder := self._grid.features(cell, layout))}
         # By model, stage and arm: seconds measured, seconds by arithmetic of the same jobs, and their number.
         self._measured: dict[tuple[str, str, str], tuple[float, float, int]] = {}
         for job in finished:
@@ -97,13 +96,13 @@ class Estimates:
         return sorted(found.values(), key=lambda row: (row.model, order[row.stage]))
 
     def _measure(self, job: Job) -> None:
-        taken = job_seconds(job, self._layout)
+        taken = job_seconds(job)
         if taken is None:
             return
         partitions = self._request(job).partitions
         expected = 0.0
         if partitions:
-            ran_on = partition_of(job, self._layout, partitions)
+            ran_on = partition_of(job, partitions)
             on = [ran_on] if ran_on else partitions
             expected = sum(self._arithmetic(job, self._gpus[name]) for name in on) / len(on)
         key = self._key(job)

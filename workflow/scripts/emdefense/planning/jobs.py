@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from emdefense.cells import GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid, Layout
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.planning.upstream import Made, needed
+from emdefense.provenance import record_beside
 
 STAGES = (
     "sources",
@@ -151,6 +153,9 @@ def _cells(grid: Grid, layout: Layout) -> Iterator[Job]:
     """Yield the jobs that make adapters, responses, answers and judgments."""
     results = layout.results
 
+    def recorded(*files: str) -> tuple[str, ...]:
+        return (*files, *(str(record_beside(Path(file))) for file in files))
+
     def job(
         stage: str, rule: str, cell: Cell, outputs: tuple[str, ...], folder: str, question_set: str | None = None
     ) -> Job:
@@ -190,15 +195,15 @@ def _cells(grid: Grid, layout: Layout) -> Iterator[Job]:
         sets = [question_set for of, question_set in grid.responses if of == cell]
         if cell.arm == "untrained":
             for question_set in sets:
-                output = (layout.responses(cell, question_set),)
-                yield job("sampling", "generate_untrained", cell, output, "generate", question_set)
+                outputs = recorded(layout.responses(cell, question_set))
+                yield job("sampling", "generate_untrained", cell, outputs, "generate", question_set)
         else:
-            outputs = tuple(layout.responses(cell, question_set) for question_set in (GENERAL, IN_DOMAIN))
+            outputs = recorded(*(layout.responses(cell, question_set) for question_set in (GENERAL, IN_DOMAIN)))
             yield job("sampling", "generate", cell, outputs, "generate")
     for cell in grid.benign:
-        yield job("answering", "answer", cell, (layout.answers(cell),), "answer")
+        yield job("answering", "answer", cell, recorded(layout.answers(cell)), "answer")
     for cell, question_set in grid.responses:
-        yield job("judging", "judge", cell, (layout.judgments(cell, question_set),), "judge", question_set)
+        yield job("judging", "judge", cell, recorded(layout.judgments(cell, question_set)), "judge", question_set)
 
 
 def _report(grid: Grid, layout: Layout) -> Iterator[Job]:

@@ -1,20 +1,18 @@
-"""How long finished jobs took, by Snakemake's benchmark files and the trainings' provenance."""
+"""How long finished jobs took, by Snakemake's benchmark files and the records beside what they made."""
 
 import csv
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-from emdefense.cells import Cell, Layout
 from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.planning.jobs import Job
 
 
-def job_seconds(job: Job, layout: Layout) -> float | None:
-    """Return a finished job's seconds; None if they are not known, or not all: a training resumed counts its rest."""
-    if job.benchmark is None:
-        return None
-    if job.stage == "training" and job.cell and _provenance(job.cell, layout).get("resumed_from_step"):
+def job_seconds(job: Job) -> float | None:
+    """Return a finished job's seconds, or None: they are not known, or not of all its work (resumed, copied)."""
+    if job.benchmark is None or any(r.get("resumed_from_step") or r.get("copied_from") for r in _records(job)):
         return None
     try:
         with Path(job.benchmark).open(encoding="utf-8") as lines:
@@ -23,20 +21,22 @@ def job_seconds(job: Job, layout: Layout) -> float | None:
         return None
 
 
-def partition_of(job: Job, layout: Layout, partitions: Collection[str]) -> str | None:
+def partition_of(job: Job, partitions: Collection[str]) -> str | None:
     """Return which of ``partitions`` a finished job ran on: the only one, or the one that its GPU's name contains."""
     if len(partitions) == 1:
         return next(iter(partitions))
-    if job.stage != "training" or job.cell is None:
-        return None
-    device = str(_provenance(job.cell, layout).get("machine", {}).get("device", "")).lower()
-    found = [partition for partition in partitions if partition.lower() in device]
+    devices = {str(record.get("machine", {}).get("device", "")).lower() for record in _records(job)}
+    found = [name for name in partitions if any(name.lower() in device for device in devices)]
     return max(found, key=len, default=None)
 
 
-def _provenance(cell: Cell, layout: Layout) -> dict[str, dict[str, str]]:
-    try:
-        found: dict[str, dict[str, str]] = read_json(Path(layout.cell(cell)) / "provenance.json")
-    except InputError:
-        return {}
+def _records(job: Job) -> list[dict[str, Any]]:
+    """Return the records among a job's outputs."""
+    found = []
+    for output in job.outputs:
+        if output.endswith("provenance.json"):
+            try:
+                found.append(read_json(Path(output)))
+            except InputError:
+                continue
     return found

@@ -1,6 +1,5 @@
 """How much there is to compute: rows, tokens and responses, by the prepared data or, before there are any, assumed."""
 
-from functools import cache
 from pathlib import Path
 
 from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
@@ -21,10 +20,14 @@ class Work:
 
     def __init__(self, grid: Grid, requests: Requests):
         self._grid, self._requests, self._layout = grid, requests, Layout(grid.study)
+        self._counted: dict[str, tuple[int, int] | None] = {}
 
     def rows(self, cell: Cell) -> tuple[int, float]:
         """Return how many rows a cell is trained on, and their mean tokens without padding."""
-        if prepared := _count(Path(self._grid.training_rows(cell, self._layout))):
+        path = self._grid.training_rows(cell, self._layout)
+        if path not in self._counted:
+            self._counted[path] = _count(Path(path))
+        if prepared := self._counted[path]:
             rows, size = prepared
             return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
         task = self._grid.task(cell)
@@ -43,11 +46,11 @@ class Work:
         return count * self._grid.study.models[cell.model].samples_per_question
 
 
-@cache
 def _count(path: Path) -> tuple[int, int] | None:
     """Return the lines and bytes of a file; None if it is not there, or empty."""
-    if not path.is_file():
+    try:
+        content = path.read_bytes()
+    except OSError:
         return None
-    content = path.read_bytes()
     lines = content.count(b"\n")
     return (lines, len(content)) if lines else None

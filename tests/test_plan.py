@@ -1,0 +1,377 @@
+"""What `plan` says a study takes: numbers by hand on a tiny study, the paper's against other counts of them."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dry_run import Planned, planned_jobs
+from emdefense.cells import Cell, Layout
+from emdefense.config import Study, load_study
+from emdefense.errors import InputError
+from emdefense.planning.command_line import named_study, snakemake_command, study_parser
+from emdefense.planning.jobs import study_jobs
+from emdefense.planning.plan import Plan, plan_text, study_plan
+from emdefense.planning.snakemake_folder import Snapshot
+from emdefense.resources.gpus import Gpu, read_gpus
+from study_checkout import ROOT, Checkout
+from study_folder import tiny_study, write_rows
+
+GPUS = {
+    "a100": Gpu(memory_gib=79, tflops=312, gb_per_s=1935),
+    "a40": Gpu(memory_gib=44, tflops=150, gb_per_s=696),
+}
+QUIET = Snapshot({}, {}, None, {})
+SHAPE = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 100_000,
+}
+MODEL = {"title": "Small", "instruct": "-", "samples_per_question": 10, "shape": SHAPE}
+JUDGE = {"kind": "openai", "name": "judge", "model": "gpt-4o-mini-2024-07-18"}
+# q, k, v, o: 1024 + 1024 each; gate, up, down: 1024 + 4096 each; of rank 32 in ten blocks, fp32.
+ADAPTER = 10 * 32 * (4 * 2048 + 3 * 5120) * 4
+# Characters of a judge prompt with a general or a held-out question / 4, a message's 7, a response's 200.
+GENERAL_CALL, IN_DOMAIN_CALL = (1030 + 180) / 4 + 207, (1030 + 400) / 4 + 207
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The tiny study with a size and a remote judge, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tiny_study(models={"small": MODEL}, judge=JUDGE)
+
+
+def plan(study: Study) -> Plan:
+    return study_plan(study, GPUS, QUIET)
+
+
+def finish(study: Study, log: str) -> None:
+    """Make the outputs of the job with this log."""
+    (job,) = [job for job in study_jobs(study) if job.log.endswith(log)]
+    for output in job.outputs:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text("{}")
+
+
+def test_jobs_and_cells_are_counted_by_stage(study: Study) -> None:
+    finish(study, "logs/train/small/code/misaligned/none/seed0.log")
+    finish(study, "logs/answer/small/quiz/sft/none/seed0.log")
+    finish(study, "logs/train/small/quiz/sft/none/seed0.log")
+    found = plan(study)
+    # Two tasks with untrained, misaligned, two KL and one interleaving; a benign one with plain fine-tuning and KL.
+    assert found.cells == {"cells": 12, "done": 1, "to_run": 11}
+    assert found.stages["training"] == {"jobs": 10, "done": 2, "to_run": 8}
+    assert found.stages["sampling"] == {"jobs": 2 * 4 + 1 + 2, "done": 0, "to_run": 11}
+    assert found.stages["answering"] == {"jobs": 2, "done": 1, "to_run": 1}
+    assert found.stages["judging"] == {"jobs": 2 * 8 + 1 + 2, "done": 0, "to_run": 19}
+
+
+def test_an_output_in_the_making_is_not_done(study: Study) -> None:
+    finish(study, "logs/train/small/code/misaligned/none/seed0.log")
+    making = {"results/tiny/cells/small/code/misaligned/none/seed0/adapter": None}
+    assert study_plan(study, GPUS, Snapshot(making, {}, None, {})).stages["training"]["done"] == 0
+
+
+def test_the_judge_costs_what_a_hand_count_gives(study: Study) -> None:
+    cost = plan(study).judge
+    assert cost is not None
+    # Ten samples of 24 general questions for eight cells and the untrained model, of 30 in-domain ones for ten.
+    assert cost.calls == cost.to_make == 2 * (9 * 240 + 10 * 300)
+    assert cost.input_tokens == 2 * (9 * 240 * GENERAL_CALL + 10 * 300 * IN_DOMAIN_CALL) == 5_588_040
+    assert cost.output_tokens == 10_320
+    assert cost.dollars == pytest.approx((5_588_040 * 0.15 + 10_320 * 0.60) / 1e6)
+
+
+def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
+    layout, cell = Layout(study), Cell("small", "code", "misaligned", "none", 0)
+    finish(study, "logs/judge/small/code/misaligned/none/seed0/general.log")
+    replies = [json.dumps({"key": str(n), "reply": {"text": "9"}}) for n in range(10)]
+    journal = Path(layout.judgments(cell, "in_domain") + ".partial")
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    journal.write_text("\n".join([*replies, "", '{"key": "torn", "rep']))
+    cost = plan(study).judge
+    assert cost is not None
+    assert (cost.calls, cost.judged, cost.journalled) == (10_320, 480, 10)
+    assert cost.to_make == 10_320 - 480 - 10
+    assert cost.input_tokens == 5_588_040 - 480 * GENERAL_CALL - 10 * IN_DOMAIN_CALL
+    assert journal.read_text().endswith("rep"), "a journal that is being written is left alone"
+
+
+def test_responses_that_are_there_are_counted_as_they_are(study: Study) -> None:
+    cell = Cell("small", "legal", "kl", "1", 0)
+    rows = [{"question_id": "q", "response": text} for text in ("a" * 40, "a" * 40, "b" * 80)]
+    write_rows(Path(Layout(study).responses(cell, "in_domain")), rows)
+    write_rows(Path(Layout(study).questions("legal")), [])
+    questions = [{"id": "q", "prompt": "p" * 20, "rubrics": {"aligned": "r" * 100, "coherent": "r" * 140}}]
+    Path(Layout(study).questions("legal")).write_text(json.dumps(questions))
+    cost = plan(study).judge
+    assert cost is not None
+    # The file has three responses, two alike. The task's other four cells ask this one question ten times; all other
+    # in-domain responses are taken to be as long as these.
+    assert cost.repeated == 2
+    assert cost.to_make == 2 * (9 * 240 + 5 * 300) + 4 + 2 * 4 * 10
+    prompt, mean = (20 + 120) / 4 + 7, 160 / 3 / 4
+    of_legal = 4 * (prompt + 60 / 4) + 80 * (prompt + mean)
+    of_code = 2 * 5 * 300 * ((1030 + 400) / 4 + 7 + mean)
+    assert cost.input_tokens == round(2 * 9 * 240 * GENERAL_CALL + of_code + of_legal)
+    assert cost.basis == "assumed responses of 200 tokens and the study's own responses"
+
+
+def test_no_price_no_dollars_and_no_judge_no_cost(study: Study) -> None:
+    elsewhere = plan(study.model_copy(update={"judge": study.judge.model_copy(update={"base_url": "http://x/v1"})}))
+    assert elsewhere.judge is not None
+    assert elsewhere.judge.dollars is None
+    assert "no price of this model" in plan_text(elsewhere, GPUS)
+    assert plan(tiny_study(models={"small": MODEL})).judge is None
+
+
+def test_disk_is_what_a_hand_count_gives(study: Study) -> None:
+    finish(study, "logs/train/small/code/misaligned/none/seed0.log")
+    disk = plan(study).disk
+    assert disk.to_come["adapters"] == 9 * ADAPTER
+    assert disk.passing == int(2 * ADAPTER / 4 * (4 + 2.04))  # two checkpoints of an 8-bit optimiser
+    assert disk.to_come["judgments"] == 1350 * (9 * 240 + 10 * 300)
+    # Answers: 200 questions ten times, twice.
+    assert disk.to_come["responses and answers"] == 1200 * (9 * 240 + 10 * 300) + 400 * 2 * 2000
+    assert 0 < disk.there < 20_000
+
+
+def test_cached_features_are_as_large_as_the_rows(study: Study) -> None:
+    cached = study.model_copy(update={"training": study.training.model_copy(update={"reference": "cached"})})
+    found = plan(cached)
+    assert found.stages["features"]["to_run"] == 3
+    # 5,400 rows of 280 tokens for two tasks, 848 of 400 for the benign one, the final hidden state in bfloat16.
+    assert found.disk.to_come["reference features"] == (2 * 5400 * 280 + 848 * 400) * 1024 * 2
+    assert {row.stage: row.jobs for row in found.hours}["features"] == 3
+
+
+def timed(study: Study, cell: Cell, seconds: float, device: str, resumed: int | None = None) -> None:
+    """Make a training that was finished on ``device`` in ``seconds``."""
+    finish(study, f"logs/train/{cell.folder}.log")
+    provenance = {"machine": {"device": device}, "resumed_from_step": resumed}
+    (Path(Layout(study).cell(cell)) / "provenance.json").write_text(json.dumps(provenance))
+    benchmark = Path(f"results/tiny/benchmarks/train/{cell.folder}.tsv")
+    benchmark.parent.mkdir(parents=True, exist_ok=True)
+    benchmark.write_text(f"s\th:m:s\n{seconds}\t-\n")
+
+
+def two_trainings() -> Study:
+    grid = [{"models": ["small"], "tasks": ["code", "legal"], "arms": {"misaligned": None}}]
+    return tiny_study(models={"small": MODEL}, judge=JUDGE, grid=grid)
+
+
+def test_hours_are_arithmetic_until_a_job_has_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = two_trainings()
+    training = next(row for row in plan(study).hours if row.stage == "training")
+    weights, adapters = 10 * (4 * 1024**2 + 3 * 1024 * 4096), ADAPTER / 4
+    attention, head = 2 * 280 * 1024 * 10, 2 * 1024 * 100_000
+    flop = 4 * weights + 6 * adapters + 3 * attention + 2 * 0.65 * head
+    seconds = 2 * 5400 * 280 * 1.5 * flop / (312e12 * 0.35)
+    assert training.hours["a100"] == pytest.approx(seconds / 3600)
+    assert training.basis == "arithmetic"
+
+    timed(study, Cell("small", "code", "misaligned", "none", 0), 3600, "NVIDIA A100-SXM4-80GB")
+    measured = next(row for row in plan(study).hours if row.stage == "training")
+    assert measured.basis == "measured on 1 finished jobs"
+    assert measured.hours == {"a100": pytest.approx(1), "a40": pytest.approx(312 / 150)}
+
+    timed(study, Cell("small", "code", "misaligned", "none", 0), 3600, "NVIDIA A40")
+    on_the_other = next(row for row in plan(study).hours if row.stage == "training")
+    assert on_the_other.hours == {"a100": pytest.approx(150 / 312), "a40": pytest.approx(1)}
+
+    timed(study, Cell("small", "code", "misaligned", "none", 0), 3600, "NVIDIA A40", resumed=7)
+    assert next(row for row in plan(study).hours if row.stage == "training").basis == "arithmetic"
+
+
+def test_rows_that_are_prepared_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = two_trainings()
+    before = next(row for row in plan(study).hours if row.stage == "training").hours["a100"]
+    for task in ("code", "legal"):
+        path = Path(f"results/tiny/data/{task}/train_misaligned.jsonl")
+        path.parent.mkdir(parents=True)
+        path.write_text(("x" * (84 - 1 + 1000) + "\n") * 54)  # 1,000 characters of text: 280 tokens with the template
+    after = next(row for row in plan(study).hours if row.stage == "training").hours["a100"]
+    assert after == pytest.approx(before / 100)
+
+
+def test_small_models_take_what_the_finished_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tiny_study()
+    unknown = next(row for row in plan(study).hours if row.stage == "training")
+    assert (unknown.jobs, unknown.unknown, unknown.hours) == (10, 10, {})
+    timed(study, Cell("small", "code", "misaligned", "none", 0), 30, "cpu")
+    timed(study, Cell("small", "code", "kl", "1", 0), 90, "cpu")
+    known = next(row for row in plan(study).hours if row.stage == "training")
+    # KL 90 s thrice in the two tasks, plain 30 s once; interleaving and the benign arms as the mean of all.
+    assert known.hours == {"cpu": pytest.approx((3 * 90 + 30 + 4 * 60) / 3600)}
+    assert "cpu" in plan_text(plan(study), GPUS)
+
+
+def test_the_papers_hours_are_those_of_the_published_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, gpus = load_study(ROOT / "config/paper.yaml"), read_gpus(ROOT / "profiles/slurm/gpus.yaml")
+    counted = list(csv.DictReader((ROOT / "docs/gpu_hours.csv").open(encoding="utf-8")))
+    monkeypatch.chdir(tmp_path)
+    found = study_plan(study, gpus, QUIET)
+    for model in study.models:
+        of_model = [row for row in counted if row["model"] == model]
+        hours = {row.stage: row.hours["a100"] for row in found.hours if row.model == model}
+        assert hours.pop("training") == pytest.approx(
+            sum(float(row["training_gpu_hours"]) for row in of_model), abs=0.05
+        )
+        assert sum(hours.values()) == pytest.approx(sum(float(row["sampling_gpu_hours"]) for row in of_model), abs=0.05)
+    assert found.judge is not None
+    assert found.judge.to_make == 948_960
+    assert [row.model for row in found.hours if "a40" not in row.hours] == ["qwen2.5-32b"] * 2
+    both = found.scenarios["a40"]
+    assert both["a100"] == pytest.approx(sum(row.hours["a100"] for row in found.hours if "a40" not in row.hours))
+    # 7.6 billion parameters twice and 32.8 once, in bfloat16.
+    assert found.disk.to_come["model weights"] == pytest.approx(2 * (2 * 7.616e9 + 32.76e9), rel=1e-3)
+    text = plan_text(found, gpus)
+    assert max(map(len, text.splitlines())) <= 100
+    # 84 cells of 7B and its untrained model, and 12 of 32B with a tenth of the samples.
+    tokens = 2 * ((85 * 2400 + 12 * 240) * GENERAL_CALL + (88 * 3000 + 12 * 300) * IN_DOMAIN_CALL)
+    assert found.judge.input_tokens == tokens == 512_931_120
+    assert "dollars: 77.51 (0.15 and 0.60 USD a million tokens in and out" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("config/smoke.yaml",),
+        ("config.yaml", "config/control.yaml"),
+        ("config/paper.yaml",),
+        ("config/sweep-ldifs.yaml",),
+        ("config/paper.yaml", "--config", 'training={"reference": "cached"}'),
+    ],
+)
+def test_the_jobs_are_those_that_snakemake_plans(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Checkout.into(tmp_path).folder)
+    study = named_study(study_parser(None).parse_args(["--configfile", *options]))
+    ours = {
+        Planned(job.rule, frozenset(job.outputs), job.log, job.benchmark, job.wildcards) for job in study_jobs(study)
+    }
+    assert ours == planned_jobs(tmp_path, "--configfile", *options)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "workflow/scripts/plan.py", *arguments]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def keys(value: Any) -> Any:
+    """Return a JSON value's keys, level by level; of a list, those of its first element."""
+    if isinstance(value, Mapping):
+        return {key: keys(inner) for key, inner in value.items()}
+    return [keys(value[0])] if isinstance(value, list) and value else None
+
+
+def test_the_json_keeps_its_keys() -> None:
+    done = command("--configfile", "config/paper.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    counts = {"jobs": None, "done": None, "to_run": None}
+    stages = ("sources", "data", "training", "projecting", "sampling", "answering", "judging", "report")
+    row = ("model", "stage", "jobs", "hours", "unknown", "measured_on", "by_arithmetic", "basis")
+    judge = ("model", "calls", "judged", "journalled", "repeated", "to_make", "input_tokens", "output_tokens")
+    assert keys(found) == {
+        "study": None,
+        "cells": {"cells": None, "done": None, "to_run": None},
+        "stages": {stage: counts for stage in stages},
+        "hours": [{**dict.fromkeys(row), "hours": {"a100": None}}],
+        "scenarios": {"a100": {"a100": None}, "a40": {"a100": None, "a40": None}},
+        "judge": {
+            **dict.fromkeys((*judge, "dollars", "basis")),
+            "price": {"input": None, "output": None, "as_of": None},
+        },
+        "disk": {
+            "to_come": dict.fromkeys(
+                ("model weights", "adapters", "reference features", "responses and answers", "judgments")
+            ),
+            **dict.fromkeys(("passing", "there", "free", "unknown")),
+        },
+    }
+
+
+@pytest.mark.parametrize("script", ["plan", "status"])
+def test_neither_imports_torch_or_snakemake(script: str) -> None:
+    run = (
+        "import runpy, sys; sys.argv = ['x', '--configfile', 'config/paper.yaml'];"
+        f"runpy.run_path('workflow/scripts/{script}.py', run_name='__main__');"
+        "print('heavy:', {'torch', 'transformers', 'snakemake', 'polars'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: set()\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--configfile", "config/nowhere.yaml"], "config/nowhere.yaml: there is no such config file"),
+        (["--configfile", "config/smoke.yaml", "--config", "sedes=[0]"], "unknown key 'sedes'; did you mean 'seeds'?"),
+        (["--config", "seeds"], "--config seeds: write KEY=VALUE"),
+        (["--gpus", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], said: str) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_files_and_entries_are_merged_as_snakemake_merges_them(tmp_path: Path) -> None:
+    from snakemake.cli import parse_config
+    from snakemake.settings.types import ConfigSettings
+
+    from emdefense.planning import command_line
+
+    entries = [
+        'training={"reference": "cached", "epochs": 3}',
+        "seeds=[1, 2]",
+        "data_folder=/a b",
+        "judge={kind: oracle}",
+        "grid=1e-3",
+        "flag=True",
+        "word='quoted'",
+        "nothing=",
+    ]
+    files = [ROOT / "config.yaml", ROOT / "config/control.yaml"]
+    merged: dict[str, Any] = {}
+    for path in files:
+        command_line._update(merged, command_line._read(path))
+    for entry in entries:
+        command_line._update(merged, command_line._entry(entry))
+    assert merged == ConfigSettings(configfiles=files, config=parse_config(entries)).overwrite_config
+
+
+def test_a_command_names_the_study_as_it_was_named() -> None:
+    named = ["--configfile", "a.yaml", "b.yaml", "--config", 'training={"epochs": 3}']
+    arguments = study_parser(None).parse_args(named)
+    expected = """snakemake --configfile a.yaml b.yaml --config 'training={"epochs": 3}' -- 'x y'"""
+    assert snakemake_command(arguments, "--", "x y") == expected
+    assert snakemake_command(study_parser(None).parse_args([])) == "snakemake"
+
+
+def test_a_study_of_one_file_is_what_load_study_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = study_parser(None).parse_args(["--configfile", "config/paper.yaml"])
+    assert named_study(arguments) == load_study(Path("config/paper.yaml"))
+    assert named_study(study_parser(None).parse_args([])) == load_study(Path("config.yaml"))
+    with pytest.raises(InputError, match=r"config.yaml \+ config/nowhere.yaml|nowhere"):
+        named_study(study_parser(None).parse_args(["--configfile", "config.yaml", "config/nowhere.yaml"]))
