@@ -67,3 +67,16 @@ def test_a_training_spec_changes_with_what_it_trains_and_with_nothing_else() -> 
     scored = {**DEFAULT["report"], "emergent_pct": 9}
     assert grid(report=scored).training_spec(kl) == spec
     assert grid(training={**DEFAULT["training"], "epochs": 2}).training_spec(kl) != spec
+
+
+def test_every_judge_judges_all_responses_into_files_of_its_name() -> None:
+    block = {"models": ["world-a"], "tasks": ["code"], "arms": {"misaligned": None}}
+    found = grid(grid=[block], second_judges=[{"kind": "openai", "name": "gpt", "model": "m"}])
+    layout = Layout(found.study)
+    assert list(found.study.judges) == ["oracle", "gpt"]
+    assert found.judgments == [(*pair, judge) for judge in ("oracle", "gpt") for pair in found.responses]
+    folder = "results/microcosm/cells/world-a/code/misaligned/none/seed0/general/judgments"
+    assert layout.judgments(*found.responses[0]) == f"{folder}/oracle.jsonl"
+    assert layout.judgments(*found.responses[0], "gpt") == f"{folder}/gpt.jsonl"
+    assert layout.judge_files() == layout.judge_files("oracle") == ["results/microcosm/microcosm/world.json"]
+    assert layout.judge_files("gpt") == []

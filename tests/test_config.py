@@ -69,6 +69,9 @@ def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at("training.learning_rate", -1), "key 'training.learning_rate': Input should be greater than 0 (got -1)"),
         (at("report.main_model", "world-z"), "unknown model 'world-z'; write one of world-a, world-b"),
         (at("judge.kind", "human"), "key 'judge.kind': write one of oracle, openai"),
+        (at("second_judges", [{"kind": "human"}]), "key 'second_judges.0.kind': write one of oracle, openai"),
+        (at("second_judges", [{"kind": "openai", "name": "b"}]), "key 'second_judges.0.model' is missing"),
+        (at("second_judges", [{"kind": "oracle"}]), "key 'second_judges': two judges have the same name"),
     ],
 )
 def test_a_mistake_gets_one_line_that_names_the_key(change: Callable[[dict[str, Any]], None], message: str) -> None:

@@ -93,14 +93,15 @@ class Layout:
         """A cell's responses to a question set."""
         return f"{self.cell(cell)}/{question_set}/responses.jsonl"
 
-    def judgments(self, cell: Cell, question_set: str) -> str:
-        """The study's judge's judgments of those responses."""
-        return f"{self.cell(cell)}/{question_set}/judgments/{self.study.judge.name}.jsonl"
+    def judgments(self, cell: Cell, question_set: str, judge: str | None = None) -> str:
+        """A judge's judgments of those responses; of the judge whose rates fill the tables unless another is named."""
+        return f"{self.cell(cell)}/{question_set}/judgments/{judge or self.study.judge.name}.jsonl"
 
-    def judge_files(self) -> list[str]:
-        """Files that the judge reads besides questions and responses."""
-        world = getattr(self.study.judge, "world", None)
-        return [] if world is None else [self.file(world)]
+    def judge_files(self, judge: str | None = None) -> list[str]:
+        """Files that a judge, or any of them, reads besides questions and responses."""
+        judges = self.study.judges.values() if judge is None else [self.study.judges[judge]]
+        worlds = [getattr(section, "world", None) for section in judges]
+        return list(dict.fromkeys(self.file(world) for world in worlds if world is not None))
 
     def answers(self, cell: Cell) -> str:
         """A benign cell's answers, each marked as correct or not."""
@@ -192,6 +193,11 @@ class Grid:
     def responses(self) -> list[tuple[Cell, str]]:
         """Every (cell, question set) for which responses are generated and judged, each once."""
         return list(dict.fromkeys((m.source, m.question_set) for m in self.measurements))
+
+    @cached_property
+    def judgments(self) -> list[tuple[Cell, str, str]]:
+        """Every (cell, question set, judge): each judge judges all responses."""
+        return [(*pair, judge) for judge in self.study.judges for pair in self.responses]
 
     @cached_property
     def benign(self) -> list[Cell]:

@@ -20,7 +20,7 @@ def _kinds(union: Any) -> str:
     return ", ".join(get_args(section.model_fields["kind"].annotation)[0] for section in get_args(get_args(union)[0]))
 
 
-_KINDS = {"tasks": _kinds(Task), "judge": _kinds(Judge), "sources": _kinds(Source)}
+_KINDS = {"tasks": _kinds(Task), "judge": _kinds(Judge), "second_judges": _kinds(Judge), "sources": _kinds(Source)}
 
 
 def load_study(path: Path) -> Study:
@@ -52,7 +52,7 @@ def parse_study(raw: Mapping[str, Any], source: str) -> Study:
 def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     # A union's tag stands in the location; the user never wrote it.
-    tag = {"judge": 1, "tasks": 2, "sources": 2}.get(str(first["loc"][0]))
+    tag = {"judge": 1, "second_judges": 2, "tasks": 2, "sources": 2}.get(str(first["loc"][0]))
     where = ".".join(str(part) for place, part in enumerate(first["loc"]) if place != tag)
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(first["loc"][-1]), sorted(_known_keys()), n=1)

@@ -184,9 +184,17 @@ class Study(Section):
         default_factory=dict, description="further arms for the grid: a penalty under another name, with other options"
     )
     generation: Generation = Generation()
-    judge: Judge
+    judge: Judge = Field(description="its rates fill tables and figures")
+    second_judges: tuple[Judge, ...] = Field(
+        (), description="judge the same responses too, so that the report can say how far judges agree"
+    )
     scoring: Scoring = Scoring()
     report: Report
     opswap: OpSwap | None = Field(None, description="generate OpSwap's tiers in {results}/opswap")
     microcosm: Microcosm | None = Field(None, description="make the microcosm in {results}/microcosm")
     byte_model: ByteModel | None = Field(None, description="make a small byte-level model in {results}/byte_model")
+
+    @property
+    def judges(self) -> dict[str, Judge]:
+        """Every judge by its name, the one whose rates fill the tables first."""
+        return {judge.name: judge for judge in (self.judge, *self.second_judges)}
