@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 
 from emdefense.config.sources import SourceSection
-from emdefense.config.study import Study
+from emdefense.config.study import OpenAIJudge, Study
 from emdefense.errors import InputError
 from emdefense.generation.engines import check_installed
 
@@ -12,24 +12,28 @@ SAMPLING_RULES = {"generate", "generate_untrained", "answer"}
 GATED = {"emergent_plus", "wildguardmix", "foqa"}  # kinds of sources
 
 
-def check_start(study: Study, rules: Collection[str], fetched: Collection[str], *, own_environments: bool) -> None:
-    """Raise :class:`InputError` if a job of one of these rules, or the fetch of one of these sources, is bound to fail.
+def check_start(
+    study: Study, rules: Collection[str], fetched: Collection[str], judges: Collection[str], *, own_environments: bool
+) -> None:
+    """Raise :class:`InputError` if a job of one of these rules, a fetch of one of these sources, or one of these judges
+    is bound to fail.
 
     ``own_environments``: each rule has one, so that this one need not hold their packages.
     """
-    if "judge" in rules:
-        _check_judge_key(study)
+    for name, judge in study.judges.items():
+        if name in judges and judge.kind == "openai":
+            _check_judge_key(judge, "judge" if name == study.judge.name else "second_judges")
     if SAMPLING_RULES & set(rules) and not own_environments:
         check_installed(study.generation.engine)
     _check_hub_token(study, fetched)
 
 
-def _check_judge_key(study: Study) -> None:
-    if study.judge.kind == "openai" and not os.environ.get(study.judge.api_key_variable, "").strip():
+def _check_judge_key(judge: OpenAIJudge, key: str) -> None:
+    if not os.environ.get(judge.api_key_variable, "").strip():
         raise InputError(
-            f"key 'judge.api_key_variable': the environment variable {study.judge.api_key_variable} is not set; export "
-            f"the key of judge '{study.judge.name}' in it (any text, if the endpoint asks for none), or leave judging "
-            "for later with `--omit-from judge`"
+            f"key '{key}.api_key_variable': the environment variable {judge.api_key_variable} is not set; export the "
+            f"key of judge '{judge.name}' in it (any text, if the endpoint asks for none), or leave judging for later "
+            "with `--omit-from judge`"
         )
 
 
@@ -41,7 +45,7 @@ def _check_hub_token(study: Study, fetched: Collection[str]) -> None:
 
     missing = sorted(name for name in gated if not _is_cached(study.sources[name]))
     if missing and get_token() is None:
-        repositories = sorted({study.sources[name].repository for name in missing})  # type: ignore[union-attr]
+        repositories = sorted({str(study.sources[name].identity()["repository"]) for name in missing})
         pages = " and ".join(f"https://huggingface.co/datasets/{repository}" for repository in repositories)
         raise InputError(
             f"key 'sources': {', '.join(missing)}: access is gated; accept the conditions on {pages}, and put an "

@@ -1,6 +1,8 @@
 """What the page says about how its numbers came to be."""
 
 import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,50 +10,108 @@ from typing import Any
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
 from emdefense.files import file_digest, read_json
+from emdefense.provenance import record_beside
 
 DIGEST_LENGTH = 12
+NAMED = 5  # of the cells that other code made
+Records = dict[str, dict[str, Any]]  # by what they are of: a cell, or a cell and a question set
+Line = tuple[str, str]
 
 
-def provenance(study: Study, rates: Path) -> list[tuple[str, str]]:
-    """Return (what, value) lines: the study, its cells, the code and packages that trained them."""
-    grid, layout = Grid(study), Layout(study)
-    files = [Path(layout.cell(cell)) / "provenance.json" for cell in grid.cells]
-    records = [read_json(path) for path in files if path.is_file()]
+def provenance(study: Study, rates: Path) -> list[Line]:
+    """Return (what, value) lines: the study, its cells, and the code, packages, models and machines of each stage."""
+    grid, stages = Grid(study), stage_records(study)
+    sampling = study.generation
+    adapters = len(stages["trained"]) + len(stages["projected"])
     lines = [
         ("Study", study.study),
         ("Seeds", ", ".join(map(str, study.seeds))),
-        ("Cells", f"{len(grid.cells)}, of which {len(records)} have an adapter"),
+        ("Cells", f"{len(grid.cells)}; there are {adapters} adapters, those that only SafeLoRA needs included"),
         ("Judge", f"{study.judge.name} ({study.judge.kind})"),
         (
             "Sampling",
-            f"temperature {study.generation.temperature:g}, top-p {study.generation.top_p:g}, at most "
-            f"{study.generation.max_new_tokens} tokens, seed {study.generation.seed}",
+            f"{sampling.engine}, temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
+            f"{sampling.max_new_tokens} tokens, seed {sampling.seed}",
         ),
         (
             "Samples a question",
             ", ".join(f"{model.title} {model.samples_per_question}" for model in study.models.values()),
         ),
         ("Rates", f"SHA-256 {file_digest(rates)[:DIGEST_LENGTH]}…"),
+        *_models(stages),
     ]
-    digests = _distinct(records, "code_digest")
-    if digests:
-        warning = "; the adapters were made by different code" if len(digests) > 1 else ""
-        lines.append(("Code that trained", ", ".join(f"{digest[:DIGEST_LENGTH]}…" for digest in digests) + warning))
-    packages = sorted({f"{name} {number}" for record in records for name, number in record.get("packages", {}).items()})
-    if packages:
-        lines.append(("Packages that trained", ", ".join(packages)))
-    machines = {record.get("machine", {}).get("processor") for record in records} - {None, ""}
-    if machines:
-        lines.append(("Processors that trained", ", ".join(sorted(map(str, machines)))))
-    lines.append(
-        (
-            "Packages of this page",
-            ", ".join(f"{name} {version(name)}" for name in ("polars", "numpy", "matplotlib", "jinja2")),
-        )
-    )
-    lines.append(("Python of this page", platform.python_version()))
-    return lines
+    for stage, records in stages.items():
+        lines += _stage(stage, records)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("polars", "numpy", "matplotlib", "jinja2"))
+    return [*lines, ("Packages of this page", packages), ("Python of this page", platform.python_version())]
 
 
-def _distinct(records: list[dict[str, Any]], key: str) -> list[str]:
-    return sorted({str(record[key]) for record in records if key in record})
+def stage_records(study: Study) -> dict[str, Records]:
+    """Return the records of each stage, by what they are of; those that are not there are left out."""
+    grid, layout = Grid(study), Layout(study)
+    adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if cell.arm != "untrained")]))
+    files: dict[str, dict[str, Path]] = {
+        "trained": {c.folder: Path(layout.cell(c)) / "provenance.json" for c in adapters if c.arm != "safelora"},
+        "projected": {c.folder: Path(layout.cell(c)) / "provenance.json" for c in adapters if c.arm == "safelora"},
+        "sampled": {
+            **{f"{c.folder}/{name}": record_beside(Path(layout.responses(c, name))) for c, name in grid.responses},
+            **{cell.folder: record_beside(Path(layout.answers(cell))) for cell in grid.benign},
+        },
+        "judged": {f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name))) for c, name in grid.responses},
+    }
+    return {
+        stage: {name: read_json(path) for name, path in paths.items() if path.is_file()}
+        for stage, paths in files.items()
+    }
+
+
+def _models(stages: Mapping[str, Records]) -> Iterator[Line]:
+    """Yield each model that was fine-tuned or asked, by its folder, with its revision and its weights' digest."""
+    found = [record["model"] for records in stages.values() for record in records.values() if "model" in record]
+    for folder in sorted({model["folder"] for model in found}):
+        seen = {_model(model) for model in found if model["folder"] == folder}
+        warning = "; there were different models in it" if len(seen) > 1 else ""
+        yield f"Model {folder}", ", ".join(sorted(seen)) + warning
+
+
+def _model(identity: Mapping[str, Any]) -> str:
+    revision = identity.get("revision")
+    weights = f"weights {identity['weights_digest'][:DIGEST_LENGTH]}…"
+    return f"revision {revision}, {weights}" if revision else weights
+
+
+def _stage(stage: str, records: Records) -> Iterator[Line]:
+    """Yield what the records of a stage say: its code, packages, machines and time."""
+    if not records:
+        return
+    yield f"Code that {stage}", _code(records)
+    packages = {f"{name} {number}" for record in records.values() for name, number in record["packages"].items()}
+    yield f"Packages that {stage}", ", ".join(sorted(packages))
+    yield f"Machines that {stage}", _machines(records.values())
+    made = [record for record in records.values() if "copied_from" not in record]
+    hours = sum(record["seconds"]["all"] for record in made if "seconds" in record) / 3600
+    copied = len(records) - len(made)
+    aside = f"; {copied} were copied from the same adapter's" if copied else ""
+    yield f"Hours that {stage}", f"{hours:.2f} in {len(made)} parts{aside}"
+
+
+def _code(records: Records) -> str:
+    """Return the digest of the code; where there are several, with the cells that were not made by the commonest."""
+    digests = Counter(record["code_digest"] for record in records.values())
+    (commonest, count), *others = digests.most_common()
+    if not others:
+        return f"{commonest[:DIGEST_LENGTH]}…"
+    parts = [f"{commonest[:DIGEST_LENGTH]}… made {count}"]
+    for digest, count in others:
+        names = [name for name, record in records.items() if record["code_digest"] == digest]
+        more = f" and {count - NAMED} more" if count > NAMED else ""
+        parts.append(f"{digest[:DIGEST_LENGTH]}… made {', '.join(names[:NAMED])}{more}")
+    return f"Different code made these cells: {'; '.join(parts)}. To make them alike, delete and rerun them."
+
+
+def _machines(records: Iterable[Mapping[str, Any]]) -> str:
+    machines = [record["machine"] for record in records]
+    names = {
+        m["processor"] if m.get("device", "cpu") == "cpu" else f"{m['device']}, {m['processor']}" for m in machines
+    }
+    return "; ".join(sorted(str(name) for name in names))
