@@ -79,6 +79,7 @@ onstart:
             STUDY,
             {job.rule.name for job in jobs},
             {job.wildcards.source for job in jobs if "source" in job.wildcards.keys()},
+            {job.wildcards.judge for job in jobs if "judge" in job.wildcards.keys()},
             own_environments=own_environments,
         )
         if not workflow.local_exec:
@@ -111,7 +112,7 @@ rule all:
     input:
         [LAYOUT.adapter(cell) for cell in GRID.trained],
         [LAYOUT.responses(*pair) for pair in GRID.responses],
-        [LAYOUT.judgments(*pair) for pair in GRID.responses],
+        [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         [LAYOUT.answers(cell) for cell in GRID.benign],
         rules.report.input,
     message:

@@ -31,8 +31,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
-def start(study: Study, *rules: str, fetched: tuple[str, ...] = (), own: bool = False) -> None:
-    check_start(study, rules, fetched, own_environments=own)
+def start(study: Study, *rules: str, fetched: tuple[str, ...] = (), judges: str = "", own: bool = False) -> None:
+    check_start(study, rules, fetched, judges.split(), own_environments=own)
 
 
 @pytest.mark.parametrize("key", [None, "", " "])
@@ -40,12 +40,24 @@ def test_a_missing_key_matters_only_where_there_is_judging(monkeypatch: pytest.M
     if key is not None:
         monkeypatch.setenv("GPT_KEY", key)
     study = tiny_study(judge=JUDGE)
-    start(study, "train", "generate", "aggregate")
+    start(study, "train", "generate", "aggregate", judges="oracle")
     with pytest.raises(InputError, match=r"variable GPT_KEY is not set.*key of judge 'gpt'.*`--omit-from judge`"):
-        start(study, "train", "judge")
-    start(tiny_study(), "judge")  # the oracle needs none
+        start(study, "train", "judge", judges="gpt")
+    start(tiny_study(), "judge", judges="oracle")  # it needs none
     monkeypatch.setenv("GPT_KEY", "sk")
-    start(study, "train", "judge")
+    start(study, "train", "judge", judges="gpt")
+
+
+def test_only_the_keys_of_judges_that_will_be_asked_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = {**JUDGE, "name": "other", "api_key_variable": "OTHER_KEY"}
+    study = tiny_study(judge=JUDGE, second_judges=[second])
+    monkeypatch.setenv("OTHER_KEY", "sk")
+    start(study, "judge", judges="other")
+    monkeypatch.setenv("GPT_KEY", "sk")
+    monkeypatch.delenv("OTHER_KEY")
+    start(study, "judge", judges="gpt")
+    with pytest.raises(InputError, match=r"key 'second_judges\.api_key_variable': .*OTHER_KEY is not set"):
+        start(study, "judge", judges="gpt other")
 
 
 @pytest.mark.parametrize("rule", ["generate", "generate_untrained", "answer"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dry_run import Planned, planned_jobs
-from emdefense.cells import Cell, Layout
+from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study, load_study
 from emdefense.errors import InputError
 from emdefense.planning.command_line import named_study, snakemake_command, study_parser
@@ -93,7 +93,7 @@ def test_the_judge_costs_what_a_hand_count_gives(study: Study) -> None:
 
 def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
     layout, cell = Layout(study), Cell("small", "code", "misaligned", "none", 0)
-    finish(study, "logs/judge/small/code/misaligned/none/seed0/general.log")
+    finish(study, "logs/judge/small/code/misaligned/none/seed0/general/judge.log")
     replies = [json.dumps({"key": str(n), "reply": {"text": "9"}}) for n in range(10)]
     journal = Path(layout.judgments(cell, "in_domain") + ".partial")
     journal.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +132,22 @@ def test_no_price_no_dollars_and_no_judge_no_cost(study: Study) -> None:
     assert elsewhere.judge.dollars is None
     assert "no price of this model" in plan_text(elsewhere, GPUS)
     assert plan(tiny_study(models={"small": MODEL})).judge is None
+
+
+def test_each_judge_has_its_jobs_and_its_cost(study: Study) -> None:
+    alone = plan(study)
+    second = {**JUDGE, "name": "second", "model": "gpt-4o-2024-08-06"}
+    both = study.model_validate({**study.model_dump(), "second_judges": [second, {"kind": "oracle"}]})
+    for cell, question_set in Grid(both).responses:
+        finish(both, f"logs/judge/{cell.folder}/{question_set}/judge.log")
+    found = plan(both)
+    assert found.stages["judging"] == {"jobs": 3 * 19, "done": 19, "to_run": 2 * 19}
+    assert found.judge is not None
+    assert (found.judge.calls, found.judge.judged, found.judge.to_make) == (10_320, 10_320, 0)
+    (cost,) = found.second_judges
+    assert (cost.model, cost.calls, cost.to_make) == ("gpt-4o-2024-08-06", 10_320, 10_320)
+    assert found.disk.to_come["judgments"] == pytest.approx(alone.disk.to_come["judgments"] * (1 + 220 / 1350))
+    assert plan_text(found, GPUS).count("asked twice about each response") == 2
 
 
 def test_disk_is_what_a_hand_count_gives(study: Study) -> None:
@@ -297,6 +313,7 @@ def test_the_json_keeps_its_keys() -> None:
             **dict.fromkeys((*judge, "dollars", "basis")),
             "price": {"input": None, "output": None, "as_of": None},
         },
+        "second_judges": None,
         "disk": {
             "to_come": dict.fromkeys(
                 ("model weights", "adapters", "reference features", "responses and answers", "judgments")

@@ -170,8 +170,8 @@ def test_the_papers_jobs_go_where_they_fit() -> None:
         assert grid.training(cell).batch_size * grid.training(cell).accumulation_steps == 16
     for cell, _ in grid.responses:
         assert requests.sample(cell).partitions == large[cell.model]
-        assert requests.judge(cell).partitions == ()
-        assert requests.judge(cell).gpus == 0
+        assert requests.judge(cell, study.judge.name).partitions == ()
+        assert requests.judge(cell, study.judge.name).gpus == 0
     assert requests.project("qwen2.5-7b").gpus == 0
 
 

@@ -160,7 +160,7 @@ def filled(study: Study) -> Status:
     for log in ("train/small/code/misaligned/none/seed0.log", "generate/small/code/misaligned/none/seed0.log"):
         make(jobs[log])
     make(jobs["generate/small/shared/untrained/none/seed0/general.log"])
-    broken = jobs["judge/small/code/misaligned/none/seed0/in_domain.log"]
+    broken = jobs["judge/small/code/misaligned/none/seed0/in_domain/oracle.log"]
     touch(broken.log, text="asking\nerror: judge 'gpt' refused the key\n\n")
     going, queued = jobs["train/small/code/kl/0.1/seed0.log"], jobs["train/small/legal/kl/0.1/seed0.log"]
     killed = jobs["answer/small/quiz/kl/1/seed0.log"]
@@ -195,7 +195,7 @@ def test_a_failure_comes_with_its_last_line_and_the_command_that_reruns_it(study
     assert failure.last_line == "error: judge 'gpt' refused the key"
     assert failure.command == f"snakemake -- {judgments}"
     text = status_text(status)
-    assert "failed: judge small/code/misaligned/none/seed0, in_domain\n  error: judge 'gpt' refused the key\n" in text
+    assert "failed: judge small/code/misaligned/none/seed0, in_domain, oracle\n  error: judge 'gpt' refused" in text
     assert f"  again: snakemake -- {judgments}" in text
     assert status.commands == {"all": "snakemake"}
     assert "once the Snakemake that runs has ended" in text

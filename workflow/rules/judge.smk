@@ -1,4 +1,4 @@
-"""What the judge says of the responses; responses are never regenerated for a new judge."""
+"""What each judge says of the responses; responses are never regenerated for a new judge."""
 
 
 rule judge:
@@ -7,23 +7,25 @@ rule judge:
         questions=lambda wildcards: LAYOUT.questions(
             SHARED_TASK if wildcards.question_set == GENERAL else cell_of(wildcards).task
         ),
-        judge=LAYOUT.judge_files(),
+        judge=lambda wildcards: LAYOUT.judge_files(wildcards.judge),
     output:
-        judgments=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{STUDY.judge.name}.jsonl",
-        provenance=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{STUDY.judge.name}.provenance.json",
+        judgments=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{{judge}}.jsonl",
+        provenance=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{{judge}}.provenance.json",
     log:
-        f"{R}/logs/judge/{{cell}}/{{question_set}}.log",
+        f"{R}/logs/judge/{{cell}}/{{question_set}}/{{judge}}.log",
     benchmark:
-        f"{R}/benchmarks/judge/{{cell}}/{{question_set}}.tsv"
+        f"{R}/benchmarks/judge/{{cell}}/{{question_set}}/{{judge}}.tsv"
+    wildcard_constraints:
+        judge=one_of(STUDY.judges),
     conda:
         "../../envs/judge.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.judge(cell_of(wildcards))),
+        **asks(lambda wildcards: REQUESTS.judge(cell_of(wildcards), wildcards.judge)),
         judge_slots=1,
     params:
         spec=judge_spec,
     message:
-        "Judge {wildcards.cell}, {wildcards.question_set} questions"
+        "Judge {wildcards.cell}, {wildcards.question_set} questions, by {wildcards.judge}"
     shell:
         "python workflow/scripts/judge.py --spec {params.spec:q} --questions {input.questions:q}"
         " --responses {input.responses:q} --judgments {output.judgments:q} 2> {log:q}"

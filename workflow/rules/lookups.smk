@@ -76,10 +76,10 @@ def answer_input(wildcards):
 
 
 def judge_spec(wildcards):
-    """The judge's settings, its version and its files' paths filled in."""
+    """A judge's settings, its version and its files' paths filled in."""
     values = {
         key: LAYOUT.file(value) if key == "world" else value
-        for key, value in STUDY.judge.model_dump(mode="json").items()
+        for key, value in STUDY.judges[wildcards.judge].model_dump(mode="json").items()
     }
     return spec({"version": STAGE_VERSIONS["judging"], **values})
 

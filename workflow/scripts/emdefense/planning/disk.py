@@ -76,7 +76,7 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
             length = min(RESPONSE_TOKENS, study.generation.max_new_tokens) * CHARACTERS_PER_TOKEN
             found["responses and answers"] += sum(work.responses(cell, name) for name in sets) * (ROW_BYTES + length)
         elif job.stage == "judging" and cell and job.question_set:
-            row = REMOTE_ROW if isinstance(study.judge, OpenAIJudge) else ORACLE_ROW
+            row = REMOTE_ROW if isinstance(study.judges[job.judge or ""], OpenAIJudge) else ORACLE_ROW
             found["judgments"] += work.responses(cell, job.question_set) * row
     results = Path(layout.results)
     nearest = next(folder for folder in (results, *results.parents) if folder.exists())

@@ -40,6 +40,7 @@ class Job:
     wildcards: str
     cell: Cell | None = None
     question_set: str | None = None
+    judge: str | None = None
     benchmark: str | None = None
 
 
@@ -157,14 +158,19 @@ def _cells(grid: Grid, layout: Layout) -> Iterator[Job]:
         return (*files, *(str(record_beside(Path(file))) for file in files))
 
     def job(
-        stage: str, rule: str, cell: Cell, outputs: tuple[str, ...], folder: str, question_set: str | None = None
+        stage: str,
+        rule: str,
+        cell: Cell,
+        outputs: tuple[str, ...],
+        folder: str,
+        question_set: str | None = None,
+        judge: str | None = None,
     ) -> Job:
-        path = "/".join([folder, cell.folder, *([question_set] if question_set else [])])
-        wildcards = "_".join([cell.folder, *([question_set] if question_set else [])]).replace("/", "_")
-        name = f"{cell.folder}{f', {question_set}' if question_set else ''}"
+        parts = [part for part in (cell.folder, question_set, judge) if part]
+        path, wildcards, name = "/".join([folder, *parts]), "_".join(parts).replace("/", "_"), ", ".join(parts)
         log, benchmark = f"{results}/logs/{path}.log", f"{results}/benchmarks/{path}.tsv"
         timed = None if rule == "threshold" else benchmark
-        return Job(stage, rule, name, outputs, log, wildcards, cell, question_set, timed)
+        return Job(stage, rule, name, outputs, log, wildcards, cell, question_set, judge, timed)
 
     for folder in dict.fromkeys(filter(None, (grid.features(cell, layout) for cell in grid.trained))):
         name = folder.removeprefix(f"{results}/features/")
@@ -202,8 +208,9 @@ def _cells(grid: Grid, layout: Layout) -> Iterator[Job]:
             yield job("sampling", "generate", cell, outputs, "generate")
     for cell in grid.benign:
         yield job("answering", "answer", cell, recorded(layout.answers(cell)), "answer")
-    for cell, question_set in grid.responses:
-        yield job("judging", "judge", cell, recorded(layout.judgments(cell, question_set)), "judge", question_set)
+    for cell, question_set, judge in grid.judgments:
+        outputs = recorded(layout.judgments(cell, question_set, judge))
+        yield job("judging", "judge", cell, outputs, "judge", question_set, judge)
 
 
 def _report(grid: Grid, layout: Layout) -> Iterator[Job]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from emdefense.cells import Grid, Layout
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.study import Judge, OpenAIJudge
 from emdefense.files import read_jsonl
 from emdefense.planning.jobs import Job
 from emdefense.planning.judge_tokens import MEASURED, JudgeTokens
@@ -47,16 +47,16 @@ class JudgeCost:
     basis: str
 
 
-def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str]) -> JudgeCost | None:
-    """Return the cost of the judging among ``jobs``, those with a log in ``done`` being paid; None for an oracle."""
-    judge, layout, tokens = grid.study.judge, Layout(grid.study), JudgeTokens(grid)
+def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: Judge) -> JudgeCost | None:
+    """Return the cost of a judge's jobs among ``jobs``, those with a log in ``done`` being paid; None for an oracle."""
+    layout, tokens = Layout(grid.study), JudgeTokens(grid)
     if not isinstance(judge, OpenAIJudge):
         return None
     judged = journalled = repeated = to_make = 0
     input_tokens = 0.0
     bases: dict[str, None] = {}
     for job in jobs:
-        if job.cell is None or job.question_set is None or job.stage != "judging":
+        if job.cell is None or job.question_set is None or job.judge != judge.name:
             continue
         responses = Path(layout.responses(job.cell, job.question_set))
         if job.log in done:

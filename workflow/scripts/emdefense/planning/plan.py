@@ -35,7 +35,7 @@ class Plan:
     """``stages``: jobs done and to run; ``cells``: the same, done if all of it is. Hours are of what is to run.
 
     ``scenarios``: hours by partition if all that fits on the partition named first runs there. ``judge`` is None for a
-    judge that costs nothing.
+    judge that costs nothing; ``second_judges`` are those that cost something.
     """
 
     study: str
@@ -44,6 +44,7 @@ class Plan:
     hours: list[Hours]
     scenarios: dict[str, dict[str, float]]
     judge: JudgeCost | None
+    second_judges: list[JudgeCost]
     disk: Disk
 
     def as_json(self) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def study_plan(study: Study, gpus: Mapping[str, Gpu], now: Snapshot) -> Plan:
         stages,
         hours,
         scenarios(hours, gpus),
-        judge_cost(grid, work, jobs, done),
+        judge_cost(grid, work, jobs, done, study.judge),
+        [cost for judge in study.second_judges if (cost := judge_cost(grid, work, jobs, done, judge))],
         disk_needed(grid, requests, work, to_run),
     )
 
@@ -90,7 +92,8 @@ def plan_text(plan: Plan, gpus: Mapping[str, Gpu]) -> str:
     ]
     lines += [*aligned(rows), ""]
     lines += [*_hours(plan, gpus), ""] if plan.hours else []
-    lines += [*_judge(plan.judge), ""]
+    for cost in (plan.judge, *plan.second_judges):
+        lines += [*_judge(cost), ""]
     lines += _disk(plan.disk)
     return "\n".join(lines)
 

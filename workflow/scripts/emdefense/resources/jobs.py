@@ -101,9 +101,9 @@ class Requests:
         # Both models' matrices, their difference and products with it, in fp32.
         return Request(CPU_MB + 6 * 4 * largest // 10**6, SETUP_MINUTES + _minutes(2 * loading_seconds(shape)))
 
-    def judge(self, cell: Cell) -> Request:
-        """Return the request of judging a cell's responses to one question set."""
-        concurrency = getattr(self._study.judge, "concurrency", None)
+    def judge(self, cell: Cell, judge: str) -> Request:
+        """Return the request of a judge's judging a cell's responses to one question set."""
+        concurrency = getattr(self._study.judges[judge], "concurrency", None)
         seconds = judging_seconds(self.responses(cell), concurrency) if concurrency else 0
         return Request(CPU_MB, SETUP_MINUTES + _minutes(seconds))
 
