@@ -198,7 +198,7 @@ def test_a_failure_comes_with_its_last_line_and_the_command_that_reruns_it(study
     assert "failed: judge small/code/misaligned/none/seed0, in_domain, oracle\n  error: judge 'gpt' refused" in text
     assert f"  again: snakemake -- {judgments}" in text
     assert status.commands == {"all": "snakemake"}
-    assert "once the Snakemake that runs has ended" in text
+    assert "To make what is missing, once Snakemake has ended:" in text
 
 
 def test_slurms_word_on_a_job_stands_beside_its_own(study: Study, training: Job) -> None:
@@ -209,6 +209,14 @@ def test_slurms_word_on_a_job_stands_beside_its_own(study: Study, training: Job)
     touch(f"{slurm}/2.log", at=101, text="Building DAG\nslurmstepd: error: *** JOB 2 DUE TO TIME LIMIT ***\nbye\n")
     said = study_status(study, QUIET, command).failures[0].last_line
     assert said == "step 20/338  ce 1.1 (slurmstepd: error: *** JOB 2 DUE TO TIME LIMIT ***)"
+
+
+def test_what_a_killed_snakemake_left_on_the_cluster_is_ended_first(study: Study, training: Job) -> None:
+    making = {**dict.fromkeys(training.outputs, "12"), "results/other/claims.md": "13"}
+    now = Snapshot(making, dict.fromkeys(training.outputs, 0.0), None, {"12": "RUNNING", "13": "RUNNING"})
+    status = study_status(study, now, command)
+    assert list(status.commands.values()) == ["scancel 12", "snakemake --unlock", "snakemake"]
+    assert "but no Snakemake runs here" in status_text(status)
 
 
 def test_an_empty_log_is_said_to_be_empty(study: Study, training: Job) -> None:

@@ -72,7 +72,7 @@ def _process(folder: Path) -> int | None:
 def _runs_jobs(words: Iterable[str]) -> bool:
     """Whether a command line is Snakemake's, and neither a dry run nor a job that Snakemake started."""
     words = list(words)
-    named = any(Path(word).name == "snakemake" for word in words[:4]) or "snakemake.cli" in " ".join(words[1:3])
+    named = any(Path(word).name == "snakemake" for word in words[:4])
     return named and not DRY & set(words) and "--mode" not in words
 
 

@@ -96,10 +96,15 @@ def _snakemake(jobs: Sequence[Job], now: Snapshot) -> dict[str, Any]:
 
 
 def _commands(jobs: Sequence[Job], states: Mapping[str, State], now: Snapshot, command: Command) -> dict[str, str]:
-    """Return what to type once no Snakemake runs: to unlock, if it must be, and to make all that is missing."""
+    """Return what to type, in this order: to end jobs that nobody waits for, to unlock, to make what is missing."""
     found = {}
-    if now.process is None and any(output in now.locked for job in jobs for output in job.outputs):
-        found["unlock"] = command("--unlock")
+    outputs = {output for job in jobs for output in job.outputs}
+    if now.process is None:
+        ids = {external for output, external in now.making.items() if output in outputs and external in now.queue}
+        if ids:
+            found["cancel"] = " ".join(["scancel", *sorted(filter(None, ids))])
+        if outputs & set(now.locked):
+            found["unlock"] = command("--unlock")
     if any(state != "done" for state in states.values()):
         found["all"] = command()
     return found
@@ -119,7 +124,7 @@ def status_text(status: Status) -> str:
         lines += ["", f"and {len(status.failures) - SHOWN} more failures; --json lists them all"]
     if status.commands:
         running = status.snakemake["process"] is not None
-        lines += ["", "What is missing, once the Snakemake that runs has ended:" if running else "What is missing:"]
+        lines += ["", "To make what is missing, once Snakemake has ended:" if running else "To make what is missing:"]
         lines += [f"  {line}" for line in status.commands.values()]
     return "\n".join(lines)
 
