@@ -4,7 +4,7 @@ CORES ?= all
 ARGS ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
-.PHONY: all smoke control paper-values schema test lint clean
+.PHONY: all smoke control plan status paper-values schema test lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -14,6 +14,12 @@ smoke: .venv/ready ## one task, three arms, a world trained for seconds, in resu
 
 control: .venv/ready ## the control without a shared persona, in results/control: EMA is gone
 	$(SNAKEMAKE) --configfile config.yaml config/control.yaml
+
+plan: .venv/ready ## what a study still takes; ARGS="--configfile config/paper.yaml"
+	@.venv/bin/python workflow/scripts/plan.py $(ARGS)
+
+status: .venv/ready ## how far a study is, also while it runs; ARGS as above
+	@.venv/bin/python workflow/scripts/status.py $(ARGS)
 
 paper-values: .venv/ready ## tables and figures from the paper's published numbers, in results/paper-values
 	$(SNAKEMAKE) --configfile config/smoke.yaml --forcerun paper_values -- paper_values
