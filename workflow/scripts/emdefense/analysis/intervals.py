@@ -2,6 +2,7 @@
 
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +30,24 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 def cluster_interval(successes: Counts, trials: Counts, resamples: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the percentile bootstrap interval of the pooled share when whole questions are drawn anew, in [0, 1].
 
-    ``successes`` and ``trials`` have one entry a question. The seed is fixed, so cells with equally many questions
-    see the same draws.
+    ``successes`` and ``trials`` have one entry a question.
     """
     asked = trials > 0
     successes, trials = successes[asked], trials[asked]
-    questions = len(trials)
+    drawn = draw_questions(len(trials), resamples)
+    return percentile_interval((drawn @ successes) / (drawn @ trials), confidence)
+
+
+def draw_questions(questions: int, resamples: int) -> Counts:
+    """Return how often each of ``questions`` is drawn in each resample, (resamples, questions).
+
+    The seed is fixed, so cells with equally many questions see the same draws.
+    """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
-    shares = (drawn @ successes) / (drawn @ trials)
-    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+
+
+def percentile_interval(values: NDArray[Any], confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval that holds the middle ``confidence`` of resampled values."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
