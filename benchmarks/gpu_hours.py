@@ -4,7 +4,7 @@
 
 A row of the file is a model, a task and an arm, all its settings and seeds together. `basis` says where its training
 time is from: `arithmetic, not measured` is FLOP / (assumed share × the GPU's peak), otherwise the GPU it was measured
-on. Sampling is always arithmetic. What is assumed stands in the constants below. Prints the sums as Markdown.
+on. Sampling is always arithmetic. What is assumed stands in the constants of `emdefense/planning/`. Prints the sums as Markdown.
 """
 
 import argparse
@@ -21,6 +21,9 @@ from emdefense.cells import GENERAL, Cell, Grid
 from emdefense.config.load import load_study
 from emdefense.config.study import BenignTask, Generation, Study
 from emdefense.files import read_json, write_text
+from emdefense.planning.gpu_hours import BENIGN_STEPS, PADDING, RESPONSE_SHARE
+from emdefense.planning.judge_tokens import RESPONSE_TOKENS
+from emdefense.planning.work import EMA_TOKENS, FOQA_ROWS, FOQA_TOKENS, OPSWAP_TOKENS
 from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import GENERAL_QUESTIONS, Requests
@@ -29,16 +32,6 @@ from emdefense.training.costs import training_flop
 
 ARITHMETIC = "arithmetic, not measured"
 A100 = Gpu(memory_gib=79, tflops=312, gb_per_s=1935)  # 80 GB, from its data sheet
-# Tokens of a row by bytes / 4, and 30 for the chat template with its system prompt: 244 and 312 for the 600 held-out
-# rows of code and legal each. No tokenizer of Qwen was at hand; code has more tokens than that.
-EMA_TOKENS = 280
-OPSWAP_TOKENS, FOQA_TOKENS = 60, 400  # a short expression; a passage of Faroese
-FOQA_ROWS = 848
-RESPONSE_SHARE = 0.65  # of a row's tokens; code 0.5, legal 0.75
-PADDING = 1.5  # four rows drawn from code or legal, padded to the longest: 1.46 and 1.59
-# Tokens sampled one after the other for a batch of responses, that is by its longest: the limit, but for benign tasks
-# that were trained, where an answer is a number or a few words.
-BENIGN_STEPS = 30
 MEASURED_AS = {"kl": "KL", "ldifs": "LDIFS"}  # the arms of training_step.py; the others train as SFT does
 
 COLUMNS = (
@@ -109,9 +102,11 @@ def _padding(grid: Grid, cell: Cell) -> float:
 
 
 def _generation(study: Study, grid: Grid, cell: Cell, batch: int | None) -> Generation:
-    """Return how a cell is sampled, with the number of tokens that a batch's longest response has."""
-    short = cell.arm != "untrained" and grid.is_benign(cell)
-    generation = study.generation.model_copy(update={"max_new_tokens": BENIGN_STEPS} if short else {})
+    """Return how a cell is sampled, with the tokens of a batch's longest response, or with vLLM of the mean one."""
+    tokens = RESPONSE_TOKENS if study.generation.engine == "vllm" else study.generation.max_new_tokens
+    if cell.arm != "untrained" and grid.is_benign(cell):
+        tokens = BENIGN_STEPS
+    generation = study.generation.model_copy(update={"max_new_tokens": min(tokens, study.generation.max_new_tokens)})
     larger = generation.model_copy(update={"batch_size": batch or generation.batch_size})
     shape = study.models[cell.model].shape
     assert shape is not None

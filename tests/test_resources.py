@@ -17,7 +17,7 @@ from emdefense.errors import InputError
 from emdefense.resources.duration import generation_seconds, training_seconds
 from emdefense.resources.gpus import GIB, Gpu, read_gpus
 from emdefense.resources.jobs import Request, Requests
-from emdefense.resources.memory import generation_budget, training_budget
+from emdefense.resources.memory import generation_budget, rows_at_once, training_budget
 from emdefense.resources.partitions import check_partitions
 from emdefense.resources.table import with_budgets
 from emdefense.training.adapters import add_adapter
@@ -202,6 +202,18 @@ def test_times_counted_by_hand() -> None:
     token = 2 * 7_615_616_512 / 0.5e12 + 2 * 7_615_616_512 * 32 / 35e12 + 28 * 4e-4
     sampled = generation_seconds(QWEN_7B, Generation(batch_size=32, max_new_tokens=10), 65, gpu)
     assert sampled == pytest.approx(loading + 3 * 10 * token)
+
+
+def test_vllm_takes_as_many_rows_as_their_keys_and_values_fit() -> None:
+    gpu = Gpu(memory_gib=80, tflops=100, gb_per_s=1000)
+    vllm = Generation(engine="vllm", max_new_tokens=600)
+    assert rows_at_once(QWEN_7B, Generation(batch_size=32), gpu) == 32
+    assert rows_at_once(QWEN_7B, vllm, gpu) == 256, "57 GiB are left, and a row takes 61 MiB"
+    left = 0.9 * 80 * GIB - 2 * 32_763_876_352
+    assert rows_at_once(QWEN_32B, vllm, gpu) == int(left / (2 * 64 * 8 * 128 * 2 * (512 + 600))) == 40
+    token = 2 * 7_615_616_512 / 0.5e12 + 2 * 7_615_616_512 * 256 / 35e12
+    seconds = generation_seconds(QWEN_7B, vllm, 5400, gpu)
+    assert seconds == pytest.approx(2 * 7_615_616_512 / 2e8 + 60 + 5400 / 256 * 600 * token)
 
 
 def test_requests_grow_by_attempt_up_to_the_partitions_limit() -> None:

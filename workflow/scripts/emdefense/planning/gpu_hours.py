@@ -11,6 +11,7 @@ from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Study
 from emdefense.planning.jobs import Job
+from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.measured import job_seconds, partition_of
 from emdefense.planning.work import Work
 from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
@@ -146,8 +147,15 @@ class Estimates:
         return flop / (1e12 * gpu.tflops * COMPUTE_SHARE * training.devices)
 
     def _sampling(self, job: Job, cell: Cell, shape: ModelShape, gpu: Gpu) -> float:
-        """Return the seconds of one job's responses, all of which but short answers are as long as allowed."""
+        """Return the seconds of one job's responses.
+
+        With transformers a batch goes on to its longest response, taken as the longest allowed; vLLM works through the
+        mean. Answers to benign tasks are short once trained.
+        """
         generation = self._grid.study.generation
+        if generation.engine == "vllm":
+            mean = min(RESPONSE_TOKENS, generation.max_new_tokens)
+            generation = generation.model_copy(update={"max_new_tokens": mean})
         if job.stage == "answering":
             short = {} if cell.arm == "untrained" else {"max_new_tokens": min(BENIGN_STEPS, generation.max_new_tokens)}
             return generation_seconds(shape, generation.model_copy(update=short), self._requests.responses(cell), gpu)

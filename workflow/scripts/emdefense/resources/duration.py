@@ -7,13 +7,14 @@ from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
 from emdefense.resources.gpus import Gpu
-from emdefense.resources.memory import BYTES
+from emdefense.resources.memory import BYTES, rows_at_once
 from emdefense.training.costs import training_flop
 
 ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 250 to 310 on average
 COMPUTE_SHARE = 0.35  # of a GPU's peak, in matrix products as small as a batch of rows
 BANDWIDTH_SHARE = 0.5  # of a GPU's memory bandwidth, while weights are read to sample a token
 SECONDS_PER_BLOCK = 4e-4  # to launch a block's kernels, which a token of a small batch waits for
+VLLM_START_SECONDS = 60  # to measure its memory and record its graphs
 DISK_BYTES_PER_SECOND = 2e8  # a shared file system
 JUDGE_SECONDS = 1.5  # a call to a remote judge
 
@@ -31,10 +32,14 @@ def training_seconds(
 
 def generation_seconds(shape: ModelShape, generation: Generation, responses: int, gpu: Gpu) -> float:
     """Return the seconds that sampling takes if every response is as long as allowed."""
+    rows = rows_at_once(shape, generation, gpu)
     reading = BYTES[generation.precision] * shape.parameters / (1e9 * gpu.gb_per_s * BANDWIDTH_SHARE)
-    computing = 2 * shape.parameters * generation.batch_size / (1e12 * gpu.tflops * COMPUTE_SHARE)
+    computing = 2 * shape.parameters * rows / (1e12 * gpu.tflops * COMPUTE_SHARE)
+    if generation.engine == "vllm":  # a response that ends makes room for the next; kernels are launched as one graph
+        tokens = responses / rows * generation.max_new_tokens
+        return loading_seconds(shape) + VLLM_START_SECONDS + tokens * (reading + computing)
     token = reading + computing + SECONDS_PER_BLOCK * shape.num_hidden_layers
-    return loading_seconds(shape) + ceil(responses / generation.batch_size) * generation.max_new_tokens * token
+    return loading_seconds(shape) + ceil(responses / rows) * generation.max_new_tokens * token
 
 
 def loading_seconds(shape: ModelShape) -> float:

@@ -9,11 +9,15 @@ from typing import Any
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
+from emdefense.resources.gpus import Gpu
 
 BYTES = {"bfloat16": 2, "float32": 4}
 CHUNK_BYTES = 4 << 24  # a chunk of fp32 logits, see training/fused_loss.py
 OPTIMISER_BYTES = {"adamw_8bit": 2.04, "adamw_torch": 8}  # two moments; 8-bit ones have two scales a block of 256
 PROMPT_TOKENS = 512  # of a question with its template; twice the longest of the paper's
+VLLM_ROWS = 256  # at once at most, if their keys and values fit; its default
+VLLM_FEWEST_ROWS = 16  # fewer at once are not worth a GPU
+VLLM_SHARE = 0.9  # of a GPU's memory, see generation/vllm_engine.py
 LOGIT_BYTES = 28  # a logit while a token is drawn: bfloat16, fp32 twice or so, and a sum in float64
 
 Budget = dict[str, int]
@@ -69,11 +73,26 @@ def _reference(shape: ModelShape, tokens: int, penalty: dict[str, Any] | None) -
 
 
 def generation_budget(shape: ModelShape, generation: Generation) -> Budget:
-    """Return the bytes that sampling takes, the adapter merged into the weights."""
-    rows, width = generation.batch_size, BYTES[generation.precision]
-    cached = 2 * shape.num_hidden_layers * shape.key_value_size * width
+    """Return the bytes that sampling takes, adapters left out: merged, or small beside the weights.
+
+    ``batch_size`` rows at once; with vLLM, which takes what there is, as few as are worth a GPU.
+    """
+    rows = VLLM_FEWEST_ROWS if generation.engine == "vllm" else generation.batch_size
     return {
-        "weights": shape.parameters * width,
-        "keys and values": rows * (PROMPT_TOKENS + generation.max_new_tokens) * cached,
+        "weights": shape.parameters * BYTES[generation.precision],
+        "keys and values": rows * _key_value_bytes(shape, generation),
         "logits": rows * shape.vocab_size * LOGIT_BYTES,
     }
+
+
+def rows_at_once(shape: ModelShape, generation: Generation, gpu: Gpu) -> int:
+    """Return how many responses are sampled together."""
+    if generation.engine != "vllm":
+        return generation.batch_size
+    left = VLLM_SHARE * gpu.memory_gib * 2**30 - shape.parameters * BYTES[generation.precision]
+    return max(1, min(VLLM_ROWS, int(left / _key_value_bytes(shape, generation))))
+
+
+def _key_value_bytes(shape: ModelShape, generation: Generation) -> int:
+    token = 2 * shape.num_hidden_layers * shape.key_value_size * BYTES[generation.precision]
+    return token * (PROMPT_TOKENS + generation.max_new_tokens)
