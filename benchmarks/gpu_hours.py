@@ -4,7 +4,8 @@
 
 A row of the file is a model, a task and an arm, all its settings and seeds together. `basis` says where its training
 time is from: `arithmetic, not measured` is FLOP / (assumed share × the GPU's peak), otherwise the GPU it was measured
-on. Sampling is always arithmetic. What is assumed stands in the constants of `emdefense/planning/`. Prints the sums as Markdown.
+on. Sampling is always arithmetic. What is assumed stands in the constants of `emdefense/planning/`. Prints the sums as
+Markdown.
 """
 
 import argparse
