@@ -270,6 +270,7 @@ def test_the_papers_hours_are_those_of_the_published_count(tmp_path: Path, monke
         ("config/paper.yaml",),
         ("config/sweep-ldifs.yaml",),
         ("config/paper.yaml", "--config", 'training={"reference": "cached"}'),
+        ("config/smoke.yaml", "--config", 'second_judges=[{"kind": "openai", "name": "gpt", "model": "m"}]'),
     ],
 )
 def test_the_jobs_are_those_that_snakemake_plans(

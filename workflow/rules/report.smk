@@ -8,6 +8,9 @@ EFFECTIVE_CONFIG = f"{R}/study.json"
 PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
 SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
 SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
+JUDGE_TABLES = [
+    f"{R}/tables/judge_{name}.{kind}" for name in ("agreement", "confusion") for kind in ("md", "tex", "html", "csv")
+]
 TRAINING_FIGURE = multiext(f"{R}/figures/training_curves", ".pdf", ".svg", ".png")
 
 
@@ -124,6 +127,24 @@ rule safelora_figure:
         "python workflow/scripts/safelora_figure.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
 
 
+rule judge_agreement:
+    input:
+        [LAYOUT.judgments(*triple) for triple in GRID.judgments],
+        config=EFFECTIVE_CONFIG,
+    output:
+        JUDGE_TABLES,
+    log:
+        f"{R}/logs/judge_agreement.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Compare the judges"
+    shell:
+        "python workflow/scripts/judge_agreement.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
+
+
 # One job for all cells: importing matplotlib takes longer than drawing five of them.
 rule training_curves:
     input:
@@ -178,6 +199,7 @@ rule page:
         figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
         training=TRAINING_FIGURE,
         safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
+        judges=JUDGE_TABLES if STUDY.second_judges else [],
     output:
         f"{R}/report/index.html",
     log:
@@ -206,6 +228,7 @@ rule report:
             kind=["pdf", "svg", "png"],
         ),
         [*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
+        JUDGE_TABLES if STUDY.second_judges else [],
         rules.training_curves.output,
         rules.claims.output,
         rules.page.output,

@@ -226,16 +226,20 @@ def _report(grid: Grid, layout: Layout) -> Iterator[Job]:
     def kinds(stem: str, *endings: str) -> tuple[str, ...]:
         return tuple(f"{stem}.{ending}" for ending in endings)
 
+    files = ("md", "tex", "html", "csv")  # of a table
     yield job("effective_config", ("study.json",))
     benchmark = f"{results}/benchmarks/aggregate.tsv"
     yield job("aggregate", ("rates.parquet", "exact_match.parquet"), benchmark=benchmark)
     for number in TABLES:
-        yield job("table", kinds(f"tables/table_{number}", "md", "tex", "html", "csv"), f"table/{number}", number)
+        yield job("table", kinds(f"tables/table_{number}", *files), f"table/{number}", number)
     for name in FIGURES:
         yield job("figure", kinds(f"figures/figure_{name}", "pdf", "svg", "png"), f"figure/{name}", name)
     if grid.projections:
-        yield job("safelora_table", kinds("tables/safelora_matrices", "md", "tex", "html", "csv"))
+        yield job("safelora_table", kinds("tables/safelora_matrices", *files))
         yield job("safelora_figure", kinds("figures/safelora_cosines", "pdf", "svg", "png"))
+    if grid.study.second_judges:
+        tables = (*kinds("tables/judge_agreement", *files), *kinds("tables/judge_confusion", *files))
+        yield job("judge_agreement", tables)
     drawn = tuple(f"cells/{cell.folder}/training.svg" for cell in grid.trained)
     drawn = (*drawn, *kinds("figures/training_curves", "pdf", "svg", "png"))
     yield job("training_curves", drawn, benchmark=f"{results}/benchmarks/training_curves.tsv")

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from emdefense.analysis.claims import judge_claims
+from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import read_summary
 from emdefense.config import Study
@@ -13,6 +14,7 @@ from emdefense.report.claims import claim_rows, notes
 from emdefense.report.divergences import divergences
 from emdefense.report.figures import DRAWINGS
 from emdefense.report.findings import findings
+from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.projections import read_projections
 from emdefense.report.provenance import provenance
 from emdefense.report.readings import readings
@@ -40,6 +42,10 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         "caption": caption(study, projections),
         "svg": inline_svg(results / "figures" / f"{COSINES}.svg"),
     }
+    judges = []
+    if study.second_judges:
+        pairs = study_pairs(study)
+        judges = [html_table(agreement_table(study, pairs)), html_table(confusion_table(study, pairs))]
     page = render_html(
         "page.html.jinja",
         study=study,
@@ -47,6 +53,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         tables=tables,
         figures=figures,
         safelora=safelora,
+        judges=judges,
         training={
             "caption": overview_caption(study),
             "svg": inline_svg(results / "figures" / f"{OVERVIEW}.svg"),

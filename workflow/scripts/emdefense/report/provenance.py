@@ -27,7 +27,7 @@ def provenance(study: Study, rates: Path) -> list[Line]:
         ("Study", study.study),
         ("Seeds", ", ".join(map(str, study.seeds))),
         ("Cells", f"{len(grid.cells)}; there are {adapters} adapters, those that only SafeLoRA needs included"),
-        ("Judge", f"{study.judge.name} ({study.judge.kind})"),
+        ("Judge", ", ".join(f"{judge.name} ({judge.kind})" for judge in study.judges.values())),
         (
             "Sampling",
             f"{sampling.engine}, temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
