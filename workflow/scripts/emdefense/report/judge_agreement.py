@@ -55,12 +55,12 @@ def agreement_table(study: Study, pairs: pl.DataFrame) -> Table:
         columns=(
             *(Column(title, numeric=False) for title in ("Judge", "Questions", "Arm")),
             Column("Responses"),
-            *(Column(name, "α") for name in (*SCORES, *OUTCOMES)),
             *(
                 Column(title, f"{outcome.capitalize()} (%)")
                 for outcome in OUTCOMES
                 for title in (first, "other", "difference")
             ),
+            *(Column(name, "α") for name in (*SCORES, *OUTCOMES)),
         ),
         blocks=tuple(blocks),
         csv_header=CSV_COLUMNS,
@@ -118,12 +118,11 @@ def _partition(pairs: pl.DataFrame, *columns: str) -> list[tuple[tuple[object, .
 
 def _row(judge: str, questions: str, title: str, found: Agreement) -> tuple[TableCell, ...]:
     cells = [TableCell(judge), TableCell(questions), TableCell(title), TableCell(str(found.responses))]
-    cells += [_alpha(found.alpha[name]) for name in (*SCORES, *OUTCOMES)]
     for outcome in OUTCOMES:
         rates = found.rates[outcome]
         cells += [TableCell(DASH)] * 2 if rates is None else [TableCell(number(rate)) for rate in rates]
         cells.append(TableCell(_difference(found.differences[outcome])))
-    return tuple(cells)
+    return (*cells, *(_alpha(found.alpha[name]) for name in (*SCORES, *OUTCOMES)))
 
 
 def _alpha(alpha: Estimate | None) -> TableCell:
