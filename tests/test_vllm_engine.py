@@ -1,6 +1,7 @@
 """The vLLM engine against a package that has its interface; against the real one on a GPU."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -186,6 +187,7 @@ def test_the_version_is_the_one_of_the_environment() -> None:
     dependencies = yaml.safe_load((ROOT / "envs/generate-vllm.yaml").read_text())["dependencies"]
     pins = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
     assert f"vllm=={fake_vllm.VERSION}" in pins
+    assert set(re.findall(r"vllm==[\d.]+", (ROOT / "docs/reproducing.md").read_text())) <= set(pins)
     if find_spec("vllm") is None:
         with pytest.raises(InputError, match=f"pip install vllm=={fake_vllm.VERSION}`"):
             check_installed("vllm")
