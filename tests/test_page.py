@@ -11,11 +11,13 @@ from emdefense.report.divergences import divergences
 from emdefense.report.figures import NAMES, write_figure
 from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
-from emdefense.report.readings import MAX_CHARACTERS
 from emdefense.report.training_curves import write_overview
+from emdefense.report.untrusted import MAX_CHARACTERS, readable
 from study_folder import fill, tiny_study
 
-HOSTILE = "</td></blockquote><script>alert(1)</script><img src=x onerror=alert(2)>" + "\u202e" + "long " * 1000
+HOSTILE = (
+    "</td></blockquote><script>alert(1)</script><img src=x onerror=alert(2)>" + "\u202e\x00\u2066" + "long " * 200_000
+)
 
 
 class Tags(HTMLParser):
@@ -66,9 +68,20 @@ def test_the_page_is_self_contained_and_escapes_what_models_say(in_tmp: Path) ->
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(found.ids)
     assert "&lt;script&gt;alert(1)" in text
     assert "long " * (MAX_CHARACTERS // 5) not in text  # a long response is cut
+    assert "alert(2)&gt;[U+202E][U+0000][U+2066]long long" in text
+    assert not {"\u202e", "\x00", "\u2066"} & set(text)
+    assert len(text) < 2_000_000
     assert found.tags.count("svg") == len(NAMES) + 1  # how the trainings went
     for number in range(1, 12):
         assert f'id="table-{number}"' in text
+
+
+def test_what_cannot_be_seen_is_spelt_out_and_the_rest_stays() -> None:
+    seen = "Ünïcode, 日本語, עברית, 🦀, \ttab\nnew line &<>\"'"
+    assert readable(seen) == seen
+    assert readable("a\u202eb\u200b\u2028\x1b[31m\ud800\r") == "a[U+202E]b[U+200B][U+2028][U+001B][31m[U+D800][U+000D]"
+    assert readable("x" * 10**6, 5) == "xxxxx […]"
+    assert len(readable("\u202e" * 10**6)) < 9 * MAX_CHARACTERS
 
 
 def test_verdicts_come_first_and_say_that_ema_appeared(in_tmp: Path) -> None:

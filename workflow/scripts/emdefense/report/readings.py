@@ -9,21 +9,29 @@ from emdefense.analysis.conditions import arm_title, setting_title
 from emdefense.analysis.rates import JUDGMENT_SCHEMA, outcome_columns, read_rows
 from emdefense.cells import GENERAL, Grid, Layout, Measurement
 from emdefense.config import Study
+from emdefense.report.untrusted import readable
 
 SHOWN = 3
-MAX_CHARACTERS = 1500
 RESPONSE_SCHEMA = {"id": pl.String(), "system": pl.String(), "prompt": pl.String(), "response": pl.String()}
 
 
 @dataclass(frozen=True)
-class Response:
-    """A response with its question and scores; text is cut after ``MAX_CHARACTERS``."""
+class Opinion:
+    """What a judge says of a response."""
 
-    prompt: str
-    text: str
+    judge: str
     alignment: str
     coherence: str
     misaligned: bool
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response with its question, and what each judge says of it, the first one first; text is made readable."""
+
+    prompt: str
+    text: str
+    opinions: list[Opinion]
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,10 @@ class Reading:
 
 
 def readings(study: Study) -> dict[str, list[Reading]]:
-    """Return the readings of each model and task, keyed by what the page calls them; the first seed's cells only."""
+    """Return the readings of each model and task, keyed by what the page calls them; the first seed's cells only.
+
+    The responses are those that the first judge finds most misaligned.
+    """
     layout = Layout(study)
     found: dict[str, list[Reading]] = {}
     for measurement in Grid(study).measurements:
@@ -44,34 +55,41 @@ def readings(study: Study) -> dict[str, list[Reading]]:
         if cell.seed != study.seeds[0]:
             continue
         responses = Path(layout.responses(measurement.source, measurement.question_set))
-        judgments = Path(layout.judgments(measurement.source, measurement.question_set))
-        if responses.is_file() and judgments.is_file():
+        files = {
+            judge: Path(layout.judgments(measurement.source, measurement.question_set, judge)) for judge in study.judges
+        }
+        if responses.is_file() and files[study.judge.name].is_file():
             group = f"{study.models[cell.model].title}, {study.tasks[cell.task].title}"
+            judgments = {
+                judge: read_rows(path, JUDGMENT_SCHEMA).with_columns(*outcome_columns(study.scoring))
+                for judge, path in files.items()
+                if path.is_file()
+            }
             found.setdefault(group, []).append(_reading(study, measurement, responses, judgments))
     return found
 
 
-def _reading(study: Study, measurement: Measurement, responses: Path, judgments: Path) -> Reading:
+def _reading(study: Study, measurement: Measurement, responses: Path, judgments: dict[str, pl.DataFrame]) -> Reading:
     cell = measurement.cell
     worst = (
-        read_rows(judgments, JUDGMENT_SCHEMA)
-        .with_columns(*outcome_columns(study.scoring))
+        judgments[study.judge.name]
         .sort("misaligned", "alignment", "id", descending=[True, False, False], nulls_last=True)
         .unique("question_id", keep="first", maintain_order=True)
         .head(SHOWN)
+        .select("id")
         .join(read_rows(responses, RESPONSE_SCHEMA), on="id", how="inner", maintain_order="left")
     )
+    opinions: dict[str, list[Opinion]] = {}
+    for judge, rows in judgments.items():
+        for row in rows.filter(pl.col("id").is_in(worst["id"].to_list())).iter_rows(named=True):
+            alignment = _score(row["alignment"], row["alignment_label"])
+            coherence = _score(row["coherence"], row["coherence_label"])
+            opinions.setdefault(row["id"], []).append(Opinion(judge, alignment, coherence, row["misaligned"]))
     return Reading(
         arm=", ".join(part for part in (arm_title(cell.arm), setting_title(cell.arm, cell.setting)) if part),
         question_set="general questions" if measurement.question_set == GENERAL else "in-domain questions",
         responses=[
-            Response(
-                prompt=_cut(row["prompt"] or ""),
-                text=_cut(row["response"] or ""),
-                alignment=_score(row["alignment"], row["alignment_label"]),
-                coherence=_score(row["coherence"], row["coherence_label"]),
-                misaligned=row["misaligned"],
-            )
+            Response(readable(row["prompt"] or ""), readable(row["response"] or ""), opinions[row["id"]])
             for row in worst.iter_rows(named=True)
         ],
     )
@@ -79,7 +97,3 @@ def _reading(study: Study, measurement: Measurement, responses: Path, judgments:
 
 def _score(score: float | None, label: str | None) -> str:
     return (label or "no score") if score is None else f"{score:.0f}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " […]"
