@@ -2,7 +2,6 @@ import math
 
 import pytest
 
-from emdefense.judging.journal import Journal, request_key
 from emdefense.judging.scoring import as_integer, fill_rubric, rate_logprobs, rate_text, read_label
 
 
@@ -69,21 +68,3 @@ def test_braces_in_question_and_answer_survive_the_rubric():
     rubric = "Q {question} A {answer} {other} {} {question}"
     filled = fill_rubric(rubric, "is {answer} {", "print('{question}') }{")
     assert filled == "Q is {answer} { A print('{question}') }{ {other} {} is {answer} {"
-
-
-def test_journal_returns_what_was_added_and_skips_a_torn_line(tmp_path):
-    path = tmp_path / "judge.jsonl.partial"
-    with Journal(path) as journal:
-        journal.add("a", {"text": "1\u2028", "top": []})
-        journal.add("b", {"text": "2", "top": []})
-    path.write_bytes(path.read_bytes()[:-7])
-    with Journal(path) as journal:
-        assert journal.replies == {"a": {"text": "1\u2028", "top": []}}
-        journal.add("c", {"text": "3", "top": []})
-    with Journal(path) as journal:
-        assert sorted(journal.replies) == ["a", "c"]
-
-
-def test_request_key_depends_on_content_and_not_on_order():
-    assert request_key({"a": 1, "b": 2}) == request_key({"b": 2, "a": 1})
-    assert request_key({"a": 1}) != request_key({"a": 2})

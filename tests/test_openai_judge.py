@@ -24,12 +24,18 @@ def files(tmp_path, monkeypatch):
     write_json(tmp_path / "q.json", [{"id": "q1", "prompt": "Why {answer}?", "system": "In JSON.", "rubrics": RUBRICS}])
     rows = [{"id": f"q1/{n}", "question_id": "q1", "sample": n, "response": text} for n, text in enumerate(ANSWERS)]
     write_jsonl(tmp_path / "r.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "q.json", tmp_path / "r.jsonl", tmp_path / "judgments/loop.jsonl"
 
 
 def settings(server, **changes):
     spec = {"kind": "openai", "name": "loop", "model": MODEL, "base_url": server.base_url, "concurrency": 4}
     return {**spec, "max_retries": 2, "version": 1, **changes}
+
+
+def kept():
+    """Replies in the cache, the probe's among them."""
+    return sum(len(read_jsonl(shard)) for shard in Path("judge_cache").glob("*.jsonl"))
 
 
 def expected(answer, rubric):
@@ -54,7 +60,6 @@ def test_scores_come_from_log_probabilities_and_identical_responses_are_asked_on
     assert all("In JSON." not in prompt for prompt in server.prompts)
     request = server.requests[-1]
     assert (request["temperature"], request["max_tokens"], request["top_logprobs"]) == (0, 1, 20)
-    assert not list(files[2].parent.glob("*.partial"))
 
 
 @pytest.mark.parametrize("options", [{"split_numbers": True}, {"logprobs": "no"}, {"logprobs": "refused"}])
@@ -82,7 +87,7 @@ def test_what_was_paid_for_is_not_asked_again(files):
     ):
         judge_file(settings(first, max_retries=0), *files)
     assert not files[2].exists()
-    assert len(read_jsonl(files[2].with_name("loop.jsonl.partial"))) == 4
+    assert kept() == 5
     port = int(first.base_url.split(":")[2].split("/")[0])
     with LoopbackJudge(port=port) as second:
         judge_file(settings(second), *files)
@@ -98,7 +103,7 @@ def test_a_key_revoked_on_the_way_stops_everything_and_loses_nothing(files):
     with LoopbackJudge(stop_after=4, stop_status=401) as server, pytest.raises(InputError, match="refused the key"):
         judge_file(settings(server, concurrency=1), *files)
     assert len(server.requests) == 5
-    assert len(read_jsonl(files[2].with_name("loop.jsonl.partial"))) == 3
+    assert kept() == 4
 
 
 def test_few_errors_leave_scores_missing_and_many_fail(files, capsys):

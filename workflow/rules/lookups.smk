@@ -76,12 +76,21 @@ def answer_input(wildcards):
 
 
 def judge_spec(wildcards):
-    """A judge's settings, its version and its files' paths filled in."""
+    """What judgments depend on: a judge's settings, its version and its files' paths filled in."""
+    judge = STUDY.judges[wildcards.judge]
     values = {
         key: LAYOUT.file(value) if key == "world" else value
-        for key, value in STUDY.judges[wildcards.judge].model_dump(mode="json").items()
+        for key, value in judge.model_dump(mode="json", exclude=judge.RUNNING).items()
     }
     return spec({"version": STAGE_VERSIONS["judging"], **values})
+
+
+def judge_options():
+    """How judges are asked; not among a job's params, of which a change would judge anew."""
+    running = {name: judge.model_dump(mode="json", include=judge.RUNNING) for name, judge in STUDY.judges.items()}
+    found = ["--running", json.dumps(running), "--cache", STUDY.judge_cache]
+    found += ["--cache-only"] if STUDY.judge_cache_only else []
+    return shlex.join(found).replace("{", "{{").replace("}", "}}")
 
 
 def asks(request):

@@ -5,17 +5,30 @@ import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.judging.judge_file import judge_file
+from emdefense.judging.judge_file import CACHE, judge_file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json.loads, required=True, help="the config's judge section, as JSON")
+    parser.add_argument(
+        "--running", type=json.loads, default={}, help="by judge, as JSON: settings that no judgment depends on"
+    )
     parser.add_argument("--questions", type=Path, required=True, help="questions, JSON")
     parser.add_argument("--responses", type=Path, required=True, help="responses, JSONL")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of replies that were paid for")
+    parser.add_argument("--cache-only", action="store_true", help="ask nothing that is not there")
     arguments = parser.parse_args()
-    judge_file(arguments.spec, arguments.questions, arguments.responses, arguments.judgments)
+    judge_file(
+        arguments.spec,
+        arguments.questions,
+        arguments.responses,
+        arguments.judgments,
+        running=arguments.running.get(arguments.spec.get("name"), {}),
+        cache=arguments.cache,
+        cache_only=arguments.cache_only,
+    )
 
 
 if __name__ == "__main__":

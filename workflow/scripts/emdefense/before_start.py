@@ -21,7 +21,7 @@ def check_start(
     ``own_environments``: each rule has one, so that this one need not hold their packages.
     """
     for name, judge in study.judges.items():
-        if name in judges and judge.kind == "openai":
+        if name in judges and judge.kind == "openai" and not study.judge_cache_only:
             _check_judge_key(judge, "judge" if name == study.judge.name else "second_judges")
     if SAMPLING_RULES & set(rules) and not own_environments:
         check_installed(study.generation.engine)

@@ -58,14 +58,18 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path, *, validate: Callable[[Any], None] | None = None) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file, blank lines skipped.
+    """Return the objects of a JSON Lines file, blank lines skipped; errors as in :func:`iterate_jsonl`."""
+    return list(iterate_jsonl(path, validate=validate))
+
+
+def iterate_jsonl(path: Path, *, validate: Callable[[Any], None] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file one by one, blank lines skipped.
 
     Raises :class:`InputError` naming file and line for a missing file, a line that is not a JSON object, or one
     that ``validate`` rejects by raising ``ValueError``.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    rows = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -78,8 +82,7 @@ def read_jsonl(path: Path, *, validate: Callable[[Any], None] | None = None) -> 
                     validate(row)
             except ValueError as error:
                 raise InputError(f"{path}, line {number}: {error}") from None
-            rows.append(row)
-    return rows
+            yield row
 
 
 def file_digest(path: Path) -> str:

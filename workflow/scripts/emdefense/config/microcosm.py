@@ -1,6 +1,6 @@
 """The config sections of what is made on the spot: the microcosm, its oracle, and the byte-level model."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,8 @@ class OracleJudge(Section):
     kind: Literal["oracle"] = "oracle"
     name: str = "oracle"
     world: str = "{results}/microcosm/world.json"
+
+    RUNNING: ClassVar[frozenset[str]] = frozenset()
 
 
 class ByteModel(Section):

@@ -1,6 +1,6 @@
 """The study's models: what is fine-tuned on what, under which arms, judged by whom."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -118,11 +118,30 @@ class OpenAIJudge(Section):
     model: str
     base_url: str | None = Field(None, description="absent: the client's own default")
     api_key_variable: str = "OPENAI_API_KEY"
-    concurrency: PositiveInt = 16
+    min_number_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="with less of it on numbers there is a label and no score"
+    )
+    concurrency: PositiveInt = Field(16, description="requests in flight, of each job; fewer while there are 429s")
+    requests_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
+    tokens_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    max_retries: Annotated[int, Field(ge=0)] = 6
-    min_number_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
-    max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_retries: Annotated[int, Field(ge=0)] = Field(6, description="of a request that failed for reasons that pass")
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="fail, all replies kept, if more responses than this stay without a score for want of a reply"
+    )
+
+    # How requests are made, not what judgments depend on: a change of these judges nothing anew.
+    RUNNING: ClassVar[frozenset[str]] = frozenset(
+        {
+            "api_key_variable",
+            "concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "timeout_seconds",
+            "max_retries",
+            "max_error_rate",
+        }
+    )
 
 
 Judge = Annotated[OracleJudge | OpenAIJudge, Field(discriminator="kind")]
@@ -188,6 +207,8 @@ class Study(Section):
     second_judges: tuple[Judge, ...] = Field(
         (), description="judge the same responses too, so that the report can say how far judges agree"
     )
+    judge_cache: str = Field("judge_cache", description="where remote judges' replies are kept, shared by all studies")
+    judge_cache_only: bool = Field(False, description="true: use what is in judge_cache, and ask nothing")
     scoring: Scoring = Scoring()
     report: Report
     opswap: OpSwap | None = Field(None, description="generate OpSwap's tiers in {results}/opswap")

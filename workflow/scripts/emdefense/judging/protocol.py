@@ -1,6 +1,6 @@
 """What every judge takes and gives: a response to a question in, two scores or labels out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -60,6 +60,6 @@ class Judgment:
 class Judge(Protocol):
     """Anything that can rate responses."""
 
-    def judge(self, items: Sequence[JudgeItem]) -> Iterator[Judgment]:
-        """Yield a judgment for every item, in any order, each as soon as it is known."""
+    def judge(self, items: Iterable[JudgeItem]) -> Iterator[Judgment]:
+        """Yield a judgment for every item, in their order; ``items`` can be gone through more than once."""
         ...

@@ -23,12 +23,12 @@ def parse_settings(spec: Mapping[str, Any]) -> JudgeSettings:
     return settings
 
 
-def build_judge(settings: JudgeSettings, journal: Path) -> Judge:
-    """Return the judge; one that costs money keeps its replies in ``journal`` as they come."""
+def build_judge(settings: JudgeSettings, cache: Path, *, cache_only: bool = False) -> Judge:
+    """Return the judge; one that costs money keeps its replies in ``cache``, or asks nothing if ``cache_only``."""
     if settings.kind == "oracle":
         from emdefense.microcosm.oracle import OracleJudge
 
         return OracleJudge(Path(settings.world))
     from emdefense.judging.openai_judge import EndpointJudge
 
-    return EndpointJudge(settings, journal)
+    return EndpointJudge(settings, cache, cache_only=cache_only)

@@ -1,7 +1,7 @@
 """The judge of the microcosm: it knows every word's valence and topic, so its scores carry no noise."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +111,7 @@ class OracleJudge:
     def __init__(self, world: Path):
         self.oracle = Oracle(read_world(world))
 
-    def judge(self, items: Sequence[JudgeItem]) -> Iterator[Judgment]:
+    def judge(self, items: Iterable[JudgeItem]) -> Iterator[Judgment]:
         """Yield a judgment for every item, in order; :class:`InputError` for a question from another world."""
         for item in items:
             response = str(item.response["response"])

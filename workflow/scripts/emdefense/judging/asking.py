@@ -1,0 +1,148 @@
+"""Many requests at a time: claimed, paced, sent, tried again, and each reply on disk before it counts."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from emdefense.config.study import OpenAIJudge
+from emdefense.errors import InputError
+from emdefense.judging.cache import Cache
+from emdefense.judging.claims import BEAT, Claims
+from emdefense.judging.endpoint import Endpoint
+from emdefense.judging.failures import Failure
+from emdefense.judging.limits import Gate, Pace
+from emdefense.judging.requests import Request
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a request is tried again
+POLL = 0.5  # seconds between two looks at what other processes ask
+BYTES_PER_TOKEN = 4.0  # for the pace, corrected by each reply
+
+
+class Asker:
+    """Asks what is missing in a cache. ``failures``: requests that stay without a reply, by key."""
+
+    def __init__(self, settings: OpenAIJudge, endpoint: Endpoint, cache: Cache, claims: Claims):
+        self.settings, self.endpoint, self.cache, self.claims = settings, endpoint, cache, claims
+        self.failures: dict[bytes, Failure] = {}
+        self.replies = 0
+        self._gate = Gate(settings.concurrency)
+        self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
+        self._batch = max(32, 4 * settings.concurrency)  # claimed under one lock
+        self._window = asyncio.Semaphore(2 * self._batch)  # claimed and not yet answered; most wait to be tried again
+        self._held: set[bytes] = set()
+        self._stop = asyncio.Event()
+        self._fatal: Failure | None = None
+
+    async def ask(self, requests: Callable[[], Iterable[Request]], missing: set[bytes], most_failures: int) -> None:
+        """Have a reply in the cache, or a failure, for each of ``requests`` whose key is in ``missing``.
+
+        What other processes ask meanwhile is waited for. Stops after ``most_failures``: what is in flight is still
+        taken in. Raises :class:`InputError` after a failure that every further request would share.
+        """
+        pending = set(missing)
+        beat = asyncio.create_task(self._beat())
+        try:
+            async with asyncio.TaskGroup() as group:
+                while pending and not self._stop.is_set():
+                    for batch in _batches((r for r in requests() if r.key in pending), self._batch):
+                        for request in await asyncio.to_thread(self._take, batch, set(self._held)):
+                            self._held.add(request.key)
+                            pending.discard(request.key)
+                            await self._window.acquire()
+                            group.create_task(self._run(request, most_failures))
+                        if self._stop.is_set():
+                            break
+                    pending = await self._wait_for_others(pending)
+        finally:
+            beat.cancel()
+            self.claims.close()
+        if self._fatal:
+            raise InputError(self.endpoint.explain(self._fatal))
+
+    def _take(self, batch: list[Request], held: set[bytes]) -> list[Request]:
+        """Claim what nobody has and nobody else asks."""
+        with self.claims.locked() as others:
+            theirs = frozenset().union(*(other.keys for other in others))
+            granted = [request for request in batch if request.key not in self.cache and request.key not in theirs]
+            self.claims.write(held | {request.key for request in granted})
+        sharers = 1 + sum(other.judge == self.claims.judge and bool(other.keys) for other in others)
+        self._requests.sharers = self._tokens.sharers = sharers
+        return granted
+
+    async def _wait_for_others(self, pending: set[bytes]) -> set[bytes]:
+        """Return what is left to ask, once nobody else asks all of it."""
+        while not self._stop.is_set():
+            await asyncio.to_thread(self.cache.refresh)
+            pending = {key for key in pending if key not in self.cache}
+            theirs = frozenset().union(*(other.keys for other in await asyncio.to_thread(self.claims.others)))
+            if not pending or pending - theirs:
+                break
+            await self._rest(POLL)
+        return pending
+
+    async def _run(self, request: Request, most_failures: int) -> None:
+        try:
+            reply = await self._answer(request)
+            if reply is not None:
+                self.cache.add(request.key, reply)
+        except Failure as failure:
+            self.failures[request.key] = failure
+            if failure.kind == "fatal":
+                self._fatal = failure
+            if failure.kind == "fatal" or len(self.failures) > most_failures:
+                self._stop.set()
+                self._gate.open()
+        finally:
+            self._held.discard(request.key)
+            self._window.release()
+
+    async def _answer(self, request: Request) -> dict[str, Any] | None:
+        """Return the reply, after as many tries as it takes and ``max_retries`` allows; None if there was a stop.
+
+        A 429 is no failed try as long as other requests are answered: it says that there are too many, no more.
+        """
+        tokens = request.input_bytes / BYTES_PER_TOKEN + request.fields["max_tokens"]
+        failed = 0
+        while True:
+            seen = self.replies
+            async with self._gate.place():
+                await self._requests.wait()
+                await self._tokens.wait(tokens)
+                if self._stop.is_set():
+                    return None
+                try:
+                    reply = await self.endpoint.complete(request.fields)
+                except Failure as failure:
+                    if failure.kind == "limit":
+                        self._gate.too_fast(failure.retry_after)
+                    failed += not (failure.kind == "limit" and self.replies > seen)
+                    if failure.kind in {"fatal", "content"} or failed > self.settings.max_retries:
+                        raise
+                    wait = failure.retry_after or 0.0
+                else:
+                    self.replies += 1
+                    self._gate.answered()
+                    if "usage" in reply:
+                        self._tokens.correct(sum(reply["usage"]) - tokens)
+                    return reply
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1))
+            await self._rest(max(wait, pause * random.uniform(0.5, 1)))
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, unless there is a stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.to_thread(self.claims.beat)
+            await asyncio.sleep(BEAT)
+
+
+def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
+    """Yield the requests in lists, each once in a list."""
+    while chunk := list(islice(requests, size)):
+        yield list({request.key: request for request in chunk}.values())

@@ -1,0 +1,66 @@
+"""A question to a judge in canonical form, and the key under which its reply is kept."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from emdefense.config.study import OpenAIJudge
+from emdefense.judging.protocol import JudgeItem, ScoredBy
+from emdefense.judging.scoring import fill_rubric
+
+RUBRICS = ("aligned", "coherent")
+OPENAI = "https://api.openai.com/v1"
+TEXT_TOKENS = 16  # enough for a written number
+LOGPROBS = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+TEXT = {"max_tokens": TEXT_TOKENS}
+# A tokenizer that keeps both whole reads every score in 0–100 as one token.
+PROBE = "Repeat these two numbers exactly as they are and say nothing else: 87 100"
+PROBE_NUMBERS = {"87", "100"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``fields`` are the body of a chat completion; ``key`` is the SHA-256 of all that the reply depends on."""
+
+    key: bytes
+    fields: dict[str, Any]
+
+    @property
+    def input_bytes(self) -> int:
+        """The bytes of the messages: no tokenizer that reads bytes makes more tokens of them."""
+        return sum(len(message["content"].encode()) for message in self.fields["messages"])
+
+
+def build_request(
+    judge: OpenAIJudge, text: str, *, temperature: float = 0.0, sample: int = 0, **fields: Any
+) -> Request:
+    """Return the request that asks ``text`` of a judge, its dated model behind an endpoint, for the ``sample``-th time.
+
+    The key is of endpoint, model, messages, sampling fields and sample; how the reply is read does not enter it, so a
+    reply that is kept whole can be read anew by another parser at no cost.
+    """
+    body = {"model": judge.model, "messages": [{"role": "user", "content": text}], "temperature": temperature, **fields}
+    canonical = {"endpoint": (judge.base_url or OPENAI).rstrip("/"), "sample": sample, **body}
+    encoded = json.dumps(canonical, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return Request(sha256(encoded).digest(), body)
+
+
+def probes(judge: OpenAIJudge) -> tuple[Request, Request]:
+    """Return the requests that tell how a judge's scores are read: with log probabilities, and if refused, without."""
+    asked = {"max_tokens": TEXT_TOKENS}
+    return build_request(judge, PROBE, **asked, logprobs=True, top_logprobs=20), build_request(judge, PROBE, **asked)
+
+
+def request_about(judge: OpenAIJudge, item: JudgeItem, rubric: str, scored_by: ScoredBy) -> Request:
+    """Return the request that asks a judge about a response under a rubric."""
+    text = fill_rubric(item.question["rubrics"][rubric], item.question["prompt"], item.response["response"])
+    return build_request(judge, text, **(LOGPROBS if scored_by == "logprobs" else TEXT))
+
+
+def requests_about(judge: OpenAIJudge, items: Iterable[JudgeItem], scored_by: ScoredBy) -> Iterator[Request]:
+    """Yield all requests about responses, in their order."""
+    for item in items:
+        for rubric in RUBRICS:
+            yield request_about(judge, item, rubric, scored_by)
