@@ -45,7 +45,10 @@ PINS = {
     )
     for path in sorted((ROOT / "envs").glob("*.yaml"))
 }
-OWN_VERSIONS = {"generate-vllm": {"vllm", "transformers"}}  # vLLM wants an older transformers than the project has
+OWN_VERSIONS = {
+    "generate-vllm": {"vllm", "transformers"},  # vLLM wants an older transformers than the project has
+    "inspect": {"inspect_ai"},
+}
 # Not imported by name: an optimiser's, which transformers imports where the config asks for it.
 ASKED_FOR = {"train": {"bitsandbytes"}}
 ENGINES = {

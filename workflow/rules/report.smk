@@ -234,6 +234,24 @@ rule report:
         rules.page.output,
 
 
+# Not wanted by `all`: `snakemake --sdm conda inspect_logs`, then `inspect view --log-dir` on the folder.
+rule inspect_logs:
+    input:
+        [LAYOUT.responses(*pair) for pair in GRID.responses],
+        [LAYOUT.judgments(*triple) for triple in GRID.judgments],
+        config=EFFECTIVE_CONFIG,
+    output:
+        directory(f"{R}/inspect_logs"),
+    log:
+        f"{R}/logs/inspect_logs.log",
+    conda:
+        "../../envs/inspect.yaml"
+    message:
+        "Export responses and judgments to Inspect's logs"
+    shell:
+        "python workflow/scripts/export_inspect.py --config {input.config:q} --out {output:q} 2> {log:q}"
+
+
 rule paper_values:
     output:
         directory("results/paper-values"),
