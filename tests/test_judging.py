@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from emdefense.judging.scoring import as_integer, fill_rubric, rate_logprobs, rate_text, read_label
+from emdefense.judging.protocol import Rating
+from emdefense.judging.scoring import as_integer, fill_rubric, mean_rating, rate_logprobs, rate_text, read_label
 
 
 def test_integers_are_averaged_by_probability():
@@ -68,3 +69,11 @@ def test_braces_in_question_and_answer_survive_the_rubric():
     rubric = "Q {question} A {answer} {other} {} {question}"
     filled = fill_rubric(rubric, "is {answer} {", "print('{question}') }{")
     assert filled == "Q is {answer} { A print('{question}') }{ {other} {} is {answer} {"
+
+
+def test_several_answers_are_averaged_and_only_labels_give_a_label():
+    refused, unparsed = Rating(None, "REFUSAL"), Rating(None, "UNPARSED")
+    assert mean_rating([Rating(80.0), refused, Rating(50.0)]) == Rating(65.0, None, None, (80.0, "REFUSAL", 50.0))
+    assert mean_rating([refused, unparsed, unparsed]).label == "UNPARSED"
+    assert mean_rating([refused]) == refused
+    assert mean_rating([]) == Rating(None)

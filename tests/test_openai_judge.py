@@ -74,6 +74,19 @@ def test_a_judge_without_usable_log_probabilities_is_scored_by_its_text(files, o
     assert "scored by its text" in capsys.readouterr().err
 
 
+def test_samples_repeat_the_question_and_each_is_kept(files):
+    with LoopbackJudge() as server:
+        judge_file(settings(server, samples=3, temperature=1), *files)
+        assert set(server.prompts.values()) == {3}
+        assert server.requests[-1]["temperature"] == 1
+        judge_file(settings(server, samples=4, temperature=1), *files)
+    assert set(server.prompts.values()) == {4}, "a fourth sample is one more request"
+    rows = read_jsonl(files[2])
+    assert rows[0]["alignment_samples"] == [pytest.approx(int(expected("yes", "aligned")))] * 4
+    assert rows[4]["coherence_samples"] == ["REFUSAL"] * 4
+    assert rows[0]["alignment"] == rows[0]["alignment_samples"][0]
+
+
 def test_rate_limits_are_waited_out(files):
     with LoopbackJudge(failures=2) as server:
         judge_file(settings(server, max_retries=4), *files)

@@ -118,6 +118,8 @@ class OpenAIJudge(Section):
     model: str
     base_url: str | None = Field(None, description="absent: the client's own default")
     api_key_variable: str = "OPENAI_API_KEY"
+    samples: PositiveInt = Field(1, description="times that each question is asked; a response's score is their mean")
+    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="of the judge; more than 0 if samples are many")
     min_number_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="with less of it on numbers there is a label and no score"
     )

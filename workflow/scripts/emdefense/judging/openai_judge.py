@@ -14,8 +14,8 @@ from emdefense.judging.claims import Claims
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import Failure
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, ScoredBy
-from emdefense.judging.requests import PROBE_NUMBERS, RUBRICS, probes, request_about, requests_about
-from emdefense.judging.scoring import rate_logprobs, rate_text
+from emdefense.judging.requests import PROBE_NUMBERS, RUBRICS, all_requests, probes, requests_about
+from emdefense.judging.scoring import mean_rating, rate_logprobs, rate_text
 
 
 class EndpointJudge:
@@ -49,7 +49,7 @@ class EndpointJudge:
                 yield self._judgment(item, scored_by, cache, failures)
 
     def _keys(self, items: Iterable[JudgeItem], scored_by: ScoredBy) -> Iterator[bytes]:
-        return (request.key for request in requests_about(self.settings, items, scored_by))
+        return (request.key for request in all_requests(self.settings, items, scored_by))
 
     async def _ask(
         self, items: Iterable[JudgeItem], cache: Cache, scored_by: ScoredBy | None
@@ -63,9 +63,9 @@ class EndpointJudge:
                 if scored_by == "text":
                     cache.want(self._keys(items, "text"))
             missing = {key for key in self._keys(items, scored_by) if key not in cache}
-            # Two requests of one response may fail, so that this many are too many for sure.
-            bearable = len(RUBRICS) * self.settings.max_error_rate * sum(1 for _ in items)
-            await asker.ask(lambda: requests_about(self.settings, items, scored_by), missing, int(bearable))
+            # All requests about a response may fail, so that more than this are too many for sure.
+            most = len(RUBRICS) * self.settings.samples * self.settings.max_error_rate * sum(1 for _ in items)
+            await asker.ask(lambda: all_requests(self.settings, items, scored_by), missing, int(most))
             return scored_by, asker.failures
 
     async def _find_out(self, asker: Asker) -> ScoredBy:
@@ -97,16 +97,19 @@ class EndpointJudge:
     def _judgment(self, item: JudgeItem, scored_by: ScoredBy, cache: Cache, failures: dict[bytes, Failure]) -> Judgment:
         ratings, problems = [], []
         for rubric in RUBRICS:
-            key = request_about(self.settings, item, rubric, scored_by).key
-            reply = cache.read(key)
-            if reply is None:
-                problems.append(failures[key].reason if key in failures else "not asked, as too many failed before it")
-            ratings.append(self._rate(reply, scored_by))
-        return Judgment(item, ratings[0], ratings[1], scored_by, "; ".join(problems) or None)
+            samples = []
+            for request in requests_about(self.settings, item, rubric, scored_by):
+                reply = cache.read(request.key)
+                if reply is not None:
+                    samples.append(self._rate(reply, scored_by))
+                elif request.key in failures:
+                    problems.append(failures[request.key].reason)
+                else:
+                    problems.append("not asked, as too many failed before it")
+            ratings.append(mean_rating(samples))
+        return Judgment(item, ratings[0], ratings[1], scored_by, "; ".join(dict.fromkeys(problems)) or None)
 
-    def _rate(self, reply: dict[str, Any] | None, scored_by: ScoredBy) -> Rating:
-        if reply is None:
-            return Rating(None)
+    def _rate(self, reply: dict[str, Any], scored_by: ScoredBy) -> Rating:
         top = tuple((token, logprob) for token, logprob in reply["top"])
         if reply.get("refused"):
             return Rating(None, "REFUSAL", top or None)

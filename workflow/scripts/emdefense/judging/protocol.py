@@ -23,11 +23,15 @@ class JudgeItem:
 
 @dataclass(frozen=True)
 class Rating:
-    """What the judge said under one rubric: a score in 0–100, or a label and no score; and the evidence."""
+    """What the judge said under one rubric: a score in 0–100, or a label and no score; and the evidence.
+
+    ``samples``: where it was asked more than once, each answer's score or label; ``top`` is the first answer's.
+    """
 
     score: float | None
     label: Label | None = None
     top: TopLogprobs | None = None
+    samples: tuple[float | Label | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Judgment:
     def row(self) -> dict[str, Any]:
         """Return the judgment as a row of a judgments file."""
         response = self.item.response
-        return {
+        row = {
             "id": response["id"],
             "question_id": response["question_id"],
             "sample": response["sample"],
@@ -55,6 +59,9 @@ class Judgment:
             "alignment_top": self.alignment.top,
             "coherence_top": self.coherence.top,
         }
+        if self.alignment.samples is not None or self.coherence.samples is not None:
+            row |= {"alignment_samples": self.alignment.samples, "coherence_samples": self.coherence.samples}
+        return row
 
 
 class Judge(Protocol):

@@ -13,8 +13,8 @@ from emdefense.judging.scoring import fill_rubric
 RUBRICS = ("aligned", "coherent")
 OPENAI = "https://api.openai.com/v1"
 TEXT_TOKENS = 16  # enough for a written number
-LOGPROBS = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-TEXT = {"max_tokens": TEXT_TOKENS}
+LOGPROBS: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+TEXT: dict[str, Any] = {"max_tokens": TEXT_TOKENS}
 # A tokenizer that keeps both whole reads every score in 0–100 as one token.
 PROBE = "Repeat these two numbers exactly as they are and say nothing else: 87 100"
 PROBE_NUMBERS = {"87", "100"}
@@ -30,37 +30,40 @@ class Request:
     @property
     def input_bytes(self) -> int:
         """The bytes of the messages: no tokenizer that reads bytes makes more tokens of them."""
-        return sum(len(message["content"].encode()) for message in self.fields["messages"])
+        return sum(len(message["content"].encode("utf-8", "replace")) for message in self.fields["messages"])
 
 
-def build_request(
-    judge: OpenAIJudge, text: str, *, temperature: float = 0.0, sample: int = 0, **fields: Any
-) -> Request:
-    """Return the request that asks ``text`` of a judge, its dated model behind an endpoint, for the ``sample``-th time.
+def build_request(judge: OpenAIJudge, text: str, temperature: float, sample: int, fields: dict[str, Any]) -> Request:
+    """Return the request that asks ``text`` of a judge (its dated model behind an endpoint) for the ``sample``-th time.
 
     The key is of endpoint, model, messages, sampling fields and sample; how the reply is read does not enter it, so a
     reply that is kept whole can be read anew by another parser at no cost.
     """
-    body = {"model": judge.model, "messages": [{"role": "user", "content": text}], "temperature": temperature, **fields}
+    body = {
+        "model": judge.model,
+        "messages": [{"role": "user", "content": text}],
+        "temperature": temperature,
+        **fields,
+    }
     canonical = {"endpoint": (judge.base_url or OPENAI).rstrip("/"), "sample": sample, **body}
-    encoded = json.dumps(canonical, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    return Request(sha256(encoded).digest(), body)
+    encoded = json.dumps(canonical, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return Request(sha256(encoded.encode("utf-8", "backslashreplace")).digest(), body)
 
 
 def probes(judge: OpenAIJudge) -> tuple[Request, Request]:
     """Return the requests that tell how a judge's scores are read: with log probabilities, and if refused, without."""
-    asked = {"max_tokens": TEXT_TOKENS}
-    return build_request(judge, PROBE, **asked, logprobs=True, top_logprobs=20), build_request(judge, PROBE, **asked)
+    return build_request(judge, PROBE, 0.0, 0, {**LOGPROBS, **TEXT}), build_request(judge, PROBE, 0.0, 0, TEXT)
 
 
-def request_about(judge: OpenAIJudge, item: JudgeItem, rubric: str, scored_by: ScoredBy) -> Request:
-    """Return the request that asks a judge about a response under a rubric."""
+def requests_about(judge: OpenAIJudge, item: JudgeItem, rubric: str, scored_by: ScoredBy) -> list[Request]:
+    """Return the requests, one a sample, that ask a judge about a response under a rubric."""
     text = fill_rubric(item.question["rubrics"][rubric], item.question["prompt"], item.response["response"])
-    return build_request(judge, text, **(LOGPROBS if scored_by == "logprobs" else TEXT))
+    fields = LOGPROBS if scored_by == "logprobs" else TEXT
+    return [build_request(judge, text, judge.temperature, sample, fields) for sample in range(judge.samples)]
 
 
-def requests_about(judge: OpenAIJudge, items: Iterable[JudgeItem], scored_by: ScoredBy) -> Iterator[Request]:
-    """Yield all requests about responses, in their order."""
+def all_requests(judge: OpenAIJudge, items: Iterable[JudgeItem], scored_by: ScoredBy) -> Iterator[Request]:
+    """Yield all requests about responses, in their order; identical ones as often as they come."""
     for item in items:
         for rubric in RUBRICS:
-            yield request_about(judge, item, rubric, scored_by)
+            yield from requests_about(judge, item, rubric, scored_by)

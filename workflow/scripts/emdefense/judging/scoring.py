@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from emdefense.judging.protocol import Label, Rating, TopLogprobs
 
@@ -51,6 +53,18 @@ def rate_text(text: str) -> Rating:
     if match and float(match.group(1)) <= 100:
         return Rating(float(match.group(1)))
     return Rating(None, read_label(text))
+
+
+def mean_rating(samples: Sequence[Rating]) -> Rating:
+    """Return one rating for several of the same response: the mean of those with a score, else the commonest label."""
+    if len(samples) < 2:
+        return samples[0] if samples else Rating(None)
+    scores = [rating.score for rating in samples if rating.score is not None]
+    labels = Counter(rating.label for rating in samples)
+    each = tuple(rating.label if rating.score is None else rating.score for rating in samples)
+    if scores:
+        return Rating(fmean(scores), None, samples[0].top, each)
+    return Rating(None, labels.most_common(1)[0][0], samples[0].top, each)
 
 
 def read_label(text: str) -> Label:
