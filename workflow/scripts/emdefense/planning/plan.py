@@ -25,8 +25,8 @@ UNKNOWN = (
     "no such job has finished."
 )
 BY_ARITHMETIC = (
-    "arithmetic: nothing was measured. Rows as prepared or, before they are, as in the paper's data; responses as long "
-    "as allowed, sampled by transformers (vLLM is faster)."
+    "arithmetic: nothing was measured. Rows as prepared or, before they are, as in the paper's data; responses of "
+    "200 tokens with vLLM, and with transformers, which waits for the longest of a batch, as long as allowed."
 )
 
 
