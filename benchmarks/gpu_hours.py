@@ -155,12 +155,12 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("config/paper.yaml"))
     parser.add_argument("--measured", type=Path, nargs="+", default=[], help="JSON of benchmarks/training_step.py")
     parser.add_argument("--sampling-batch", type=int, help="where it fits, instead of generation.batch_size")
-    parser.add_argument("--padding-free", action="store_true", help="whatever the study says")
+    parser.add_argument("--padded", action="store_true", help="whatever the study says")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     study = load_study(arguments.config)
-    if arguments.padding_free:
-        study = study.model_copy(update={"training": study.training.model_copy(update={"padding_free": True})})
+    if arguments.padded:
+        study = study.model_copy(update={"training": study.training.model_copy(update={"padding_free": False})})
     measured = [read_json(path) for path in arguments.measured]
     rows = estimate(study, measured, arguments.sampling_batch)
     if arguments.out:

@@ -20,6 +20,7 @@ from emdefense.report.safelora_figure import draw_cosines, write_cosines
 from emdefense.report.safelora_table import safelora_table
 from emdefense.report.style import FORMATS, styled
 from emdefense.report.tables import csv_table, write_table
+from emdefense.report.training_curves import write_overview
 from study_folder import CONFIG, fill, tiny_study
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
@@ -170,6 +171,7 @@ def page(study: Study) -> str:
     aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
     for name in NAMES:
         write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
+    write_overview(study, results / "figures")
     write_page(study, results, results / "report/index.html")
     return (results / "report/index.html").read_text(encoding="utf-8")
 
