@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
+from loopback_judge import KEY, MODEL, LoopbackJudge
 from study_checkout import Checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
@@ -85,6 +87,7 @@ def test_one_more_setting_plans_its_cell_and_what_aggregates_it(finished: Checko
     more.write_text(yaml.safe_dump(config))
     assert finished.planned("--configfile", "more.yaml") == {
         "train": 1,
+        "training_curves": 1,
         "generate": 1,
         "judge": 2,
         "effective_config": 1,
@@ -104,7 +107,36 @@ def test_one_more_task_retrains_nothing(finished: Checkout) -> None:
 
 def test_another_judge_threshold_reruns_no_judge(finished: Checkout) -> None:
     planned = finished.planned(*SMOKE, "--config", "scoring={misaligned_alignment_below: 40}")
-    assert planned == {"effective_config": 1, **REPORTED}
+    assert planned == {"effective_config": 1, "training_curves": 1, **REPORTED}
+
+
+def test_another_judge_judges_the_same_responses_and_may_take_the_first_ones_place(
+    finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = Checkout(Path(shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)))
+    results = checkout.folder / "results/smoke"
+    made = [path for path in (results / "cells").rglob("*.*") if path.name != "training.svg" and path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in made}
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    config = yaml.safe_load((checkout.folder / "config/smoke.yaml").read_text())
+    with LoopbackJudge() as server:
+        config["second_judges"] = [{"kind": "openai", "name": "loop", "model": MODEL, "base_url": server.base_url}]
+        (checkout.folder / "two.yaml").write_text(yaml.safe_dump(config))
+        two = ("--configfile", "two.yaml")
+        agreement = {"effective_config": 1, "training_curves": 1, "judge_agreement": 1, **REPORTED}
+        assert checkout.planned(*two) == {"judge": 6, **agreement}
+        run = checkout.snakemake("--cores", "2", *two)
+        assert run.returncode == 0, run.stdout
+    assert {path: path.stat().st_mtime_ns for path in made} == before
+    judgments = sorted(path.name for path in (results / KL.relative_to("results/smoke")).rglob("judgments/*.jsonl"))
+    assert judgments == ["loop.jsonl", "loop.jsonl", "oracle.jsonl", "oracle.jsonl"]
+    lines = (results / "tables/judge_agreement.csv").read_text().splitlines()
+    assert len(lines) == 1 + 6
+    assert "How far the judges agree" in (results / "report/index.html").read_text()
+
+    config["judge"], config["second_judges"] = config["second_judges"][0], [config["judge"]]
+    (checkout.folder / "two.yaml").write_text(yaml.safe_dump(config))
+    assert checkout.planned(*two) == agreement
 
 
 def test_caching_the_reference_reruns_only_the_cells_that_have_one(finished: Checkout) -> None:
@@ -125,7 +157,8 @@ def test_a_deleted_cell_is_redone_alone(finished: Checkout) -> None:
     aside = cell.with_name("aside")
     cell.rename(aside)
     try:
-        assert finished.planned(*SMOKE) == {"train": 1, "generate": 1, "judge": 2, **REPORTED}
+        made_again = {"train": 1, "training_curves": 1, "generate": 1, "judge": 2}
+        assert finished.planned(*SMOKE) == {**made_again, **REPORTED}
     finally:
         aside.rename(cell)
 
