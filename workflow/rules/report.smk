@@ -234,7 +234,7 @@ rule report:
         rules.page.output,
 
 
-# Not wanted by `all`: `snakemake --sdm conda inspect_logs`, then `inspect view --log-dir` on the folder.
+# Not wanted by `all`: `snakemake --sdm conda -- inspect_logs`, then `inspect view --log-dir` on the folder.
 rule inspect_logs:
     input:
         [LAYOUT.responses(*pair) for pair in GRID.responses],
