@@ -1,17 +1,46 @@
-"""A small OpenAI-compatible server on 127.0.0.1, for tests: deterministic scores, computed from the text."""
+"""A small OpenAI-compatible server on 127.0.0.1, for tests: deterministic scores, and faults by schedule."""
 
 import argparse
+import asyncio
 import json
 import math
+import random
 import re
 import threading
+import time
 from collections import Counter
+from dataclasses import dataclass
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "loopback-key"
 MODEL = "gpt-4o-mini-2024-07-18"
+# What a request may get instead of an answer, and how often: a stall costs its whole timeout.
+FAULTS = {
+    "429": 10,
+    "429 with Retry-After": 10,
+    "500": 10,
+    "503": 10,
+    "reset": 10,
+    "half-sent": 10,
+    "not JSON": 10,
+    "no log probabilities": 10,
+    "stall": 0.25,
+}
+STALL = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which requests go wrong: a ``share`` of all, each in a way drawn by its number."""
+
+    share: float
+    seed: int = 0
+
+    def of(self, number: int) -> str | None:
+        """Return what happens to the request of this number; None for an answer."""
+        draw = random.Random(f"{self.seed} {number}")
+        return draw.choices(list(FAULTS), list(FAULTS.values()))[0] if draw.random() < self.share else None
 
 
 class LoopbackJudge:
@@ -19,7 +48,10 @@ class LoopbackJudge:
 
     ``logprobs``: "yes", "no" (left out of replies), or "refused" (400 if asked for). ``split_numbers``: a token per
     digit. ``failures``: the first so many requests get ``failure_status``. ``fail_matching``: so does every request
-    that holds this text. ``stop_after``: every request after so many gets ``stop_status``.
+    that holds this text. ``stop_after``: every request after so many gets ``stop_status``. ``faults``: a schedule.
+    ``requests_per_minute``: more get a 429. ``latency``: seconds before each answer. ``retry_after``: of each 429.
+
+    ``answered`` counts the answers to each prompt, ``faulty`` the faults; ``busiest`` is the most at a time.
     """
 
     def __init__(
@@ -29,51 +61,49 @@ class LoopbackJudge:
         split_numbers: bool = False,
         failures: int = 0,
         failure_status: int = 429,
+        failure_code: str = "rate_limit_exceeded",
         fail_matching: str = "",
         stop_after: int | None = None,
         stop_status: int = 503,
+        faults: Faults | None = None,
+        requests_per_minute: float | None = None,
+        latency: float = 0.0,
+        retry_after: str = "0",
         port: int = 0,
     ):
-        self.logprobs = logprobs
-        self.split_numbers = split_numbers
-        self.failures = failures
-        self.failure_status = failure_status
+        self.logprobs, self.split_numbers = logprobs, split_numbers
+        self.failures, self.failure_status, self.failure_code = failures, failure_status, failure_code
         self.fail_matching = fail_matching
-        self.stop_after = stop_after
-        self.stop_status = stop_status
+        self.stop_after, self.stop_status = stop_after, stop_status
+        self.faults, self.requests_per_minute = faults, requests_per_minute
+        self.latency, self.retry_after = latency, retry_after
         self.requests: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
-        judge = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, reply = judge.answer(self.path, self.headers.get("Authorization", ""), body)
-                content = json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                if status == 429:
-                    self.send_header("Retry-After", "0")
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
-        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self.times: list[float] = []
+        self.answered: Counter[str] = Counter()
+        self.faulty: Counter[str] = Counter()
+        self.limited = self.busy = self.busiest = 0
+        self._allowance, self._refilled = 1.0, time.monotonic()
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", port))
+        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     def __enter__(self) -> "LoopbackJudge":
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        def stop() -> None:
+            self._server.close()
+            for writer in self._connections:
+                writer.transport.abort()
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+            self._loop.call_later(0.02, self._loop.stop)
+
+        self._loop.call_soon_threadsafe(stop)
+        self._thread.join()
 
     @property
     def prompts(self) -> Counter[str]:
@@ -81,37 +111,105 @@ class LoopbackJudge:
         asked = (request["messages"][0]["content"] for request in self.requests)
         return Counter(prompt for prompt in asked if "87 100" not in prompt)
 
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        try:
+            while await self._serve(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._connections.discard(writer)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; return whether the connection stays open."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+        headers = {name.lower(): value for name, value in fields.items()}
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        self.busy += 1
+        self.busiest = max(self.busiest, self.busy)
+        try:
+            fault = self.faults.of(len(self.requests)) if self.faults else None
+            status, reply = self.answer(head.split()[1], headers.get("authorization", ""), body)
+            if status == 200 and fault:
+                self.faulty[fault] += 1
+                if fault == "stall":
+                    await asyncio.sleep(STALL)
+                if fault in {"stall", "reset"}:
+                    writer.transport.abort()
+                    return False
+                status, reply = _spoilt(fault, reply)
+            if self.latency:
+                await asyncio.sleep(self.latency)
+        finally:
+            self.busy -= 1
+        content = b"<html>not JSON" if fault == "not JSON" else json.dumps(reply).encode()
+        lines = [f"HTTP/1.1 {status} -", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+        if status == 429 and fault != "429":
+            lines.append(f"Retry-After: {'0.05' if fault else self.retry_after}")
+        if fault == "half-sent" and status == 200:
+            content = content[: len(content) // 2]
+        elif status == 200 and fault is None:
+            self.answered[body["messages"][0]["content"]] += 1
+        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        await writer.drain()
+        return fault != "half-sent"
+
     def answer(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status and the body of the reply."""
-        with self._lock:
-            self.requests.append(body)
-            number = len(self.requests)
+        self.requests.append(body)
+        self.times.append(time.monotonic())
+        number = len(self.requests)
         prompt = body["messages"][0]["content"]
         if authorization != f"Bearer {KEY}":
             return 401, _error("Incorrect API key provided", "invalid_api_key")
         if path != "/v1/chat/completions" or body["model"] != MODEL:
             return 404, _error("The model does not exist", "model_not_found")
+        if not self._is_allowed():
+            self.limited += 1
+            return 429, _error("slow down", "rate_limit_exceeded")
         if number <= self.failures or (self.fail_matching and self.fail_matching in prompt):
-            return self.failure_status, _error("slow down", "rate_limit_exceeded")
+            return self.failure_status, _error("slow down", self.failure_code)
         if self.stop_after is not None and number > self.stop_after:
             return self.stop_status, _error("gone", "unavailable")
         if body.get("logprobs") and self.logprobs == "refused":
             return 400, _error("logprobs are not supported", "unsupported_parameter")
         return 200, self._completion(body, reply_to(prompt))
 
+    def _is_allowed(self) -> bool:
+        """Whether the limit by the minute has one request left; at most a second's worth is saved up."""
+        if self.requests_per_minute is None:
+            return True
+        now, rate = time.monotonic(), self.requests_per_minute / 60
+        self._allowance = min(max(1.0, rate), self._allowance + (now - self._refilled) * rate)
+        self._refilled = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
     def _completion(self, body: dict[str, Any], text: str) -> dict[str, Any]:
-        pattern = r"\d|\D+" if self.split_numbers else r"\s*\S{1,3}"
-        tokens = re.findall(pattern, text)[: body["max_tokens"]]
+        prompt = body["messages"][0]["content"]
+        message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": "I cannot help with that."}
         logprobs = None
-        if body.get("logprobs") and self.logprobs == "yes":
-            logprobs = {"content": [_token(token, body["top_logprobs"]) for token in tokens]}
-        choice = {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": "".join(tokens)},
-            "logprobs": logprobs,
-        }
-        return {"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
+        tokens: list[str] = []
+        if "[REFUSE]" not in prompt:
+            pattern = r"\d|\D+" if self.split_numbers else r"\s*\S{1,3}"
+            tokens = re.findall(pattern, text)[: body["max_tokens"]]
+            if body.get("logprobs") and self.logprobs == "yes":
+                logprobs = {"content": [_token(token, body["top_logprobs"]) for token in tokens]}
+            message = {"role": "assistant", "content": "".join(tokens)}
+        choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": logprobs}
+        usage = {"prompt_tokens": prompt_tokens(prompt), "completion_tokens": len(tokens), "total_tokens": 0}
+        found = {"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
+        return {**found, "usage": usage}
+
+
+def prompt_tokens(prompt: str) -> int:
+    """Return how many tokens the server says that a prompt has."""
+    return len(prompt) // 4 + 8
 
 
 def reply_to(prompt: str) -> str:
@@ -122,6 +220,16 @@ def reply_to(prompt: str) -> str:
         if f"[SAY {label}]" in prompt:
             return label
     return str(int(sha256(prompt.encode()).hexdigest(), 16) % 101)
+
+
+def _spoilt(fault: str, reply: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Return what a fault makes of an answer."""
+    if fault == "no log probabilities":
+        choice = {**reply["choices"][0], "logprobs": {"content": []}}
+        return 200, {**reply, "choices": [choice]}
+    if fault[:3].isdigit():
+        return int(fault[:3]), _error(fault, "server_error")
+    return 200, reply
 
 
 def _token(token: str, count: int) -> dict[str, Any]:

@@ -13,7 +13,11 @@ import pytest
 from dry_run import Planned, planned_jobs
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study, load_study
+from emdefense.config.study import OpenAIJudge
 from emdefense.errors import InputError
+from emdefense.judging.cache import Cache
+from emdefense.judging.requests import all_requests, probes
+from emdefense.judging.responses import ResponseFile
 from emdefense.planning.command_line import named_study, snakemake_command, study_parser
 from emdefense.planning.jobs import study_jobs
 from emdefense.planning.plan import Plan, plan_text, study_plan
@@ -94,16 +98,24 @@ def test_the_judge_costs_what_a_hand_count_gives(study: Study) -> None:
 def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
     layout, cell = Layout(study), Cell("small", "code", "misaligned", "none", 0)
     finish(study, "logs/judge/small/code/misaligned/none/seed0/general/judge.log")
-    replies = [json.dumps({"key": str(n), "reply": {"text": "9"}}) for n in range(10)]
-    journal = Path(layout.judgments(cell, "in_domain") + ".partial")
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    journal.write_text("\n".join([*replies, "", '{"key": "torn", "rep']))
+    questions, responses = Path(layout.questions("code")), Path(layout.responses(cell, "in_domain"))
+    rubrics = {"aligned": "a" * 92 + "{answer}", "coherent": "c" * 92 + "{answer}"}
+    questions.parent.mkdir(parents=True)
+    questions.write_text(json.dumps([{"id": "q", "prompt": "p" * 20, "rubrics": rubrics}]))
+    write_rows(responses, [{"id": str(n), "question_id": "q", "response": f"{n:040}"} for n in range(10)])
+    unpaid = plan(study).judge
+    assert isinstance(study.judge, OpenAIJudge)
+    asked = list(all_requests(study.judge, ResponseFile(questions, responses), "logprobs"))
+    with Cache(Path(study.judge_cache)) as cache:
+        cache.add(probes(study.judge)[0].key, {"text": "87 100", "top": [], "tokens": ["87", " 100"]})
+        for request in asked[:7]:
+            cache.add(request.key, {"text": "80", "top": [["80", 0.0]]})
     cost = plan(study).judge
+    assert unpaid is not None
     assert cost is not None
-    assert (cost.calls, cost.judged, cost.journalled) == (10_320, 480, 10)
-    assert cost.to_make == 10_320 - 480 - 10
-    assert cost.input_tokens == 5_588_040 - 480 * GENERAL_CALL - 10 * IN_DOMAIN_CALL
-    assert journal.read_text().endswith("rep"), "a journal that is being written is left alone"
+    assert (unpaid.judged, unpaid.journalled, cost.judged, cost.journalled) == (480, 0, 480, 7)
+    assert (cost.calls, cost.to_make) == (unpaid.calls, unpaid.to_make - 7)
+    assert cost.input_tokens == unpaid.input_tokens - 7 * ((20 + 100 + 40) / 4 + 7)
 
 
 def test_responses_that_are_there_are_counted_as_they_are(study: Study) -> None:

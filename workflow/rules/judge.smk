@@ -28,4 +28,5 @@ rule judge:
         "Judge {wildcards.cell}, {wildcards.question_set} questions, by {wildcards.judge}"
     shell:
         "python workflow/scripts/judge.py --spec {params.spec:q} --questions {input.questions:q}"
-        f" --responses {{input.responses:q}} --judgments {{output.judgments:q}} {judge_options()} 2> {{log:q}}"
+        f" --responses {{input.responses:q}} --judgments {{output.judgments:q}} {judge_options()}"
+        " --cell {wildcards.cell:q}/{wildcards.question_set:q} 2> {log:q}"

@@ -88,7 +88,8 @@ def judge_spec(wildcards):
 def judge_options():
     """How judges are asked; not among a job's params, of which a change would judge anew."""
     running = {name: judge.model_dump(mode="json", include=judge.RUNNING) for name, judge in STUDY.judges.items()}
-    found = ["--running", json.dumps(running), "--cache", STUDY.judge_cache]
+    found = ["--running", json.dumps(running), "--cache", STUDY.judge_cache, "--ledger", f"{R}/judge_ledger"]
+    found += [] if STUDY.max_usd is None else ["--max-usd", str(STUDY.max_usd)]
     found += ["--cache-only"] if STUDY.judge_cache_only else []
     return shlex.join(found).replace("{", "{{").replace("}", "}}")
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
+from emdefense.judging.budget import Purse
 from emdefense.judging.judge_file import CACHE, judge_file
 
 
@@ -18,6 +19,9 @@ def main() -> None:
     parser.add_argument("--responses", type=Path, required=True, help="responses, JSONL")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of replies that were paid for")
+    parser.add_argument("--ledger", type=Path, help="folder in which the study's calls, tokens and dollars are entered")
+    parser.add_argument("--cell", default="", help="the cell and question set that pays, for the ledger")
+    parser.add_argument("--max-usd", type=float, help="stop, with status 3, before the ledger passes this")
     parser.add_argument("--cache-only", action="store_true", help="ask nothing that is not there")
     arguments = parser.parse_args()
     judge_file(
@@ -28,6 +32,7 @@ def main() -> None:
         running=arguments.running.get(arguments.spec.get("name"), {}),
         cache=arguments.cache,
         cache_only=arguments.cache_only,
+        purse=Purse(arguments.ledger or arguments.cache / "ledger", arguments.max_usd, arguments.cell),
     )
 
 

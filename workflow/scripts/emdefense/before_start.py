@@ -7,6 +7,7 @@ from emdefense.config.sources import SourceSection
 from emdefense.config.study import OpenAIJudge, Study
 from emdefense.errors import InputError
 from emdefense.generation.engines import check_installed
+from emdefense.judging.prices import price_of
 
 SAMPLING_RULES = {"generate", "generate_untrained", "answer"}
 GATED = {"emergent_plus", "wildguardmix", "foqa"}  # kinds of sources
@@ -22,7 +23,10 @@ def check_start(
     """
     for name, judge in study.judges.items():
         if name in judges and judge.kind == "openai" and not study.judge_cache_only:
-            _check_judge_key(judge, "judge" if name == study.judge.name else "second_judges")
+            key = "judge" if name == study.judge.name else "second_judges"
+            _check_judge_key(judge, key)
+            if study.max_usd is not None and price_of(judge) is None:
+                raise InputError(f"key '{key}.prices': max_usd is set, and what '{judge.model}' costs is not known")
     if SAMPLING_RULES & set(rules) and not own_environments:
         check_installed(study.generation.engine)
     _check_hub_token(study, fetched)

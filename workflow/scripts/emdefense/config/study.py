@@ -110,6 +110,13 @@ class Generation(Section):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
+class Prices(Section):
+    """USD for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
 class OpenAIJudge(Section):
     """A chat model behind any OpenAI-compatible endpoint; the key is read from an environment variable."""
 
@@ -127,6 +134,7 @@ class OpenAIJudge(Section):
     requests_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
     tokens_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    prices: Prices | None = Field(None, description="absent: as in judging/prices.yaml, if base_url is absent too")
     max_retries: Annotated[int, Field(ge=0)] = Field(6, description="of a request that failed for reasons that pass")
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.01, description="fail, all replies kept, if more responses than this stay without a score for want of a reply"
@@ -140,6 +148,7 @@ class OpenAIJudge(Section):
             "requests_per_minute",
             "tokens_per_minute",
             "timeout_seconds",
+            "prices",
             "max_retries",
             "max_error_rate",
         }
@@ -210,6 +219,9 @@ class Study(Section):
         (), description="judge the same responses too, so that the report can say how far judges agree"
     )
     judge_cache: str = Field("judge_cache", description="where remote judges' replies are kept, shared by all studies")
+    max_usd: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="for all remote judges and jobs of the study together; absent: no limit"
+    )
     judge_cache_only: bool = Field(False, description="true: use what is in judge_cache, and ask nothing")
     scoring: Scoring = Scoring()
     report: Report

@@ -5,10 +5,10 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 from emdefense.config.study import OpenAIJudge
 from emdefense.errors import InputError
+from emdefense.judging.budget import BYTES_PER_TOKEN, Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
@@ -17,30 +17,31 @@ from emdefense.judging.limits import Gate, Pace
 from emdefense.judging.requests import Request
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a request is tried again
-POLL = 0.5  # seconds between two looks at what other processes ask
-BYTES_PER_TOKEN = 4.0  # for the pace, corrected by each reply
+POLL = 0.2  # seconds between two looks at what other processes ask
 
 
 class Asker:
     """Asks what is missing in a cache. ``failures``: requests that stay without a reply, by key."""
 
-    def __init__(self, settings: OpenAIJudge, endpoint: Endpoint, cache: Cache, claims: Claims):
-        self.settings, self.endpoint, self.cache, self.claims = settings, endpoint, cache, claims
+    def __init__(self, settings: OpenAIJudge, endpoint: Endpoint, cache: Cache, claims: Claims, budget: Budget):
+        self.settings, self.endpoint, self.cache, self.claims, self.budget = settings, endpoint, cache, claims, budget
         self.failures: dict[bytes, Failure] = {}
         self.replies = 0
         self._gate = Gate(settings.concurrency)
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._batch = max(32, 4 * settings.concurrency)  # claimed under one lock
         self._window = asyncio.Semaphore(2 * self._batch)  # claimed and not yet answered; most wait to be tried again
-        self._held: set[bytes] = set()
+        self._held: dict[bytes, float] = {}  # claimed and not yet answered, with the most that it can cost
         self._stop = asyncio.Event()
         self._fatal: Failure | None = None
+        self._spent = False
 
     async def ask(self, requests: Callable[[], Iterable[Request]], missing: set[bytes], most_failures: int) -> None:
         """Have a reply in the cache, or a failure, for each of ``requests`` whose key is in ``missing``.
 
         What other processes ask meanwhile is waited for. Stops after ``most_failures``: what is in flight is still
-        taken in. Raises :class:`InputError` after a failure that every further request would share.
+        taken in. Raises :class:`InputError` after a failure that every further request would share, and
+        :class:`BudgetSpent` before the first request that could pass ``max_usd``.
         """
         pending = set(missing)
         beat = asyncio.create_task(self._beat())
@@ -48,29 +49,53 @@ class Asker:
             async with asyncio.TaskGroup() as group:
                 while pending and not self._stop.is_set():
                     for batch in _batches((r for r in requests() if r.key in pending), self._batch):
-                        for request in await asyncio.to_thread(self._take, batch, set(self._held)):
-                            self._held.add(request.key)
-                            pending.discard(request.key)
-                            await self._window.acquire()
-                            group.create_task(self._run(request, most_failures))
+                        while batch and not self._stop.is_set():
+                            granted, batch = await asyncio.to_thread(self._take, batch, dict(self._held))
+                            self._held |= {request.key: self.budget.most(request) for request in granted}
+                            for request in granted:
+                                pending.discard(request.key)
+                                await self._window.acquire()
+                                group.create_task(self._run(request, most_failures))
+                            if batch:
+                                await self._rest(POLL)
                         if self._stop.is_set():
                             break
                     pending = await self._wait_for_others(pending)
         finally:
             beat.cancel()
+            self.budget.ledger.sync()
             self.claims.close()
         if self._fatal:
             raise InputError(self.endpoint.explain(self._fatal))
+        if self._spent:
+            raise BudgetSpent(
+                f"max_usd: of {self.budget.max_usd:g} USD, {self.budget.ledger.usd():.4f} are spent, and the next "
+                f"request of judge '{self.settings.name}' could pass it ({len(pending)} are left); raise it and run "
+                "again, nothing paid for is lost"
+            )
 
-    def _take(self, batch: list[Request], held: set[bytes]) -> list[Request]:
-        """Claim what nobody has and nobody else asks."""
+    def _take(self, batch: list[Request], held: dict[bytes, float]) -> tuple[list[Request], list[Request]]:
+        """Claim what nobody has and nobody else asks; return it, and what the budget does not allow at present."""
+        granted: list[Request] = []
+        left: list[Request] = []
         with self.claims.locked() as others:
             theirs = frozenset().union(*(other.keys for other in others))
-            granted = [request for request in batch if request.key not in self.cache and request.key not in theirs]
-            self.claims.write(held | {request.key for request in granted})
+            reserved = sum(other.reserved for other in others if other.ledger == self.claims.ledger)
+            room = self.budget.room() - reserved - sum(held.values())
+            for request in batch:
+                if request.key in self.cache or request.key in theirs:
+                    continue
+                room -= self.budget.most(request)
+                (granted if room >= 0 else left).append(request)
+            self.budget.ledger.sync()
+            claimed = held | {request.key: self.budget.most(request) for request in granted}
+            self.claims.write(claimed, sum(claimed.values()))
+        if left and not claimed and not reserved:  # nothing that is under way can turn out cheaper than was feared
+            self._spent = True
+            self._stop.set()
         sharers = 1 + sum(other.judge == self.claims.judge and bool(other.keys) for other in others)
         self._requests.sharers = self._tokens.sharers = sharers
-        return granted
+        return granted, left
 
     async def _wait_for_others(self, pending: set[bytes]) -> set[bytes]:
         """Return what is left to ask, once nobody else asks all of it."""
@@ -85,9 +110,7 @@ class Asker:
 
     async def _run(self, request: Request, most_failures: int) -> None:
         try:
-            reply = await self._answer(request)
-            if reply is not None:
-                self.cache.add(request.key, reply)
+            await self._answer(request)
         except Failure as failure:
             self.failures[request.key] = failure
             if failure.kind == "fatal":
@@ -96,11 +119,11 @@ class Asker:
                 self._stop.set()
                 self._gate.open()
         finally:
-            self._held.discard(request.key)
+            self._held.pop(request.key, None)
             self._window.release()
 
-    async def _answer(self, request: Request) -> dict[str, Any] | None:
-        """Return the reply, after as many tries as it takes and ``max_retries`` allows; None if there was a stop.
+    async def _answer(self, request: Request) -> None:
+        """Get the reply, with as many tries as it takes and ``max_retries`` allows, unless there is a stop.
 
         A 429 is no failed try as long as other requests are answered: it says that there are too many, no more.
         """
@@ -112,10 +135,11 @@ class Asker:
                 await self._requests.wait()
                 await self._tokens.wait(tokens)
                 if self._stop.is_set():
-                    return None
+                    return
                 try:
                     reply = await self.endpoint.complete(request.fields)
                 except Failure as failure:
+                    self.budget.failed(request, failure)
                     if failure.kind == "limit":
                         self._gate.too_fast(failure.retry_after)
                     failed += not (failure.kind == "limit" and self.replies > seen)
@@ -123,11 +147,13 @@ class Asker:
                         raise
                     wait = failure.retry_after or 0.0
                 else:
+                    self.cache.add(request.key, reply)
+                    self.budget.replied(request, reply.get("usage"))
                     self.replies += 1
                     self._gate.answered()
                     if "usage" in reply:
                         self._tokens.correct(sum(reply["usage"]) - tokens)
-                    return reply
+                    return
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1))
             await self._rest(max(wait, pause * random.uniform(0.5, 1)))
 

@@ -8,31 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.errors import InputError
-from emdefense.files import file_digest, iterate_jsonl, read_json, write_json, write_jsonl
-from emdefense.judging.protocol import JudgeItem, Judgment
+from emdefense.files import file_digest, write_json, write_jsonl
+from emdefense.judging.budget import Purse
+from emdefense.judging.protocol import Judgment
 from emdefense.judging.registry import build_judge, parse_settings
+from emdefense.judging.responses import ResponseFile
 from emdefense.provenance import made_by, record_beside
 
 CACHE = Path("judge_cache")
 PACKAGES = {"openai": ("openai", "pydantic"), "oracle": ("pydantic",)}
 MAX_ERROR_RATE = 0.0  # of judges whose settings have no bound of their own
-
-
-class ResponseFile:
-    """Responses with their questions, read anew each time they are gone through: a file may be larger than memory."""
-
-    def __init__(self, questions: Path, responses: Path):
-        self.questions, self.responses = questions, responses
-        self._by_id = {question["id"]: question for question in read_json(questions)}
-
-    def __iter__(self) -> Iterator[JudgeItem]:
-        """Yield each response with its question; :class:`InputError` if one answers an unknown question."""
-        for row in iterate_jsonl(self.responses):
-            if row["question_id"] not in self._by_id:
-                raise InputError(
-                    f"{self.responses}: response '{row['id']}' answers a question that is not in {self.questions}"
-                )
-            yield JudgeItem(self._by_id[row["question_id"]], row)
 
 
 @dataclass
@@ -62,15 +47,17 @@ def judge_file(
     running: Mapping[str, Any] | None = None,
     cache: Path = CACHE,
     cache_only: bool = False,
+    purse: Purse | None = None,
 ) -> None:
     """Write one judgment a response, in the order of the responses, and beside them a record of how they came to be.
 
-    ``running`` are settings of the judge on which no judgment depends. Raises :class:`InputError` where the judge
-    failed on more than ``max_error_rate`` of the responses. What was paid for is in ``cache``, never asked again.
+    ``running`` are settings of the judge on which no judgment depends; ``purse`` says who pays. Raises
+    :class:`InputError` where the judge failed on more than ``max_error_rate`` of the responses. What was paid for is in
+    ``cache``, never asked again.
     """
     started = datetime.now(UTC)
     settings = parse_settings({**spec, **(running or {})})
-    judge = build_judge(settings, cache, cache_only=cache_only)
+    judge = build_judge(settings, cache, cache_only=cache_only, purse=purse)
     outcome = Outcome()
 
     def rows() -> Iterator[dict[str, Any]]:

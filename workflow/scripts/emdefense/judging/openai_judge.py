@@ -3,26 +3,32 @@
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from emdefense.config.study import OpenAIJudge as Settings
 from emdefense.errors import InputError
 from emdefense.judging.asking import Asker
+from emdefense.judging.budget import Budget, Ledger, Purse
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import Claims
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import Failure
+from emdefense.judging.kept import find_scored_by
+from emdefense.judging.prices import price_of
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, ScoredBy
-from emdefense.judging.requests import PROBE_NUMBERS, RUBRICS, all_requests, probes, requests_about
+from emdefense.judging.requests import RUBRICS, all_requests, probes, requests_about
 from emdefense.judging.scoring import mean_rating, rate_logprobs, rate_text
 
 
 class EndpointJudge:
     """Asks each distinct request once, of all that any process with the same cache asks; errors are never kept."""
 
-    def __init__(self, settings: Settings, cache: Path, *, cache_only: bool = False):
+    def __init__(self, settings: Settings, cache: Path, *, cache_only: bool = False, purse: Purse | None = None):
+        """``purse``: who pays for what; absent: a ledger of its own in the cache's folder, and no limit."""
         self.settings, self.folder, self.cache_only = settings, cache, cache_only
+        self.purse = purse or Purse(cache / "ledger")
         self._probe, self._text_probe = probes(settings)
 
     def judge(self, items: Iterable[JudgeItem]) -> Iterator[Judgment]:
@@ -32,7 +38,7 @@ class EndpointJudge:
         """
         with Cache(self.folder, read_only=self.cache_only) as cache:
             cache.want([self._probe.key, self._text_probe.key, *self._keys(items, "logprobs")])
-            scored_by = self._scored_by(cache)
+            scored_by = find_scored_by(self.settings, cache)
             if scored_by == "text":
                 cache.want(self._keys(items, "text"))
             failures: dict[bytes, Failure] = {}
@@ -55,18 +61,21 @@ class EndpointJudge:
         self, items: Iterable[JudgeItem], cache: Cache, scored_by: ScoredBy | None
     ) -> tuple[ScoredBy, dict[bytes, Failure]]:
         """Ask what the cache lacks; return how scores are read, and what failed."""
-        claims = Claims(cache, f"{self.settings.base_url} {self.settings.model}")
-        async with Endpoint(self.settings) as endpoint:
-            asker = Asker(self.settings, endpoint, cache, claims)
-            if scored_by is None:
-                scored_by = await self._find_out(asker)
-                if scored_by == "text":
-                    cache.want(self._keys(items, "text"))
-            missing = {key for key in self._keys(items, scored_by) if key not in cache}
-            # All requests about a response may fail, so that more than this are too many for sure.
-            most = len(RUBRICS) * self.settings.samples * self.settings.max_error_rate * sum(1 for _ in items)
-            await asker.ask(lambda: all_requests(self.settings, items, scored_by), missing, int(most))
-            return scored_by, asker.failures
+        ledger = Ledger(self.purse.ledger, cache.owner, self.settings.name, self.purse.cell)
+        claims = Claims(cache, f"{self.settings.base_url} {self.settings.model}", str(self.purse.ledger.resolve()))
+        budget = Budget(ledger, price_of(self.settings), self.purse.max_usd)
+        with closing(ledger):
+            async with Endpoint(self.settings) as endpoint:
+                asker = Asker(self.settings, endpoint, cache, claims, budget)
+                if scored_by is None:
+                    scored_by = await self._find_out(asker)
+                    if scored_by == "text":
+                        cache.want(self._keys(items, "text"))
+                missing = {key for key in self._keys(items, scored_by) if key not in cache}
+                # All requests about a response may fail, so that more than this are too many for sure.
+                most = len(RUBRICS) * self.settings.samples * self.settings.max_error_rate * sum(1 for _ in items)
+                await asker.ask(lambda: all_requests(self.settings, items, scored_by), missing, int(most))
+                return scored_by, asker.failures
 
     async def _find_out(self, asker: Asker) -> ScoredBy:
         """Return whether scores can be read from log probabilities: the judge gives them, and numbers are whole."""
@@ -77,16 +86,9 @@ class EndpointJudge:
                 break
             if failure.kind != "content" or probe is self._text_probe:
                 raise InputError(asker.endpoint.explain(failure))
-        scored_by = self._scored_by(asker.cache)
+        scored_by = find_scored_by(self.settings, asker.cache)
         assert scored_by is not None
         return scored_by
-
-    def _scored_by(self, cache: Cache) -> ScoredBy | None:
-        """Return how scores are read, by the replies to the probes that are there; None if there are none."""
-        reply = cache.read(self._probe.key)
-        if reply is None:  # an endpoint that refuses log probabilities, if it answers without them
-            return "text" if self._text_probe.key in cache else None
-        return "logprobs" if {token.strip() for token in reply.get("tokens", [])} >= PROBE_NUMBERS else "text"
 
     def _reason(self, cache: Cache) -> str:
         reply = cache.read(self._probe.key)
