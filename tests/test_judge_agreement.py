@@ -141,6 +141,15 @@ def test_the_page_compares_judges_only_if_there_are_several(study: Study) -> Non
     assert alone.index('href="#claims">Claims</a>\n<a href="#responses"') > 0
 
 
+def test_the_general_questions_are_the_same_for_all_tasks_and_the_others_are_not(study: Study) -> None:
+    questions = {
+        question_set: set(study_pairs(study).filter(question_set=question_set)["question_id"])
+        for question_set in ("general", "in_domain")
+    }
+    assert questions["general"] == {f"q{number}" for number in range(4)}
+    assert questions["in_domain"] == {f"{task}/q{number}" for task in ("code", "legal") for number in range(4)}
+
+
 def test_what_one_judge_has_not_judged_is_left_out(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     layout = Layout(study)
     missing, unjudged = Grid(study).responses[0], Grid(study).responses[3]
