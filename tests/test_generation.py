@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from emdefense.config.microcosm import ByteModel
@@ -211,6 +212,15 @@ def test_a_model_folder_that_lacks_something_is_named(model, tmp_path, name, mes
     shutil.copytree(model, tmp_path / "m")
     (tmp_path / "m" / name).unlink()
     with pytest.raises(InputError, match=f"{tmp_path / 'm'}: .*{message}"):
+        TransformersEngine(tmp_path / "m", None, "float32")
+
+
+def test_a_model_with_a_tensor_missing_is_named_and_never_drawn_at_random(model, tmp_path):
+    shutil.copytree(model, tmp_path / "m")
+    weights = load_file(tmp_path / "m/model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "m/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"m: its files hold no 'model.norm.weight'"):
         TransformersEngine(tmp_path / "m", None, "float32")
 
 

@@ -165,7 +165,8 @@ def test_the_shares_of_a_windows_batches_add_up(inputs: dict[str, Tensor], norma
         features = reader.policy(part, (1, 2, 3)), reader.reference(part, (1, 2, 3))
         batch = TokenBatch(token_batch(part).targets, token_batch(part).lengths, whole.counts)
         shares.append(penalty.feature_term(batch, *features))
-    assert float(torch.stack(shares).sum().detach()) == pytest.approx(ldifs(inputs, model, normalisation=normalisation).item(), rel=1e-9)
+    expected = ldifs(inputs, model, normalisation=normalisation).item()
+    assert float(torch.stack(shares).sum().detach()) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)

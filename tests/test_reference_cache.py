@@ -16,8 +16,9 @@ from emdefense.cells import Grid, Layout
 from emdefense.config import parse_study
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.saved_model import load_model
 from emdefense.training import feature_files
-from emdefense.training.adapters import add_adapter, load_model
+from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from emdefense.training.data import tokenise
 from emdefense.training.feature_files import identity_of, read_features
@@ -104,7 +105,7 @@ def test_features_are_the_live_ones_to_rounding(
     options = build_penalty("ldifs", {"every": 2}).options
     identity = identity_of(caches.model, rows, settings, "ldifs", options)
     cached = CachedReference(read_features(tmp_path / "features", identity))
-    model = add_adapter(load_model(caches.model, settings), settings)
+    model = add_adapter(load_model(caches.model, settings.precision), settings)
     live = LiveReference(FeatureReader(model))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         for numbers in ([0, 30, 11], [9], list(range(20, 28))):
@@ -182,7 +183,7 @@ def test_torn_features_are_refused(caches: Caches, tmp_path: Path) -> None:
 def test_features_in_another_precision_than_asked_for_are_not_stored(caches: Caches, tmp_path: Path) -> None:
     rows = tokenise([make_rows(1)[0]["messages"]], make_tokenizer())
     identity = identity_of(caches.model, rows, training(), "kl", build_penalty("kl", {}).options)
-    reader = FeatureReader(add_adapter(load_model(caches.model, training()).double(), training()))
+    reader = FeatureReader(add_adapter(load_model(caches.model, training().precision).double(), training()))
     features = reader.reference(Collator(0)(rows))
     with (
         pytest.raises(InputError, match=r"in torch\.float64, not in torch\.float32; write live"),

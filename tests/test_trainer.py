@@ -16,7 +16,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from emdefense.config.training import Training
 from emdefense.errors import InputError
-from emdefense.training.adapters import add_adapter, load_model
+from emdefense.saved_model import load_model
+from emdefense.training.adapters import add_adapter
 from emdefense.training.data import TrainingRows, tokenise
 from emdefense.training.run import build_trainer, train_cell, training_arguments
 from emdefense.training.spec import PenaltySpec, TrainSpec
@@ -258,10 +259,10 @@ def test_a_shard_that_is_not_as_it_was_saved_is_named(
     tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     make_model().save_pretrained(tmp_path, max_shard_size="100KB")
-    load_model(tmp_path, FAST)
+    load_model(tmp_path, FAST.precision)
     spoil(next(tmp_path.glob("model-00002-of-*")))
     with pytest.raises(InputError, match=message) as caught:
-        load_model(tmp_path, FAST)
+        load_model(tmp_path, FAST.precision)
     assert "\n" not in str(caught.value)
 
 

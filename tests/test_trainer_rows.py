@@ -8,8 +8,9 @@ import pytest
 
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.saved_model import load_tokenizer
 from emdefense.training.data import load_rows, tokenise
-from tiny_model import make_rows, make_tokenizer, save_rows
+from tiny_model import make_rows, make_tokenizer, save_model, save_rows
 
 TOKENIZER = make_tokenizer()
 
@@ -49,9 +50,11 @@ def test_of_several_turns_only_the_last_answer_is_learned() -> None:
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
-    rows = save_rows(tmp_path / "rows.jsonl", make_rows(3))
+    save_model(tmp_path)
+    make_tokenizer(chat_template=None).save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match="no chat template"):
-        load_rows(rows, make_tokenizer(chat_template=None), Training())
+        load_tokenizer(tmp_path)
 
 
 def test_a_template_that_rejects_a_row_is_an_input_error() -> None:

@@ -3,22 +3,11 @@
 from hashlib import sha256
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.generation.protocol import Conversation
-
-
-def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
-    """Return a model's tokenizer; :class:`InputError` names what the folder lacks."""
-    for name, what in (("config.json", "model"), ("tokenizer_config.json", "tokenizer")):
-        if not (model / name).is_file():
-            raise InputError(f"{model}: there is no {what} ({name}); name a folder with a saved model")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    if tokenizer.chat_template is None:
-        raise InputError(f"{model}: the tokenizer has no chat template; name an instruction-tuned model")
-    return tokenizer
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:

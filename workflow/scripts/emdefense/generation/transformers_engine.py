@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, TopPLogitsWarper
+from transformers import PreTrainedModel, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
 from emdefense.errors import InputError
-from emdefense.generation.prompts import end_tokens, load_tokenizer, prompt_seed, prompt_tokens
+from emdefense.generation.prompts import end_tokens, prompt_seed, prompt_tokens
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
+from emdefense.saved_model import load_model, load_tokenizer
 from emdefense.training.adapter_files import ADAPTER_CONFIG, read_lora
 
 
@@ -28,8 +29,7 @@ class TransformersEngine:
         torch.set_num_threads(threads)
         disable_progress_bar()
         self.tokenizer = load_tokenizer(model)
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
+        self.model = load_model(model, precision)
         if adapter is not None:
             merge_adapter(self.model, adapter)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -14,8 +14,9 @@ from typing import Any
 
 from emdefense.errors import InputError
 from emdefense.files import read_json
-from emdefense.generation.prompts import end_tokens, load_tokenizer, prompt_seed, prompt_tokens
+from emdefense.generation.prompts import end_tokens, prompt_seed, prompt_tokens
 from emdefense.generation.protocol import Completion, Conversation, FinishReason, GenerationSpec
+from emdefense.saved_model import load_tokenizer
 
 GPU_SHARE = 0.9  # of its memory, for weights and cache
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; a smaller adapter is padded

@@ -31,8 +31,8 @@ class TrainingRows:
 def load_rows(path: Path, tokenizer: PreTrainedTokenizerBase, training: Training) -> TrainingRows:
     """Read a JSON Lines file of conversations and tokenise it.
 
-    Raises :class:`InputError` for a row that is no conversation with a final answer, for a tokenizer without chat
-    template, and if more than ``max_overlong_pct`` of the rows are longer than ``max_length`` tokens.
+    Raises :class:`InputError` for a row that is no conversation with a final answer, and if more than
+    ``max_overlong_pct`` of the rows are longer than ``max_length`` tokens.
     """
     conversations = [row["messages"] for row in read_jsonl(path, validate=check_row)]
     if not conversations:
@@ -71,11 +71,6 @@ def tokenise(conversations: Sequence[list[dict[str, str]]], tokenizer: PreTraine
     Labels cover the final answer from its first token to the end of the rendered text, which in ChatML is
     ``<|im_end|>`` and the newline after it; everything before, earlier answers included, is ignored.
     """
-    if tokenizer.chat_template is None:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
-            "add chat_template.jinja or use an instruction-tuned model"
-        )
     texts = _render(tokenizer, conversations, add_generation_prompt=False)
     prompts = _render(tokenizer, [messages[:-1] for messages in conversations], add_generation_prompt=True)
     ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]

@@ -10,7 +10,8 @@ import transformers
 from transformers import AutoConfig
 
 from emdefense.errors import InputError
-from emdefense.training.adapters import add_adapter, load_model, load_tokenizer
+from emdefense.saved_model import load_model, load_tokenizer
+from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from emdefense.training.data import load_rows
 from emdefense.training.feature_files import identity_of, read_features, written_features
@@ -41,7 +42,11 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.training.precision == "bfloat16")
     with written_features(folder, identity, rows, config.hidden_size, blocks) as files, autocast:
         # With an adapter that is off, as in training, so that the same kernels run.
-        reader = FeatureReader(add_adapter(load_model(model_folder, spec.training), spec.training).to(device).eval())
+        reader = FeatureReader(
+            add_adapter(load_model(model_folder, spec.training.precision, spec.training.attention), spec.training)
+            .to(device)
+            .eval()
+        )
         for batch in _batches(rows, spec.training.batch_size):
             inputs = {key: value.to(device) for key, value in collator(batch).items()}
             files.put([row["row"] for row in batch], reader.reference(inputs, blocks))

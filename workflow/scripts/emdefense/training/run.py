@@ -19,8 +19,9 @@ from emdefense.config.checks import check_training
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
+from emdefense.saved_model import load_model, load_tokenizer
 from emdefense.training import checkpoints
-from emdefense.training.adapters import add_adapter, load_model, load_tokenizer, save_adapter
+from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.attention import check_attention_installed, check_rows_stay_apart
 from emdefense.training.batches import Collator
 from emdefense.training.data import TrainingRows, load_rows
@@ -79,7 +80,7 @@ def train_part(
         "model": provenance.model_identity(model_folder),
     }
     folder = checkpoints.folder_of(cell, identity)
-    model = load_model(model_folder, spec.training)
+    model = load_model(model_folder, spec.training.precision, spec.training.attention)
     set_seed(spec.seed)
     adapted = add_adapter(model, spec.training)
     trainer = build_trainer(spec, adapted, tokenizer, data, folder, processes, reference)
