@@ -50,7 +50,9 @@ class Asker:
                 while pending and not self._stop.is_set():
                     for batch in _batches((r for r in requests() if r.key in pending), self._batch):
                         while batch and not self._stop.is_set():
-                            granted, batch = await asyncio.to_thread(self._take, batch, dict(self._held))
+                            granted, batch, self._spent = await asyncio.to_thread(self._take, batch, dict(self._held))
+                            if self._spent:
+                                self._stop.set()
                             self._held |= {request.key: self.budget.most(request) for request in granted}
                             for request in granted:
                                 pending.discard(request.key)
@@ -74,8 +76,11 @@ class Asker:
                 "again, nothing paid for is lost"
             )
 
-    def _take(self, batch: list[Request], held: dict[bytes, float]) -> tuple[list[Request], list[Request]]:
-        """Claim what nobody has and nobody else asks; return it, and what the budget does not allow at present."""
+    def _take(self, batch: list[Request], held: dict[bytes, float]) -> tuple[list[Request], list[Request], bool]:
+        """Claim what nobody has and nobody else asks.
+
+        Return it, what the budget does not allow at present, and whether it never will.
+        """
         granted: list[Request] = []
         left: list[Request] = []
         with self.claims.locked() as others:
@@ -90,12 +95,10 @@ class Asker:
             self.budget.ledger.sync()
             claimed = held | {request.key: self.budget.most(request) for request in granted}
             self.claims.write(claimed, sum(claimed.values()))
-        if left and not claimed and not reserved:  # nothing that is under way can turn out cheaper than was feared
-            self._spent = True
-            self._stop.set()
         sharers = 1 + sum(other.judge == self.claims.judge and bool(other.keys) for other in others)
         self._requests.sharers = self._tokens.sharers = sharers
-        return granted, left
+        # What is under way, here or elsewhere, may yet turn out cheaper than was feared.
+        return granted, left, bool(left) and not claimed and not reserved
 
     async def _wait_for_others(self, pending: set[bytes]) -> set[bytes]:
         """Return what is left to ask, once nobody else asks all of it."""

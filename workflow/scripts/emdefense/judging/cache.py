@@ -120,6 +120,13 @@ class Cache:
         self._shards.clear()
 
 
+def read_line(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
+    """Return key and reply of a line of a shard; None where it is torn or something else."""
+    key = _key(line)
+    reply = None if key is None or not line.endswith(b"\n") else _reply(line)
+    return None if key is None or reply is None else (key, reply)
+
+
 def _key(line: bytes) -> bytes | None:
     try:
         return bytes.fromhex(line[KEY].decode("ascii")) if line.startswith(PREFIX) else None
