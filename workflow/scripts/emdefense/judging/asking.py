@@ -148,7 +148,11 @@ class Asker:
                     failed += not (failure.kind == "limit" and self.replies > seen)
                     if failure.kind in {"fatal", "content"} or failed > self.settings.max_retries:
                         raise
-                    wait = failure.retry_after or 0.0
+                    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1)) * random.uniform(0.5, 1)
+                    wait = failure.retry_after or pause
+                    if failure.kind == "limit":  # in its place, so that fewer places mean fewer requests
+                        await self._rest(wait)
+                        wait = 0.0
                 else:
                     self.cache.add(request.key, reply)
                     self.budget.replied(request, reply.get("usage"))
@@ -157,8 +161,7 @@ class Asker:
                     if "usage" in reply:
                         self._tokens.correct(sum(reply["usage"]) - tokens)
                     return
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1))
-            await self._rest(max(wait, pause * random.uniform(0.5, 1)))
+            await self._rest(wait)
 
     async def _rest(self, seconds: float) -> None:
         """Wait, unless there is a stop."""

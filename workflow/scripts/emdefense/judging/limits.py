@@ -18,21 +18,22 @@ class Pace:
     def __init__(self, per_minute: float | None):
         self.per_minute = per_minute
         self.sharers = 1  # processes that have this limit together
-        self._next = float("-inf")
+        self._next: float | None = None  # when the next may go
 
     async def wait(self, units: float = 1.0) -> None:
         """Return when ``units`` more may go."""
         if self.per_minute is None:
             return
         now = asyncio.get_running_loop().time()
-        start = max(self._next, now - BURST)
+        start = now if self._next is None else max(self._next, now - BURST)
         self._next = start + self._seconds(units)
         if start > now:
             await asyncio.sleep(start - now)
 
     def correct(self, units: float) -> None:
         """Count ``units`` more (or, below zero, fewer) than were waited for."""
-        self._next += self._seconds(units)
+        if self._next is not None:
+            self._next += self._seconds(units)
 
     def _seconds(self, units: float) -> float:
         return 60 * self.sharers * units / self.per_minute if self.per_minute else 0.0

@@ -107,7 +107,8 @@ class EndpointJudge:
                 elif request.key in failures:
                     problems.append(failures[request.key].reason)
                 else:
-                    problems.append("not asked, as too many failed before it")
+                    first = next((failure.reason for failure in failures.values()), "a lost reply")
+                    problems.append(f"not asked after {len(failures)} failures, the first of them: {first}")
             ratings.append(mean_rating(samples))
         return Judgment(item, ratings[0], ratings[1], scored_by, "; ".join(dict.fromkeys(problems)) or None)
 
