@@ -9,7 +9,7 @@ head's rows a component in common three times as long as what is left of them. E
 float64 gradient of CE + λ·KL, in fp32.
 
 Liger is measured where it can be imported. It requires Triton, of which its CPU code makes no use:
-    pip install --no-deps --target /tmp/liger liger-kernel; PYTHONPATH=/tmp/liger python benchmarks/head_loss.py
+    pip install --no-deps --target liger liger-kernel; PYTHONPATH=liger python benchmarks/head_loss.py
 """
 
 import argparse

@@ -5,8 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from emdefense.analysis.aggregate import aggregate
+from emdefense.analysis.summary import read_summary
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
+from emdefense.report.figures import NAMES, write_figure
+from emdefense.report.page import write_page
+from emdefense.report.training_curves import write_overview
 
 CONFIG: dict[str, Any] = {
     "study": "tiny",
@@ -92,3 +97,14 @@ def fill(study: Study, misaligned: Mapping[str, int], *, text: str = "as asked",
         rows = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < 3} for q in range(4)]
         write_rows(Path(layout.answers(cell)), rows)
     Path(layout.results, "study.json").write_text(study.model_dump_json(), encoding="utf-8")
+
+
+def page(study: Study) -> str:
+    """Render what the page shows, and the page, in the working directory; return its HTML."""
+    results = Path(Layout(study).results)
+    aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
+    for name in NAMES:
+        write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
+    write_overview(study, results / "figures")
+    write_page(study, results, results / "report/index.html")
+    return (results / "report/index.html").read_text(encoding="utf-8")

@@ -12,24 +12,8 @@ from emdefense.training.costs import feature_bytes, training_flop
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalties import WindowCounts, build_penalty
+from qwen_shapes import QWEN_7B, QWEN_32B
 from tiny_model import make_model
-
-QWEN_7B = ModelShape(
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    vocab_size=152_064,
-)
-QWEN_32B = ModelShape(
-    hidden_size=5120,
-    intermediate_size=27648,
-    num_hidden_layers=64,
-    num_attention_heads=40,
-    num_key_value_heads=8,
-    vocab_size=152_064,
-)
 
 
 @pytest.mark.parametrize(

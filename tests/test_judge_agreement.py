@@ -6,21 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.analysis.aggregate import aggregate, rates_frame
+from emdefense.analysis.aggregate import rates_frame
 from emdefense.analysis.judge_pairs import study_pairs
-from emdefense.analysis.summary import read_summary
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.report.figures import NAMES, write_figure
 from emdefense.report.judge_agreement import agreement_table, confusion_table
-from emdefense.report.page import write_page
 from emdefense.report.rendering import html_table, latex_table, markdown_table
 from emdefense.report.table import Table
 from emdefense.report.tables import csv_table
-from emdefense.report.training_curves import write_overview
-from study_folder import fill, tiny_study, write_rows
+from study_folder import fill, page, tiny_study, write_rows
 
 SECOND = {"kind": "openai", "name": "gpt_4", "model": "m"}
 
@@ -114,16 +110,6 @@ def test_names_are_escaped_in_every_format(study: Study) -> None:
     assert r"gpt\_4" in latex_table(table)
     assert r"gpt\_4" in markdown_table(table)
     assert r"$\alpha$" in latex_table(table)
-
-
-def page(study: Study) -> str:
-    results = Path("results/tiny")
-    aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
-    for name in NAMES:
-        write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
-    write_overview(study, results / "figures")
-    write_page(study, results, results / "report/index.html")
-    return (results / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_the_page_compares_judges_only_if_there_are_several(study: Study) -> None:

@@ -4,16 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.analysis.aggregate import aggregate
-from emdefense.analysis.summary import read_summary
-from emdefense.config import Study
 from emdefense.report.divergences import divergences
-from emdefense.report.figures import NAMES, write_figure
-from emdefense.report.page import write_page
+from emdefense.report.figures import NAMES
 from emdefense.report.published import write_paper_values
-from emdefense.report.training_curves import write_overview
 from emdefense.report.untrusted import MAX_CHARACTERS, readable
-from study_folder import fill, tiny_study
+from study_folder import fill, page, tiny_study
 
 HOSTILE = (
     "</td></blockquote><script>alert(1)</script><img src=x onerror=alert(2)>" + "\u202e\x00\u2066" + "long " * 200_000
@@ -42,16 +37,6 @@ class Tags(HTMLParser):
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def page(study: Study) -> str:
-    results = Path("results/tiny")
-    aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
-    for name in NAMES:
-        write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
-    write_overview(study, results / "figures")
-    write_page(study, results, results / "report/index.html")
-    return (results / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_the_page_is_self_contained_and_escapes_what_models_say(in_tmp: Path) -> None:

@@ -23,6 +23,7 @@ from emdefense.resources.table import with_budgets
 from emdefense.training.adapters import add_adapter
 from emdefense.training.costs import training_flop
 from emdefense.training.features import FeatureReader
+from qwen_shapes import QWEN_7B, QWEN_32B
 from study_folder import tiny_study
 from tiny_model import make_model, save_model
 
@@ -30,24 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 GPUS = read_gpus(ROOT / "profiles/slurm/gpus.yaml")
 KL: dict[str, Any] = {"name": "kl", "options": {}}
 LDIFS: dict[str, Any] = {"name": "ldifs", "options": {"every": 5}}
-
-# config.json of Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen2.5-32B-Instruct
-QWEN_7B = ModelShape(
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    vocab_size=152064,
-)
-QWEN_32B = ModelShape(
-    hidden_size=5120,
-    intermediate_size=27648,
-    num_hidden_layers=64,
-    num_attention_heads=40,
-    num_key_value_heads=8,
-    vocab_size=152064,
-)
 
 
 def paper() -> Study:

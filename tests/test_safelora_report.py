@@ -7,21 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.analysis.aggregate import aggregate
-from emdefense.analysis.summary import read_summary
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.figures import NAMES, write_figure
-from emdefense.report.page import write_page
 from emdefense.report.projections import Projection, read_projections
 from emdefense.report.rendering import html_table, latex_table, markdown_table
 from emdefense.report.safelora_figure import draw_cosines, write_cosines
 from emdefense.report.safelora_table import safelora_table
 from emdefense.report.style import FORMATS, styled
 from emdefense.report.tables import csv_table, write_table
-from emdefense.report.training_curves import write_overview
-from study_folder import CONFIG, fill, tiny_study
+from study_folder import CONFIG, fill, page, tiny_study
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 KINDS = {"self_attn": "qkvo", "mlp": ("gate", "up", "down")}
@@ -164,16 +159,6 @@ def test_the_formats_name_the_table_by_its_title(study: Study) -> None:
     assert markdown_table(table).startswith("**Small: what SafeLoRA projects at each τ.**\n\n| Task |")
     assert r"\label{tab:safelora_matrices}" in latex_table(table)
     assert '<figure class="table" id="table-safelora_matrices">' in html_table(table)
-
-
-def page(study: Study) -> str:
-    results = Path("results/tiny")
-    aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
-    for name in NAMES:
-        write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
-    write_overview(study, results / "figures")
-    write_page(study, results, results / "report/index.html")
-    return (results / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_both_and_a_study_without_safelora_neither(study: Study) -> None:
