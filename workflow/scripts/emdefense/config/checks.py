@@ -34,9 +34,7 @@ def check_study(study: Study) -> None:
             if arm not in DEFENCES:
                 _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(DEFENCES)}")
     if len(study.judges) != 1 + len(study.second_judges):
-        _fail(
-            "second_judges", "two judges have the same name, and it names the files of their judgments; rename one"
-        )
+        _fail("second_judges", "two judges have the same name, and it names the files of their judgments; rename one")
     if len(set(study.seeds)) != len(study.seeds):
         _fail("seeds", "a seed stands there twice; write each once")
     check_training(study.training)
