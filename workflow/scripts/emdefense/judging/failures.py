@@ -1,12 +1,10 @@
 """What can go wrong with a request, and what is to be done about it."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
-
-import httpx2
-import openai
+from typing import Literal
 
 Kind = Literal["fatal", "limit", "transient", "content"]
 QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -33,6 +31,9 @@ class Failure(Exception):
 
 def classify(error: Exception) -> Failure:
     """Return what an error of the client means; errors that are not the endpoint's are raised again."""
+    import httpx2  # here, so that a judge that asks nobody does without the imports
+    import openai
+
     if isinstance(error, openai.APIStatusError):
         return _by_status(error.status_code, str(error.code or ""), error.response.headers)
     if isinstance(error, openai.APITimeoutError | TimeoutError):
@@ -43,7 +44,7 @@ def classify(error: Exception) -> Failure:
     raise error
 
 
-def _by_status(status: int, code: str, headers: httpx2.Headers) -> Failure:
+def _by_status(status: int, code: str, headers: Mapping[str, str]) -> Failure:
     reason = f"HTTP {status}"
     if status in {401, 402, 403, 404} or code in QUOTA or code == "model_not_found":
         return Failure("fatal", "quota used up" if code in QUOTA else reason, status=status)
@@ -60,7 +61,7 @@ def _by_status(status: int, code: str, headers: httpx2.Headers) -> Failure:
     return Failure("content", reason, status=status)
 
 
-def retry_after(headers: Any) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return how many seconds the endpoint asks to wait (``Retry-After``, or OpenAI's ``Retry-After-Ms``), or None."""
     try:
         if "retry-after-ms" in headers:
