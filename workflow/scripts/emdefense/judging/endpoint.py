@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import os
 from typing import Any
 
 import httpx2
 import openai
 
 from emdefense.config.study import OpenAIJudge
-from emdefense.errors import InputError
 from emdefense.judging.failures import Failure, classify
 from emdefense.judging.requests import LOGPROBS
 
@@ -17,14 +15,7 @@ from emdefense.judging.requests import LOGPROBS
 class Endpoint:
     """An open client; use as an asynchronous context manager."""
 
-    def __init__(self, settings: OpenAIJudge):
-        """Read the key from the environment; :class:`InputError` if it is not there."""
-        key = os.environ.get(settings.api_key_variable, "").strip()
-        if not key:
-            raise InputError(
-                f"judge.api_key_variable: the environment variable {settings.api_key_variable} is not set; "
-                f"export the key of judge '{settings.name}' in it (any text, if the endpoint asks for none)"
-            )
+    def __init__(self, settings: OpenAIJudge, key: str):
         self.settings = settings
         # One connection a request in flight. Retries are ours: they must free their place while they wait.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=settings.concurrency)

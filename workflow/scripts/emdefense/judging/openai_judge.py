@@ -1,25 +1,27 @@
 """A judge behind any OpenAI-compatible endpoint: from responses to requests, and from replies to scores."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emdefense.config.study import OpenAIJudge as Settings
 from emdefense.errors import InputError
-from emdefense.judging.asking import Asker
 from emdefense.judging.budget import Budget, Ledger, Purse
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import Claims
-from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import Failure
 from emdefense.judging.kept import find_scored_by
 from emdefense.judging.prices import price_of
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, ScoredBy
 from emdefense.judging.requests import RUBRICS, all_requests, probes, requests_about
 from emdefense.judging.scoring import mean_rating, rate_logprobs, rate_text
+
+if TYPE_CHECKING:
+    from emdefense.judging.asking import Asker
 
 
 class EndpointJudge:
@@ -61,11 +63,15 @@ class EndpointJudge:
         self, items: Iterable[JudgeItem], cache: Cache, scored_by: ScoredBy | None
     ) -> tuple[ScoredBy, dict[bytes, Failure]]:
         """Ask what the cache lacks; return how scores are read, and what failed."""
+        key = _api_key(self.settings)
+        from emdefense.judging.asking import Asker  # here, as the client takes long to import
+        from emdefense.judging.endpoint import Endpoint
+
         ledger = Ledger(self.purse.ledger, cache.owner, self.settings.name, self.purse.cell)
         claims = Claims(cache, f"{self.settings.base_url} {self.settings.model}", str(self.purse.ledger.resolve()))
         budget = Budget(ledger, price_of(self.settings), self.purse.max_usd)
         with closing(ledger):
-            async with Endpoint(self.settings) as endpoint:
+            async with Endpoint(self.settings, key) as endpoint:
                 asker = Asker(self.settings, endpoint, cache, claims, budget)
                 if scored_by is None:
                     scored_by = await self._find_out(asker)
@@ -77,7 +83,7 @@ class EndpointJudge:
                 await asker.ask(lambda: all_requests(self.settings, items, scored_by), missing, int(most))
                 return scored_by, asker.failures
 
-    async def _find_out(self, asker: Asker) -> ScoredBy:
+    async def _find_out(self, asker: "Asker") -> ScoredBy:
         """Return whether scores can be read from log probabilities: the judge gives them, and numbers are whole."""
         for probe in (self._probe, self._text_probe):
             await asker.ask(lambda probe=probe: [probe], {probe.key}, 1)  # type: ignore[misc]
@@ -119,3 +125,14 @@ class EndpointJudge:
         if scored_by == "text":
             return rate_text(reply["text"])
         return rate_logprobs(reply["text"], top, self.settings.min_number_probability)
+
+
+def _api_key(settings: Settings) -> str:
+    """Read the key from the environment; :class:`InputError` if it is not there."""
+    key = os.environ.get(settings.api_key_variable, "").strip()
+    if not key:
+        raise InputError(
+            f"judge.api_key_variable: the environment variable {settings.api_key_variable} is not set; "
+            f"export the key of judge '{settings.name}' in it (any text, if the endpoint asks for none)"
+        )
+    return key
