@@ -63,3 +63,14 @@ def test_diagnostics() -> None:
     _, *rows = table("diagnostics")
     assert [row[0] for row in rows] == ["SFT", "KL", "LDIFS"]
     assert all(float(cell) > 0 for row in rows for cell in row[1:4])
+
+
+@pytest.mark.slow
+def test_judge() -> None:
+    header, *rows = table("judge")
+    assert header[1:3] == ["reached", "of the allowed rate"]
+    rates, memory = rows[:4], rows[4:]
+    assert [row[0].split(", ")[0] for row in rates] == ["ours", "ours", "openai client", "openai client"]
+    assert all(float(row[1].replace(",", "")) > 0 and row[2].endswith("%") for row in rates)
+    assert [row[0].split(", ")[0] for row in memory] == ["ours", "responses and replies in lists"]
+    assert all(float(row[4].replace(",", "")) > 0 for row in memory)
