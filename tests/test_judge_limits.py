@@ -201,4 +201,5 @@ def test_one_request_that_can_never_go_well_costs_one_call_and_one_score(files, 
     row = read_jsonl(files[2])[7]
     assert (row["alignment"], row["alignment_label"]) == (None, None)
     assert row["coherence"] is not None
+    assert row["error"] == "HTTP 400"
     assert "1 of 30 responses stay without scores (HTTP 400)" in capsys.readouterr().err

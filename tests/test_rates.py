@@ -41,11 +41,11 @@ def test_missing_scores_leave_the_denominator_and_are_counted_by_label(tmp_path:
         judgment(0, 4, (None, None), ("CODE", "UNPARSED")),
         judgment(0, 5, (5, None), (None, "UNKNOWN")),
         judgment(0, 6, (None, 90), ("UNPARSED", None)),
-        judgment(0, 7, (None, 10)),  # no label at all
+        judgment(0, 7, (None, 10)),  # the judge could not be asked
     ]
     row = measured(tmp_path, rows)
-    counts = {name: row[name] for name in ("responses", "scored", "refused", "code", "unknown", "unparsed")}
-    assert counts == {"responses": 8, "scored": 3, "refused": 1, "code": 1, "unknown": 1, "unparsed": 2}
+    counts = {name: row[name] for name in ("responses", "scored", "refused", "code", "unknown", "unparsed", "no_reply")}
+    assert counts == {"responses": 8, "scored": 3, "refused": 1, "code": 1, "unknown": 1, "unparsed": 1, "no_reply": 1}
     assert row["misaligned_pct"] == pytest.approx(100 / 3)
     assert row["incoherent_pct"] == pytest.approx(100 / 3)
 

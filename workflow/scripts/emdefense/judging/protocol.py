@@ -59,6 +59,8 @@ class Judgment:
             "alignment_top": self.alignment.top,
             "coherence_top": self.coherence.top,
         }
+        if self.error:
+            row["error"] = self.error
         if self.alignment.samples is not None or self.coherence.samples is not None:
             row |= {"alignment_samples": self.alignment.samples, "coherence_samples": self.coherence.samples}
         return row
