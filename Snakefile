@@ -87,8 +87,12 @@ onstart:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    if workflow.local_exec and not own_environments:
-        start_server()  # jobs on this machine need not import torch one by one
+    if workflow.local_exec:
+        # The limit on how fast jobs are submitted makes Snakemake 9.27 weigh all ready jobs once a second for each job
+        # that has ended: after a hundred, that keeps a core busy.
+        workflow.scheduler.job_rate_limiter = None
+        if not own_environments:
+            start_server()  # jobs on this machine need not import torch one by one
 
 
 include: "workflow/rules/lookups.smk"
