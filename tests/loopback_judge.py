@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from loopback_batches import LoopbackBatches
+
 KEY = "loopback-key"
 MODEL = "gpt-4o-mini-2024-07-18"
 # What a request may get instead of an answer, and how often: a stall costs its whole timeout.
@@ -50,6 +52,7 @@ class LoopbackJudge:
     digit. ``failures``: the first so many requests get ``failure_status``. ``fail_matching``: so does every request
     that holds this text. ``stop_after``: every request after so many gets ``stop_status``. ``faults``: a schedule.
     ``requests_per_minute``: more get a 429. ``latency``: seconds before each answer. ``retry_after``: of each 429.
+    ``batch_looks``: how often a batch is looked at before it has ended; faults come by the request there too.
 
     ``answered`` counts the answers to each prompt, ``faulty`` the faults; ``busiest`` is the most at a time.
     """
@@ -69,6 +72,7 @@ class LoopbackJudge:
         requests_per_minute: float | None = None,
         latency: float = 0.0,
         retry_after: str = "0",
+        batch_looks: int = 2,
         port: int = 0,
     ):
         self.logprobs, self.split_numbers = logprobs, split_numbers
@@ -81,6 +85,8 @@ class LoopbackJudge:
         self.times: list[float] = []
         self.answered: Counter[str] = Counter()
         self.faulty: Counter[str] = Counter()
+        self.batches = LoopbackBatches(self._answer_in_batch, batch_looks)
+        self.hold_created = False  # a batch is created, and its id never told
         self.limited = self.busy = self.busiest = 0
         self._allowance, self._refilled = 1.0, time.monotonic()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -127,12 +133,16 @@ class LoopbackJudge:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         headers = {name.lower(): value for name, value in fields.items()}
-        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        content = await reader.readexactly(int(headers.get("content-length", 0)))
+        method, path = head.split()[:2]
+        if path.startswith(("/v1/files", "/v1/batches")):
+            return await self._serve_batches(method, path, headers, content, writer)
+        body = json.loads(content)
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         try:
             fault = self.faults.of(len(self.requests)) if self.faults else None
-            status, reply = self.answer(head.split()[1], headers.get("authorization", ""), body)
+            status, reply = self.answer(path, headers.get("authorization", ""), body)
             if fault == "no log probabilities" and "[REFUSE]" in body["messages"][0]["content"]:
                 fault = None  # a refusal has none
             if status == 200 and fault:
@@ -158,6 +168,36 @@ class LoopbackJudge:
         writer.write("\r\n".join([*lines, "", ""]).encode() + content)
         await writer.drain()
         return fault != "half-sent"
+
+    async def _serve_batches(
+        self, method: str, path: str, headers: dict[str, str], content: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
+        if headers.get("authorization") != f"Bearer {KEY}":
+            status, reply = 401, b"{}"
+        else:
+            status, reply = self.batches.reply(method, path, headers, content)
+        if self.hold_created and method == "POST" and path == "/v1/batches":
+            await asyncio.sleep(STALL)
+        writer.write(
+            f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(reply)}\r\n\r\n".encode()
+            + reply
+        )
+        await writer.drain()
+        return True
+
+    def _answer_in_batch(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return what a request of a batch gets; there no connection is cut."""
+        fault = self.faults.of(len(self.requests)) if self.faults else None
+        status, reply = self.answer("/v1/chat/completions", f"Bearer {KEY}", body)
+        if status == 200 and fault == "no log probabilities" and "[REFUSE]" not in body["messages"][0]["content"]:
+            status, reply = _spoilt(fault, reply)
+        elif status == 200 and fault:
+            status, reply = 500, _error(fault, "server_error")
+        if status == 200 and fault != "no log probabilities":
+            self.answered[body["messages"][0]["content"]] += 1
+        elif fault:
+            self.faulty[fault] += 1
+        return status, reply
 
     def answer(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status and the body of the reply."""

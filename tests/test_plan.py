@@ -95,6 +95,15 @@ def test_the_judge_costs_what_a_hand_count_gives(study: Study) -> None:
     assert cost.dollars == pytest.approx((5_588_040 * 0.15 + 10_320 * 0.60) / 1e6)
 
 
+def test_batches_cost_half(study: Study) -> None:
+    batch = study.model_copy(update={"judge": OpenAIJudge(**{**JUDGE, "mode": "batch"})})
+    once, half = plan(study), plan(batch)
+    assert once.judge is not None
+    assert half.judge is not None
+    assert half.judge.dollars == pytest.approx(once.judge.dollars / 2)
+    assert "(0.075 and 0.3 USD a million tokens in and out, 2026-04-05, half for a batch)" in plan_text(half, GPUS)
+
+
 def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
     layout, cell = Layout(study), Cell("small", "code", "misaligned", "none", 0)
     finish(study, "logs/judge/small/code/misaligned/none/seed0/general/judge.log")
@@ -270,7 +279,7 @@ def test_the_papers_hours_are_those_of_the_published_count(tmp_path: Path, monke
     # 84 cells of 7B and its untrained model, and 12 of 32B with a tenth of the samples.
     tokens = 2 * ((85 * 2400 + 12 * 240) * GENERAL_CALL + (88 * 3000 + 12 * 300) * IN_DOMAIN_CALL)
     assert found.judge.input_tokens == tokens == 512_931_120
-    assert "dollars: 77.51 (0.15 and 0.60 USD a million tokens in and out" in text
+    assert "dollars: 77.51 (0.15 and 0.6 USD a million tokens in and out" in text
 
 
 @pytest.mark.slow

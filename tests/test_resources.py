@@ -158,6 +158,14 @@ def test_the_papers_jobs_go_where_they_fit() -> None:
     assert requests.project("qwen2.5-7b").gpus == 0
 
 
+def test_a_judge_asked_in_batches_has_a_day() -> None:
+    study = paper()
+    batch = study.model_copy(update={"judge": study.judge.model_copy(update={"mode": "batch"})})
+    cell, _ = Grid(study).responses[0]
+    minutes = [Requests(each, GPUS).judge(cell, study.judge.name).minutes for each in (study, batch)]
+    assert minutes[0] < 24 * 60 < minutes[1]
+
+
 def test_rows_and_responses_are_those_of_the_paper() -> None:
     requests = Requests(paper(), GPUS)
 

@@ -117,6 +117,9 @@ class Prices(Section):
     output: Annotated[float, Field(ge=0)]
 
 
+Mode = Literal["synchronous", "batch"]
+
+
 class OpenAIJudge(Section):
     """A chat model behind any OpenAI-compatible endpoint; the key is read from an environment variable."""
 
@@ -130,11 +133,16 @@ class OpenAIJudge(Section):
     min_number_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="with less of it on numbers there is a label and no score"
     )
+    mode: Mode = Field("synchronous", description="batch: OpenAI's Batch API, at half the price and within a day")
+    batch_poll_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="between two looks at a batch")
     concurrency: PositiveInt = Field(16, description="requests in flight, of each job; fewer while there are 429s")
     requests_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
     tokens_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    prices: Prices | None = Field(None, description="absent: as in judging/prices.yaml, if base_url is absent too")
+    prices: Prices | None = Field(
+        None,
+        description="not of batches, which cost half; absent: as in judging/prices.yaml, if base_url is absent too",
+    )
     max_retries: Annotated[int, Field(ge=0)] = Field(6, description="of a request that failed for reasons that pass")
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.01, description="fail, all replies kept, if more responses than this stay without a score for want of a reply"
@@ -144,6 +152,8 @@ class OpenAIJudge(Section):
     RUNNING: ClassVar[frozenset[str]] = frozenset(
         {
             "api_key_variable",
+            "mode",
+            "batch_poll_seconds",
             "concurrency",
             "requests_per_minute",
             "tokens_per_minute",

@@ -60,10 +60,10 @@ class Ledger:
     def __init__(self, folder: Path, owner: str, judge: str, cell: str):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.own = folder, Spending()
-        self._labels = {"judge": judge, "cell": cell}
+        self.labels = {"judge": judge, "cell": cell}
         self._path = folder / f"{owner}.jsonl"
         self._out: int | None = None
-        self._others: dict[str, tuple[int, float]] = {}  # each file's size and dollars when it was read
+        self._others: dict[str, tuple[tuple[int, int], float]] = {}  # each file's state and its dollars then
 
     def add(self, spent: Spending) -> None:
         """Append one call."""
@@ -71,7 +71,7 @@ class Ledger:
         self.own.add(line)
         if self._out is None:
             self._out = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.write(self._out, (json.dumps({**self._labels, **line}) + "\n").encode())
+        os.write(self._out, (json.dumps({**self.labels, **line}) + "\n").encode())
 
     def sync(self) -> None:
         """Have it on disk, where other hosts see it."""
@@ -81,9 +81,9 @@ class Ledger:
     def usd(self) -> float:
         """Return what all processes together have spent."""
         for path in self.folder.glob("*.jsonl"):
-            size = path.stat().st_size
-            if path != self._path and self._others.get(path.name, (-1, 0.0))[0] != size:
-                self._others[path.name] = (size, sum(line["usd"] for line in _lines(path)))
+            state = (path.stat().st_size, path.stat().st_mtime_ns)
+            if path != self._path and self._others.get(path.name, (None, 0.0))[0] != state:
+                self._others[path.name] = (state, sum(line["usd"] for line in _lines(path)))
         return self.own.usd + sum(usd for _, usd in self._others.values())
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Ledger:
         if self._out is not None:
             os.close(self._out)
             self._out = None
-            write_text(self._path, json.dumps({**self._labels, **asdict(self.own)}) + "\n")
+            write_entry(self._path, **self.labels, spent=self.own)
 
 
 class Budget:
@@ -105,7 +105,7 @@ class Budget:
 
     def most(self, request: Request) -> float:
         """Return the most that a request can cost in USD: no token is shorter than a byte."""
-        if self.max_usd is None or self.price is None:
+        if self.price is None:
             return 0.0
         return self.price.of(request.input_bytes + MESSAGE_TOKENS, request.fields["max_tokens"])
 
@@ -130,6 +130,11 @@ class Budget:
         return Spending(
             **counts, input_tokens=tokens[0], output_tokens=tokens[1], usd=self.price.of(*tokens) if self.price else 0.0
         )
+
+
+def write_entry(path: Path, judge: str, cell: str, spent: Spending) -> None:
+    """Write a file of a ledger that has one line, in the place of what is there."""
+    write_text(path, json.dumps({"judge": judge, "cell": cell, **asdict(spent)}) + "\n")
 
 
 def read_ledger(folder: Path) -> dict[tuple[str, str], Spending]:

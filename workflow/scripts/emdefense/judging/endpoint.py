@@ -47,7 +47,7 @@ class Endpoint:
         except (openai.APIError, TimeoutError) as error:
             raise classify(error) from None
         try:
-            return _read(response.content, fields)
+            return read_reply(json.loads(response.content), fields)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise Failure("transient", "garbled reply", may_be_paid=True) from None
 
@@ -68,8 +68,11 @@ class Endpoint:
         return f"{where} refused a trial request (HTTP {status}); check judge.model and judge.base_url"
 
 
-def _read(content: bytes, fields: dict[str, Any]) -> dict[str, Any]:
-    body = json.loads(content)
+def read_reply(body: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what counts of a chat completion's ``body``, as :meth:`Endpoint.complete`; raises :class:`Failure`.
+
+    A body of another shape raises one of the errors that looking into it brings.
+    """
     choice = body["choices"][0]
     message, logprobs = choice["message"], choice.get("logprobs") or {}
     tokens = logprobs.get("content") or []

@@ -35,7 +35,7 @@ def classify(error: Exception) -> Failure:
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return _by_status(error.status_code, str(error.code or ""), error.response.headers)
+        return by_status(error.status_code, str(error.code or ""), error.response.headers)
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return Failure("transient", "timed out", may_be_paid=not isinstance(error.__cause__, httpx2.ConnectTimeout))
     if isinstance(error, openai.APIConnectionError):
@@ -44,7 +44,8 @@ def classify(error: Exception) -> Failure:
     raise error
 
 
-def _by_status(status: int, code: str, headers: Mapping[str, str]) -> Failure:
+def by_status(status: int, code: str, headers: Mapping[str, str]) -> Failure:
+    """Return what an error status of a chat completion means."""
     reason = f"HTTP {status}"
     if status in {401, 402, 403, 404} or code in QUOTA or code == "model_not_found":
         return Failure("fatal", "quota used up" if code in QUOTA else reason, status=status)

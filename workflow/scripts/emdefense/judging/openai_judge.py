@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emdefense.config.study import OpenAIJudge as Settings
 from emdefense.errors import InputError
+from emdefense.judging.batch_records import Records
 from emdefense.judging.budget import Budget, Ledger, Purse
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import Claims
@@ -44,7 +45,7 @@ class EndpointJudge:
             if scored_by == "text":
                 cache.want(self._keys(items, "text"))
             failures: dict[bytes, Failure] = {}
-            if scored_by is None or any(key not in cache for key in self._keys(items, scored_by)):
+            if scored_by is None or self._is_unfinished(items, scored_by, cache):
                 if self.cache_only:
                     raise InputError(
                         f"judge_cache: {self.folder} lacks replies of judge '{self.settings.name}', and "
@@ -59,17 +60,24 @@ class EndpointJudge:
     def _keys(self, items: Iterable[JudgeItem], scored_by: ScoredBy) -> Iterator[bytes]:
         return (request.key for request in all_requests(self.settings, items, scored_by))
 
+    def _is_unfinished(self, items: Iterable[JudgeItem], scored_by: ScoredBy, cache: Cache) -> bool:
+        """Whether a reply is missing, or the bill of a batch that a killed job had begun to take in."""
+        missing = any(key not in cache for key in self._keys(items, scored_by))
+        return missing or (not self.cache_only and Records(cache).hold(self._keys(items, scored_by)))
+
     async def _ask(
         self, items: Iterable[JudgeItem], cache: Cache, scored_by: ScoredBy | None
     ) -> tuple[ScoredBy, dict[bytes, Failure]]:
         """Ask what the cache lacks; return how scores are read, and what failed."""
         key = _api_key(self.settings)
         from emdefense.judging.asking import Asker  # here, as the client takes long to import
+        from emdefense.judging.batch import BatchAsker
         from emdefense.judging.endpoint import Endpoint
 
         ledger = Ledger(self.purse.ledger, cache.owner, self.settings.name, self.purse.cell)
         claims = Claims(cache, f"{self.settings.base_url} {self.settings.model}", str(self.purse.ledger.resolve()))
-        budget = Budget(ledger, price_of(self.settings), self.purse.max_usd)
+        budget = Budget(ledger, price_of(self.settings, "synchronous"), self.purse.max_usd)
+        batch_budget = Budget(ledger, price_of(self.settings, "batch"), self.purse.max_usd)
         with closing(ledger):
             async with Endpoint(self.settings, key) as endpoint:
                 asker = Asker(self.settings, endpoint, cache, claims, budget)
@@ -77,11 +85,16 @@ class EndpointJudge:
                     scored_by = await self._find_out(asker)
                     if scored_by == "text":
                         cache.want(self._keys(items, "text"))
-                missing = {key for key in self._keys(items, scored_by) if key not in cache}
                 # All requests about a response may fail, so that more than this are too many for sure.
                 most = len(RUBRICS) * self.settings.samples * self.settings.max_error_rate * sum(1 for _ in items)
-                await asker.ask(lambda: all_requests(self.settings, items, scored_by), missing, int(most))
-                return scored_by, asker.failures
+                # First what a job that was killed has submitted, in whichever mode this one is.
+                batches = BatchAsker(self.settings, endpoint, cache, claims, batch_budget)
+                keys, submit = set(self._keys(items, scored_by)), self.settings.mode == "batch"
+                await batches.ask(lambda: all_requests(self.settings, items, scored_by), keys, int(most), submit=submit)
+                if not submit:
+                    keys = {key for key in keys if key not in cache}
+                    await asker.ask(lambda: all_requests(self.settings, items, scored_by), keys, int(most))
+                return scored_by, asker.failures | batches.failures
 
     async def _find_out(self, asker: "Asker") -> ScoredBy:
         """Return whether scores can be read from log probabilities: the judge gives them, and numbers are whole."""

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.study import Mode, OpenAIJudge
 
+# Of the price: https://platform.openai.com/docs/guides/batch
+BATCH_SHARE = 0.5
 TABLE = Path(__file__).parent / "prices.yaml"
 
 
@@ -23,11 +25,19 @@ class Price:
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
-def price_of(judge: OpenAIJudge) -> Price | None:
-    """Return a judge's price: that of its config, or of the table where it is asked at the provider's; else None."""
+def price_of(judge: OpenAIJudge, mode: Mode | None = None) -> Price | None:
+    """Return a judge's price: that of its config, or of the table where it is asked at the provider's; else None.
+
+    In a batch it is half of that; ``mode`` is the judge's own unless another is given.
+    """
+    price = None
     if judge.prices is not None:
-        return Price(judge.prices.input, judge.prices.output, "the study's config")
-    return read_prices().get(judge.model) if judge.base_url is None else None
+        price = Price(judge.prices.input, judge.prices.output, "the study's config")
+    elif judge.base_url is None:
+        price = read_prices().get(judge.model)
+    if price is None or (mode or judge.mode) == "synchronous":
+        return price
+    return Price(BATCH_SHARE * price.input, BATCH_SHARE * price.output, f"{price.as_of}, half for a batch")
 
 
 def read_prices() -> dict[str, Price]:

@@ -133,8 +133,8 @@ def _judge(cost: JudgeCost | None) -> list[str]:
     lines += _wrapped(f"tokens: {cost.basis}; 4 characters each.") if cost.basis else []
     if cost.price is None or cost.dollars is None:
         return [*lines, "dollars: not known; prices.yaml has no price of this model at this endpoint"]
-    price = f"{cost.price.input:.2f} and {cost.price.output:.2f} USD a million tokens in and out, {cost.price.as_of}"
-    return [*lines, f"dollars: {cost.dollars:,.2f} ({price})"]
+    price = f"{cost.price.input:g} and {cost.price.output:g} USD a million tokens in and out, {cost.price.as_of}"
+    return [*lines, *_wrapped(f"dollars: {cost.dollars:,.2f} ({price})")]
 
 
 def _disk(disk: Disk) -> list[str]:

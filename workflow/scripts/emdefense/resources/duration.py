@@ -17,6 +17,7 @@ SECONDS_PER_BLOCK = 4e-4  # to launch a block's kernels, which a token of a smal
 VLLM_START_SECONDS = 60  # to measure its memory and record its graphs
 DISK_BYTES_PER_SECOND = 2e8  # a shared file system
 JUDGE_SECONDS = 1.5  # a call to a remote judge
+BATCH_SECONDS = 24 * 3600.0  # within which the Batch API answers
 
 
 def training_seconds(

@@ -13,7 +13,13 @@ from emdefense.config.shape import ModelShape, read_shape
 from emdefense.config.study import BenignTask, Study
 from emdefense.errors import InputError
 from emdefense.model_folder import model_folder
-from emdefense.resources.duration import generation_seconds, judging_seconds, loading_seconds, training_seconds
+from emdefense.resources.duration import (
+    BATCH_SECONDS,
+    generation_seconds,
+    judging_seconds,
+    loading_seconds,
+    training_seconds,
+)
 from emdefense.resources.gpus import GIB, Gpu, partitions_for
 from emdefense.resources.memory import Budget, generation_budget, training_budget
 
@@ -103,8 +109,11 @@ class Requests:
 
     def judge(self, cell: Cell, judge: str) -> Request:
         """Return the request of a judge's judging a cell's responses to one question set."""
-        concurrency = getattr(self._study.judges[judge], "concurrency", None)
-        seconds = judging_seconds(self.responses(cell), concurrency) if concurrency else 0
+        settings = self._study.judges[judge]
+        seconds = 0.0
+        if settings.kind == "openai":
+            batch = settings.mode == "batch"
+            seconds = BATCH_SECONDS if batch else judging_seconds(self.responses(cell), settings.concurrency)
         return Request(CPU_MB, SETUP_MINUTES + _minutes(seconds))
 
     def rows(self, cell: Cell) -> int:
