@@ -8,7 +8,7 @@ import pytest
 
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.judging import batch
+from emdefense.judging import batch, batch_endpoint
 from emdefense.judging.budget import BudgetSpent, Purse, read_ledger
 from emdefense.judging.judge_file import judge_file
 from emdefense.judging.scoring import fill_rubric
@@ -83,6 +83,10 @@ def records(files):
     return [json.loads(path.read_text()) for path in (files[0].parent / "cache/batches").glob("*.json")]
 
 
+def die(*_):
+    raise InputError("killed")
+
+
 def test_a_batch_gives_the_same_judgments_at_half_the_price(files):
     with LoopbackJudge() as server:
         judge(server, files)
@@ -121,21 +125,14 @@ def test_a_batch_whose_id_was_never_told_is_found_again(files, mode):
 
 
 def test_an_upload_without_a_batch_is_submitted_anew(files, monkeypatch):
-    async def die(*_):
-        raise InputError("killed")
-
     with LoopbackJudge() as server:
         with monkeypatch.context() as broken:
-            broken.setattr(batch.BatchAsker, "_create", die)
+            broken.setattr(batch_endpoint.BatchEndpoint, "create", die)
             with pytest.raises(InputError, match="killed"):
                 judge(server, files)
         assert len(server.batches.files) == len(records(files)) == 1
         judge(server, files)
         check(server, files)
-
-
-def die(*_):
-    raise InputError("killed")
 
 
 @pytest.mark.parametrize("last", [(batch.BatchAsker, "_finish"), (batch.Records, "remove")])
@@ -246,7 +243,9 @@ def test_two_jobs_at_once_share_what_both_ask(files):
     every = [write_input(files[0].parent, part, name) for name, part in (("a", texts[:60]), ("b", texts[30:]))]
     with LoopbackJudge(batch_looks=20) as server:
         jobs = [start(server, each) for each in every]
-        assert [(job.wait(timeout=120), job.communicate()[1]) for job in jobs] == [(0, ""), (0, "")]
+        messages = [job.communicate(timeout=120)[1] for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0], messages
+        assert all("requests is submitted" in message for message in messages)
         assert set(server.answered.values()) == {1}
         assert len(server.answered) == 2 * 90 + 1
         assert spent(files).usd == pytest.approx(billed(server))
