@@ -47,7 +47,7 @@ def test_every_cell_is_judged_over_http_and_reported(finished: Checkout, judge: 
     assert set(rates["arm"]) == {"untrained", "misaligned", "kl", "ldifs", "safelora"}
     assert (rates.filter(question_set="general")["responses"] == 24 * 2).all()
     assert (rates.filter(question_set="in_domain")["responses"] == 30 * 2).all()
-    assert len(list((results / "tables").glob("*.csv"))) == 11
+    assert len(list((results / "tables").glob("table_*.csv"))) == 11
     assert (results / "report/index.html").is_file()
     judged = list(results.glob("cells/**/judgments/gpt-4o-mini.jsonl"))
     rows = [json.loads(line) for path in judged for line in path.read_text().splitlines()]
