@@ -83,6 +83,10 @@ def records(files):
     return [json.loads(path.read_text()) for path in (files[0].parent / "cache/batches").glob("*.json")]
 
 
+def cached(files):
+    return [row["key"] for shard in (files[0].parent / "cache").glob("*.jsonl") for row in read_jsonl(shard)]
+
+
 def die(*_):
     raise InputError("killed")
 
@@ -144,8 +148,7 @@ def test_a_kill_while_results_are_taken_in_charges_them_once(files, monkeypatch,
                 judge(server, files)
         judge(server, files)
         check(server, files)
-    kept = [row["key"] for shard in (files[0].parent / "cache").glob("*.jsonl") for row in read_jsonl(shard)]
-    assert len(kept) == len(set(kept)) == DISTINCT + 1
+    assert len(cached(files)) == len(set(cached(files))) == DISTINCT + 1
 
 
 def test_an_answer_to_the_creation_that_is_lost_creates_no_second_batch(files):
@@ -199,16 +202,17 @@ def test_a_refused_batch_is_one_line_and_costs_nothing(files):
         check(server, files)
 
 
-def test_files_stay_within_the_limits(files, monkeypatch):
+@pytest.mark.parametrize(("requests", "size"), [(50, 10**9), (10**9, 12_000)])
+def test_files_stay_within_the_limits(files, monkeypatch, requests, size):
     with LoopbackJudge() as server:
-        monkeypatch.setattr(batch, "MOST_REQUESTS", 50)
-        monkeypatch.setattr(batch, "MOST_BYTES", 12_000)
+        monkeypatch.setattr(batch, "MOST_REQUESTS", requests)
+        monkeypatch.setattr(batch, "MOST_BYTES", size)
         judge(server, files)
         check(server, files)
         sizes = [len(server.batches.files[found["input_file_id"]]) for found in server.batches.batches.values()]
     assert len(sizes) > 2
-    assert max(server.batches.lines) <= 50
-    assert max(sizes) <= 12_000
+    assert max(server.batches.lines) <= requests
+    assert max(sizes) <= size
 
 
 def test_an_account_that_may_queue_less_gets_less_at_a_time(files):
@@ -233,8 +237,10 @@ def test_a_batch_under_way_counts_against_the_budget(files):
     with LoopbackJudge(batch_looks=10**9) as server:
         kill_when(lambda: any(record["batch"] for record in records(files)), start(server, files))
         others = write_input(files[0].parent, [f"other {text}" for text in ANSWERS], "others")
+        most = records(files)[0]["most_usd"]
+        server.batches.looks = 2
         with pytest.raises(BudgetSpent):
-            judge(server, others, limit=spent(files).usd + 0.001)
+            judge(server, others, limit=most + 0.03)
     assert len(server.batches.lines) == 1
 
 
@@ -248,6 +254,7 @@ def test_two_jobs_at_once_share_what_both_ask(files):
         assert all("requests is submitted" in message for message in messages)
         assert set(server.answered.values()) == {1}
         assert len(server.answered) == 2 * 90 + 1
+        assert len(cached(files)) == len(set(cached(files))) == 2 * 90 + 1
         assert spent(files).usd == pytest.approx(billed(server))
 
 
