@@ -17,6 +17,8 @@ class LoopbackBatches:
     end, ``completed`` without; one that is ``expired`` or ``cancelled`` has answered half of its requests, ``failed``
     none. ``queue``: a batch of more requests than this, all that has not ended counted, fails.
 
+    ``fail_first``: the status of the first call of each kind.
+
     ``batches`` are all that were created, by id; ``names`` counts them by their metadata.
     """
 
@@ -24,6 +26,8 @@ class LoopbackBatches:
         self.answer, self.looks = answer, looks
         self.endings: list[str] = []
         self.queue: int | None = None
+        self.fail_first = 0
+        self._failed: set[tuple[str, str, int]] = set()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.names: Counter[str] = Counter()
@@ -34,6 +38,9 @@ class LoopbackBatches:
     def reply(self, method: str, path: str, headers: dict[str, str], content: bytes) -> tuple[int, bytes]:
         """Return the status and the body of an answer."""
         what, *rest = path.split("?")[0].removeprefix("/v1/").split("/")
+        if self.fail_first and (call := (method, what, len(rest))) not in self._failed:
+            self._failed.add(call)
+            return self.fail_first, b'{"error": {"message": "try again", "code": "unavailable"}}'
         if method == "POST" and what == "files":
             found: Any = self._upload(headers["content-type"], content)
         elif what == "files" and rest[-1] == "content":
@@ -48,8 +55,14 @@ class LoopbackBatches:
                 return 404, b'{"error": {"message": "no such batch", "code": "not_found"}}'
             found = self._look(self.batches[rest[0]])
         else:
-            found = {"object": "list", "data": list(self.batches.values())[::-1], "has_more": False}
+            found = self._list(re.search("after=([^&]+)", path))
         return 200, json.dumps(found).encode()
+
+    def _list(self, after: re.Match[str] | None) -> dict[str, Any]:
+        """Return a page of batches, the newest first; it has one."""
+        every = list(self.batches.values())[::-1]
+        start = 0 if after is None else 1 + [batch["id"] for batch in every].index(after[1])
+        return {"object": "list", "data": every[start : start + 1], "has_more": start + 1 < len(every)}
 
     def _upload(self, content_type: str, content: bytes) -> dict[str, Any]:
         boundary = re.search("boundary=([^;]+)", content_type)[1].encode()

@@ -122,6 +122,12 @@ def test_a_batch_whose_id_was_never_told_is_found_again(files, mode):
         server.hold_created = True
         kill_when(lambda: server.batches.batches, start(server, files))
         assert records(files)[0]["batch"] is None
+        for other in ("another", "third"):  # of the same account, and on earlier pages of the list
+            server.batches.batches[other] = {
+                **next(iter(server.batches.batches.values())),
+                "id": other,
+                "metadata": None,
+            }
         server.hold_created = False
         judge(server, files, mode=mode)
         check(server, files)
@@ -220,6 +226,21 @@ def test_an_account_that_may_queue_less_gets_less_at_a_time(files):
         server.batches.queue = 40
         judge(server, files)
         check(server, files)
+
+
+def test_calls_that_fail_are_made_again(files):
+    with LoopbackJudge() as server:
+        server.batches.fail_first = 503
+        judge(server, files)
+        check(server, files)
+    assert len(server.batches.batches) == 1
+
+
+def test_an_endpoint_without_batches_is_one_line(files):
+    with LoopbackJudge() as server:
+        server.batches.fail_first = 404
+        with pytest.raises(InputError, match="has no Batch API; set"):
+            judge(server, files)
 
 
 def test_what_could_pass_the_budget_is_not_submitted(files):
