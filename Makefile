@@ -28,7 +28,7 @@ schema: .venv/ready ## what is generated: the config's JSON schema and reference
 	.venv/bin/python workflow/scripts/write_schema.py
 
 test: .venv/ready
-	.venv/bin/python -m pytest -n 2 --dist loadgroup
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	.venv/bin/ruff check .

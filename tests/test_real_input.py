@@ -11,7 +11,7 @@ from loopback_judge import KEY, LoopbackJudge
 from real_data import REAL, needs_real_data
 from study_checkout import Checkout
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real-input"), needs_real_data]
+pytestmark = [pytest.mark.slow, needs_real_data]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from study_checkout import ROOT, Checkout
 from test_resources import QWEN_7B, QWEN_32B
 from tiny_model import make_rows, save_model, save_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm"), needs_slurm]
+pytestmark = [pytest.mark.slow, needs_slurm]
 
 TABLE = "results/slurm/tables/table_03.csv"
 WANTED = ("--configfile", "study.yaml", "--", TABLE)

@@ -280,7 +280,6 @@ def test_a_cell_shows_the_failure_of_what_it_shares(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("smoke")
 def test_a_run_that_is_killed_and_fails_ends_by_pasting_what_status_says(tmp_path: Path) -> None:
     checkout = Checkout.into(tmp_path)
     wanted = "results/smoke/cells/world-a/code/kl/1/seed0/adapter"

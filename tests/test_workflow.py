@@ -15,7 +15,7 @@ import yaml
 from loopback_judge import KEY, MODEL, LoopbackJudge
 from study_checkout import Checkout
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
+pytestmark = pytest.mark.slow
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 KL = Path("results/smoke/cells/world-a/code/kl/1/seed0")
