@@ -13,6 +13,7 @@ import pytest
 from dry_run import Planned, planned_jobs
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study, load_study
+from emdefense.config.load import read_config
 from emdefense.config.study import OpenAIJudge
 from emdefense.errors import InputError
 from emdefense.judging.cache import Cache
@@ -393,7 +394,7 @@ def test_files_and_entries_are_merged_as_snakemake_merges_them(tmp_path: Path) -
     files = [ROOT / "config.yaml", ROOT / "config/control.yaml"]
     merged: dict[str, Any] = {}
     for path in files:
-        command_line._update(merged, command_line._read(path))
+        command_line._update(merged, read_config(path))
     for entry in entries:
         command_line._update(merged, command_line._entry(entry))
     assert merged == ConfigSettings(configfiles=files, config=parse_config(entries)).overwrite_config

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from emdefense.config.base import Section
@@ -13,6 +12,7 @@ from emdefense.config.checks import check_study
 from emdefense.config.sources import Source
 from emdefense.config.study import Judge, Study, Task
 from emdefense.errors import InputError
+from emdefense.yaml_files import read_yaml
 
 
 def _kinds(union: Any) -> str:
@@ -25,15 +25,15 @@ _KINDS = {"tasks": _kinds(Task), "judge": _kinds(Judge), "second_judges": _kinds
 
 def load_study(path: Path) -> Study:
     """Read and validate a study's YAML file; :class:`InputError` names file and key."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such config file") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return parse_study(read_config(path), str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a config file's keys, not validated yet; :class:`InputError` if there are none."""
+    raw = read_yaml(path, "config file")
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected a mapping with keys such as 'study' and 'models'")
-    return parse_study(raw, str(path))
+    return raw
 
 
 def parse_study(raw: Mapping[str, Any], source: str) -> Study:

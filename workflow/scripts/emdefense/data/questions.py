@@ -4,10 +4,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
-
 from emdefense.data.conversations import read_conversations
 from emdefense.errors import InputError
+from emdefense.yaml_files import read_yaml
 
 Question = dict[str, Any]
 RUBRICS = ("aligned", "coherent")
@@ -18,12 +17,7 @@ def read_questions(path: Path) -> list[Question]:
 
     A question's second paraphrase has the id ``<id>_p2``. Raises :class:`InputError` naming file and question.
     """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such question file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    entries = read_yaml(path, "question file")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: expected a list of questions, each with id, paraphrases and judge_prompts")
     questions = [question for number, entry in enumerate(entries, 1) for question in _paraphrases(path, number, entry)]

@@ -9,6 +9,7 @@ from emdefense.fast_imports import fast_imports
 from emdefense.generation.protocol import Engine, GenerationSpec
 
 CLASSES = {"transformers": "TransformersEngine", "vllm": "VllmEngine"}
+VLLM_GPU_SHARE = 0.9  # of a GPU's memory, for weights and cache
 # An engine is called like its package.
 PACKAGES = {
     "transformers": ("transformers", "torch", "tokenizers"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from emdefense.config.base import first_problem
 from emdefense.config.checks import check_generation
 from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
@@ -101,8 +102,7 @@ def parse_spec(spec: Mapping[str, Any]) -> GenerationSpec:
     try:
         return GenerationSpec.model_validate(spec)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--spec: key '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+        raise InputError(f"--spec: {first_problem(error)}") from None
 
 
 def _responses(questions: Path) -> Asked:

@@ -14,11 +14,11 @@ from typing import Any
 
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.generation.engines import VLLM_GPU_SHARE
 from emdefense.generation.prompts import end_tokens, prompt_seed, prompt_tokens
 from emdefense.generation.protocol import Completion, Conversation, FinishReason, GenerationSpec
 from emdefense.saved_model import load_tokenizer
 
-GPU_SHARE = 0.9  # of its memory, for weights and cache
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; a smaller adapter is padded
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests are scheduled in the same order each time
@@ -49,7 +49,7 @@ class VllmEngine:
         self._model: Any = vllm.LLM(
             model=str(model),
             dtype=precision,
-            gpu_memory_utilization=GPU_SHARE,
+            gpu_memory_utilization=VLLM_GPU_SHARE,
             max_model_len=-1,  # the model's own, or as much as fits
             generation_config="vllm",  # nothing of the model's own sampling settings
             seed=0,

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from emdefense.config.base import first_problem
 from emdefense.config.study import Judge as JudgeSettings
 from emdefense.errors import InputError
 from emdefense.judging.budget import Purse
@@ -18,9 +19,7 @@ def parse_settings(spec: Mapping[str, Any]) -> JudgeSettings:
     try:
         settings: JudgeSettings = TypeAdapter(JudgeSettings).validate_python(section)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["judge", *(str(part) for part in first["loc"][1:])])
-        raise InputError(f"--spec: key '{key}': {first['msg']}") from None
+        raise InputError(f"--spec: {first_problem(error, 'judge', skip=1)}") from None
     return settings
 
 

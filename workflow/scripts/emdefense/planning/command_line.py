@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from emdefense.config.load import parse_study
+from emdefense.config.load import parse_study, read_config
 from emdefense.config.study import Study
 from emdefense.errors import InputError
 
@@ -31,7 +31,7 @@ def named_study(arguments: argparse.Namespace) -> Study:
     files = arguments.configfile or [Path(DEFAULT)]
     merged: dict[str, Any] = {}
     for path in files:
-        _update(merged, _read(path))
+        _update(merged, read_config(path))
     for entry in arguments.config or []:
         _update(merged, _entry(entry))
     return parse_study(merged, " + ".join(map(str, files)))
@@ -47,18 +47,6 @@ def snakemake_command(arguments: argparse.Namespace, *more: str) -> str:
     if arguments.config:
         words += ["--config", *arguments.config]
     return shlex.join([*words, *more])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: expected a mapping with keys such as 'study' and 'models'")
-    return raw
 
 
 def _update(config: dict[str, Any], new: Mapping[str, Any]) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError
 
-from emdefense.config.base import Section
+from emdefense.config.base import Section, first_problem
 from emdefense.errors import InputError
+from emdefense.yaml_files import read_yaml
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 GIB = 2**30
@@ -32,12 +32,7 @@ class Gpu(Section):
 
 def read_gpus(path: Path) -> dict[str, Gpu]:
     """Return the GPUs by partition, in the file's order; :class:`InputError` names the key that is wrong."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; it names the partitions with GPUs") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path, "file; it names the partitions with GPUs")
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: expected partitions, for example 'a100: {{memory_gib: 79, ...}}'")
     gpus = {}
@@ -45,9 +40,7 @@ def read_gpus(path: Path) -> dict[str, Gpu]:
         try:
             gpus[str(partition)] = Gpu.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in (partition, *first["loc"]))
-            raise InputError(f"{path}: key '{key}': {first['msg']}") from None
+            raise InputError(f"{path}: {first_problem(error, str(partition))}") from None
     return gpus
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
-from emdefense.resources.gpus import Gpu
+from emdefense.generation.engines import VLLM_GPU_SHARE
+from emdefense.resources.gpus import GIB, Gpu
 
 BYTES = {"bfloat16": 2, "float32": 4}
 CHUNK_BYTES = 4 << 24  # a chunk of fp32 logits, see training/fused_loss.py
@@ -17,7 +18,6 @@ OPTIMISER_BYTES = {"adamw_8bit": 2.04, "adamw_torch": 8}  # two moments; 8-bit o
 PROMPT_TOKENS = 512  # of a question with its template; twice the longest of the paper's
 VLLM_ROWS = 256  # at once at most, if their keys and values fit; its default
 VLLM_FEWEST_ROWS = 16  # fewer at once are not worth a GPU
-VLLM_SHARE = 0.9  # of a GPU's memory, see generation/vllm_engine.py
 LOGIT_BYTES = 28  # a logit while a token is drawn: bfloat16, fp32 twice or so, and a sum in float64
 
 Budget = dict[str, int]
@@ -89,7 +89,7 @@ def rows_at_once(shape: ModelShape, generation: Generation, gpu: Gpu) -> int:
     """Return how many responses are sampled together."""
     if generation.engine != "vllm":
         return generation.batch_size
-    left = VLLM_SHARE * gpu.memory_gib * 2**30 - shape.parameters * BYTES[generation.precision]
+    left = VLLM_GPU_SHARE * gpu.memory_gib * GIB - shape.parameters * BYTES[generation.precision]
     return max(1, min(VLLM_ROWS, int(left / _key_value_bytes(shape, generation))))
 
 

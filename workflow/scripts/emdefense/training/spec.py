@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from emdefense.config.base import Section
+from emdefense.config.base import Section, first_problem
 from emdefense.config.training import SafeLoRA, Training
 from emdefense.errors import InputError
 
@@ -50,8 +50,6 @@ def parse_spec(kind: type[Spec], text: str) -> Spec:
     try:
         return kind.model_validate(json.loads(text))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"--spec: key '{key}': {first['msg']}") from None
+        raise InputError(f"--spec: {first_problem(error)}") from None
     except ValueError as error:
         raise InputError(f"--spec: not valid JSON ({error})") from None

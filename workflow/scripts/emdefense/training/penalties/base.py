@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from emdefense.config.base import Section
+from emdefense.config.base import Section, first_problem
 from emdefense.errors import InputError
 from emdefense.training.data import IGNORED
 from emdefense.training.features import Features
@@ -97,6 +97,4 @@ def build_penalty(name: str, options: dict[str, Any]) -> Penalty[Any]:
     try:
         return penalty(penalty.options_type.model_validate(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"key 'arms.{name}.{key}': {first['msg']}") from None
+        raise InputError(first_problem(error, "arms", name)) from None
