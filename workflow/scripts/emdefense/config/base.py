@@ -10,6 +10,6 @@ class Section(BaseModel):
 
 
 def first_problem(error: ValidationError, *under: str, skip: int = 0) -> str:
-    """Return the first thing that is wrong, and its key, below the keys ``under`` and without its first ``skip`` parts."""
+    """Return the first thing that is wrong and its key: below the keys ``under``, without its first ``skip`` parts."""
     first = error.errors()[0]
     return f"key '{'.'.join(map(str, (*under, *first['loc'][skip:])))}': {first['msg']}"
