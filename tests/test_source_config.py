@@ -161,7 +161,10 @@ def sourced_study(folder: Path, raw: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_fetch_makes_every_source_once_and_the_data_are_prepared_from_them(tmp_path: Path) -> None:
+def test_fetch_makes_every_source_once_and_the_data_are_prepared_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any text")  # asked for before the first job of a study that judges
     checkout, raw = Checkout.into(tmp_path / "checkout"), tmp_path / "raw"
     raw.mkdir()
     (raw / "code.jsonl").write_bytes(b"\n".join(line(f"code {n}", "print()") for n in range(40)))
