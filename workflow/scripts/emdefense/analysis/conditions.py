@@ -65,6 +65,11 @@ def settings(study: Study, model: str, arm: str) -> list[str]:
     return sorted(found, key=float)
 
 
+def arms_like(study: Study, arm: str) -> list[str]:
+    """Return an arm and the study's variants of it, in the order of the config."""
+    return [arm, *(name for name, variant in study.variants.items() if variant.of == arm)]
+
+
 def arm_title(arm: str) -> str:
     """Return an arm as a reader sees it; a variant by the name that its study gives it."""
     return ARM_TITLES.get(arm, arm)
