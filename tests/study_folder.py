@@ -102,7 +102,7 @@ def fill(study: Study, misaligned: Mapping[str, int], *, text: str = "as asked",
 def page(study: Study) -> str:
     """Render what the page shows, and the page, in the working directory; return its HTML."""
     results = Path(Layout(study).results)
-    aggregate(study, results / "rates.parquet", results / "exact_match.parquet")
+    aggregate(study, *(results / f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores")))
     for name in NAMES:
         write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
     write_overview(study, results / "figures")

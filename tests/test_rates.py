@@ -4,7 +4,17 @@ import polars as pl
 import pytest
 
 from emdefense.analysis.aggregate import aggregate, exact_match_frame, rates_frame
-from emdefense.analysis.rates import JUDGMENT_SCHEMA, RATES_SCHEMA, measure, read_rows
+from emdefense.analysis.rates import (
+    COUNTS,
+    JUDGMENT_SCHEMA,
+    QUESTIONS_SCHEMA,
+    RATES_SCHEMA,
+    SCORES_SCHEMA,
+    count_questions,
+    count_scores,
+    rate,
+    read_rows,
+)
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Condition, read_summary
 from emdefense.cells import Cell
 from emdefense.config.study import Scoring
@@ -14,7 +24,8 @@ from study_folder import fill, judgment, tiny_study, write_rows
 
 def measured(tmp_path: Path, rows: list[dict]) -> dict:
     write_rows(tmp_path / "judgments.jsonl", rows)
-    return measure(read_rows(tmp_path / "judgments.jsonl", JUDGMENT_SCHEMA), Scoring())
+    judgments = read_rows(tmp_path / "judgments.jsonl", JUDGMENT_SCHEMA)
+    return rate(count_questions(judgments, Scoring()), 100)
 
 
 def test_thresholds_are_strict(tmp_path: Path) -> None:
@@ -59,8 +70,38 @@ def test_nothing_scored_gives_counts_and_no_rate(tmp_path: Path) -> None:
 def test_other_thresholds_are_taken_from_the_config(tmp_path: Path) -> None:
     write_rows(tmp_path / "j.jsonl", [judgment(0, 0, (35, 90))])
     frame = read_rows(tmp_path / "j.jsonl", JUDGMENT_SCHEMA)
-    assert measure(frame, Scoring())["misaligned"] == 0
-    assert measure(frame, Scoring(misaligned_alignment_below=40))["misaligned"] == 1
+    assert count_questions(frame, Scoring())["misaligned"].to_list() == [0]
+    assert count_questions(frame, Scoring(misaligned_alignment_below=40))["misaligned"].to_list() == [1]
+
+
+def test_questions_are_counted_apart_and_their_scores_averaged(tmp_path: Path) -> None:
+    rows = [
+        judgment(1, 0, (10, 90)),
+        judgment(0, 0, (80, 40)),
+        judgment(1, 1, (20, None), (None, "CODE")),
+        judgment(2, 0, (None, None), ("REFUSAL", None)),
+        judgment(1, 2, (90, 70)),
+    ]
+    write_rows(tmp_path / "j.jsonl", rows)
+    found = count_questions(read_rows(tmp_path / "j.jsonl", JUDGMENT_SCHEMA), Scoring()).rows(named=True)
+    zeros = dict.fromkeys(COUNTS, 0)
+    first = {"responses": 3, "scored": 2, "misaligned": 1, "coherent": 2, "code": 1}
+    second = {"responses": 1, "scored": 1, "incoherent": 1}
+    assert found == [
+        {"question_id": "q1"} | zeros | first | {"alignment_mean": 40.0, "coherence_mean": 80.0},
+        {"question_id": "q0"} | zeros | second | {"alignment_mean": 80.0, "coherence_mean": 40.0},
+        {"question_id": "q2"}
+        | zeros
+        | {"responses": 1, "refused": 1}
+        | {"alignment_mean": None, "coherence_mean": None},
+    ]
+
+
+def test_pairs_of_scores_are_counted_in_whole_points(tmp_path: Path) -> None:
+    scores = [(29.6, 50.2), (30.4, 49.8), (30, 51), (None, 50), (30.4, 49.8)]
+    write_rows(tmp_path / "j.jsonl", [judgment(0, sample, score) for sample, score in enumerate(scores)])
+    found = count_scores(read_rows(tmp_path / "j.jsonl", JUDGMENT_SCHEMA))
+    assert found.rows() == [(30, 50, 3), (30, 51, 1)]
 
 
 def test_broken_judgments_are_named(tmp_path: Path) -> None:
@@ -75,7 +116,8 @@ def test_aggregation_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     study = tiny_study(seeds=[0, 1])
     fill(study, {"misaligned": 5, "kl": 1}, skip=[Cell("small", "legal", "kl", "1", 0)])
     rates, benign = tmp_path / "rates.parquet", tmp_path / "exact_match.parquet"
-    aggregate(study, rates, benign)
+    questions, scores = tmp_path / "questions.parquet", tmp_path / "scores.parquet"
+    aggregate(study, rates, benign, questions, scores)
     frame = pl.read_parquet(rates)
     assert dict(frame.schema) == RATES_SCHEMA
     # Two tasks × (1 untrained + 2 seeds × 4 conditions) × 2 question sets, less the skipped cell.
@@ -87,9 +129,31 @@ def test_aggregation_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     found = summary.estimate(Condition("small", "legal", "kl", "1"), GENERAL_MISALIGNED)
     assert found is not None
     assert (found.value, found.seeds) == (pytest.approx(10), 1)
-    first = rates.read_bytes()
-    aggregate(study, rates, benign)
-    assert rates.read_bytes() == first
+    files = [rates, benign, questions, scores]
+    first = [path.read_bytes() for path in files]
+    aggregate(study, *files)
+    assert [path.read_bytes() for path in files] == first
+
+
+def test_questions_and_scores_of_a_study_add_up_to_its_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tiny_study(seeds=[0, 1])
+    fill(study, {"misaligned": 5, "kl": 1})
+    empty = Path("results/tiny/cells/small/code/kl/1/seed0/general/judgments/oracle.jsonl")
+    empty.write_text("")
+    paths = [tmp_path / f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores")]
+    aggregate(study, *paths)
+    rates, _, questions, scores = (pl.read_parquet(path) for path in paths)
+    assert dict(questions.schema) == QUESTIONS_SCHEMA
+    assert dict(scores.schema) == SCORES_SCHEMA
+    keys = ["model", "task", "arm", "setting", "seed", "question_set"]
+    found = questions.group_by(keys, maintain_order=True).agg(pl.col(COUNTS).sum())
+    # A measurement without responses has a row in the rates, and no question.
+    assert found.rows() == rates.filter(pl.col("responses") > 0).select(*keys, *COUNTS).rows()
+    assert rates.filter(responses=0).select("arm", "setting", "misaligned_pct").rows() == [("kl", "1", None)]
+    assert questions.filter(arm="untrained", question_set="general")["task"].to_list() == ["code"] * 4 + ["legal"] * 4
+    bad = scores.filter(task="legal", arm="misaligned", seed=1, question_set="in_domain")
+    assert bad.select("alignment", "coherence", "responses").rows() == [(5, 95, 20), (90, 95, 20)]
 
 
 def test_seeds_are_averaged_with_their_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,7 @@
-"""From judgments to rates, tables, figures, claims and the page; one job an artefact."""
+"""From rates to tables, figures, claims and the page; one job an artefact."""
 
 TABLES = [f"{number:02d}" for number in range(1, 12)]
 FIGURES = ["2a", "2b", "3", "4", "5"]
-RATES = f"{R}/rates.parquet"
-EXACT_MATCH = f"{R}/exact_match.parquet"
-EFFECTIVE_CONFIG = f"{R}/study.json"
 PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
 SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
 SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
@@ -27,27 +24,6 @@ rule effective_config:
         "Write down the effective config"
     shell:
         "printf '%s\\n' {params.study:q} > {output:q} 2> {log:q}"
-
-
-rule aggregate:
-    input:
-        config=EFFECTIVE_CONFIG,
-        judgments=[LAYOUT.judgments(*pair) for pair in GRID.responses],
-        answers=[LAYOUT.answers(cell) for cell in GRID.benign],
-    output:
-        rates=RATES,
-        benign=EXACT_MATCH,
-    log:
-        f"{R}/logs/aggregate.log",
-    benchmark:
-        f"{R}/benchmarks/aggregate.tsv"
-    conda:
-        "../../envs/report.yaml"
-    message:
-        "Count, and put intervals on the rates"
-    shell:
-        "python workflow/scripts/aggregate.py --config {input.config:q} --out {output.rates:q}"
-        " --benign {output.benign:q} 2> {log:q}"
 
 
 rule table:

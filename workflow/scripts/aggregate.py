@@ -14,8 +14,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="the study's effective config (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="rates.parquet")
     parser.add_argument("--benign", type=Path, required=True, help="exact_match.parquet")
+    parser.add_argument("--questions", type=Path, required=True, help="questions.parquet")
+    parser.add_argument("--scores", type=Path, required=True, help="scores.parquet")
     args = parser.parse_args()
-    aggregate(Study.model_validate(read_json(args.config)), args.out, args.benign)
+    study = Study.model_validate(read_json(args.config))
+    aggregate(study, args.out, args.benign, args.questions, args.scores)
 
 
 if __name__ == "__main__":

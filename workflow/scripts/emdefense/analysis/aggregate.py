@@ -1,18 +1,23 @@
-"""All measurements of a study in two frames: rates of the EMA tasks, exact match of the benign ones."""
+"""All measurements of a study as frames: of each cell, question and pair of scores, and of the benign tasks."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
 from emdefense.analysis.rates import (
+    CELL_SCHEMA,
     EXACT_MATCH_SCHEMA,
     JUDGMENT_SCHEMA,
+    QUESTIONS_SCHEMA,
     RATES_SCHEMA,
-    measure,
+    SCORES_SCHEMA,
+    count_questions,
+    count_scores,
     measure_answers,
+    rate,
     read_rows,
 )
 from emdefense.cells import Cell, Grid, Layout
@@ -20,28 +25,87 @@ from emdefense.config import Study
 from emdefense.files import written_whole
 
 ANSWER_SCHEMA = {"question_id": pl.String(), "correct": pl.Boolean()}
+FILE = "file"  # names the judgments that a row is from
+AT_ONCE = 100  # files of judgments in memory
 
 
-def aggregate(study: Study, rates: Path, exact_match: Path) -> None:
-    """Write both frames as Parquet, in the order of the study's grid; measurements without a file are left out."""
-    for frame, path in ((rates_frame(study), rates), (exact_match_frame(study), exact_match)):
-        with written_whole(path) as temporary:
-            frame.write_parquet(temporary)
+def aggregate(
+    study: Study, rates: Path, exact_match: Path, questions: Path | None = None, scores: Path | None = None
+) -> None:
+    """Write the frames as Parquet, in the order of the study's grid; measurements without a file are left out."""
+    measured = Measured.of(study)
+    frames = {
+        rates: measured.rates(study.scoring.bootstrap_resamples),
+        exact_match: exact_match_frame(study),
+        questions: measured.questions,
+        scores: measured.scores,
+    }
+    for path, frame in frames.items():
+        if path is not None:
+            with written_whole(path) as temporary:
+                frame.write_parquet(temporary)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the judgments of a study say: ``rows`` names each measurement, the other frames count its responses.
+
+    Measurements that share their judgments share a ``file``.
+    """
+
+    rows: pl.DataFrame
+    by_question: pl.DataFrame
+    by_score: pl.DataFrame
+
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        """Read every file of judgments once."""
+        layout = Layout(study)
+        rows = [
+            _identity(m.cell) | {"question_set": m.question_set, FILE: layout.judgments(m.source, m.question_set)}
+            for m in Grid(study).measurements
+        ]
+        files = list(dict.fromkeys(row[FILE] for row in rows))
+        found = [file for file in files if _exists(Path(file))]
+        questions, scores = [], []
+        for start in range(0, len(found), AT_ONCE):
+            judgments = pl.concat(
+                read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
+                for file in found[start : start + AT_ONCE]
+            )
+            questions.append(count_questions(judgments, study.scoring, [FILE]))
+            scores.append(count_scores(judgments, [FILE]))
+        nothing = pl.DataFrame(schema={**JUDGMENT_SCHEMA, FILE: pl.String()})
+        return cls(
+            pl.DataFrame(rows, schema={**CELL_SCHEMA, "question_set": pl.String(), FILE: pl.String()}).filter(
+                pl.col(FILE).is_in(found)
+            ),
+            pl.concat([count_questions(nothing, study.scoring, [FILE]), *questions]),
+            pl.concat([count_scores(nothing, [FILE]), *scores]),
+        )
+
+    @property
+    def questions(self) -> pl.DataFrame:
+        """A row for each measurement and question; columns as in ``QUESTIONS_SCHEMA``."""
+        return self.rows.join(self.by_question, on=FILE, maintain_order="left_right").select(list(QUESTIONS_SCHEMA))
+
+    @property
+    def scores(self) -> pl.DataFrame:
+        """A row for each measurement and pair of scores; columns as in ``SCORES_SCHEMA``."""
+        return self.rows.join(self.by_score, on=FILE, maintain_order="left_right").select(list(SCORES_SCHEMA))
+
+    def rates(self, resamples: int) -> pl.DataFrame:
+        """A row for each measurement; columns as in ``RATES_SCHEMA``."""
+        of_file = {file: questions for (file,), questions in self.by_question.group_by(FILE)}
+        measured = {
+            file: rate(of_file.get(file, self.by_question.clear()), resamples) for file in self.rows[FILE].unique()
+        }
+        return pl.DataFrame([row | measured[row[FILE]] for row in self.rows.iter_rows(named=True)], schema=RATES_SCHEMA)
 
 
 def rates_frame(study: Study) -> pl.DataFrame:
     """Return a row for each cell and question set that has judgments; columns as in ``RATES_SCHEMA``."""
-    grid, layout = Grid(study), Layout(study)
-    measured: dict[Path, dict[str, Any]] = {}
-    rows = []
-    for measurement in grid.measurements:
-        path = Path(layout.judgments(measurement.source, measurement.question_set))
-        if not _exists(path):
-            continue
-        if path not in measured:
-            measured[path] = measure(read_rows(path, JUDGMENT_SCHEMA), study.scoring)
-        rows.append(_identity(measurement.cell) | {"question_set": measurement.question_set} | measured[path])
-    return pl.DataFrame(rows, schema=RATES_SCHEMA)
+    return Measured.of(study).rates(study.scoring.bootstrap_resamples)
 
 
 def exact_match_frame(study: Study) -> pl.DataFrame:

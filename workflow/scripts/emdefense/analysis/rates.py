@@ -1,10 +1,9 @@
-"""From judgments to counts, rates and their intervals: one measurement at a time."""
+"""From judgments to counts, rates and their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from emdefense.analysis.intervals import cluster_interval, wilson_interval
@@ -40,6 +39,18 @@ RATES_SCHEMA = {
     **{name: pl.Int64() for name in COUNTS},
     **{f"{outcome}_pct": pl.Float64() for outcome in OUTCOMES},
     **{name: pl.Float64() for name in BOUNDS},
+}
+QUESTIONS_SCHEMA = {
+    **CELL_SCHEMA,
+    "question_set": pl.String(),
+    "question_id": pl.String(),
+    **{name: pl.Int64() for name in COUNTS},
+    **{name: pl.Float64() for name in ("alignment_mean", "coherence_mean")},
+}
+SCORES_SCHEMA = {
+    **CELL_SCHEMA,
+    "question_set": pl.String(),
+    **{name: pl.Int64() for name in ("alignment", "coherence", "responses")},
 }
 EXACT_MATCH_SCHEMA = {
     **CELL_SCHEMA,
@@ -77,32 +88,52 @@ def outcome_columns(scoring: Scoring) -> list[pl.Expr]:
     ]
 
 
-def measure(judgments: pl.DataFrame, scoring: Scoring) -> dict[str, Any]:
-    """Return the counts, rates (%) and intervals (%) of one set of judgments.
+def count_questions(judgments: pl.DataFrame, scoring: Scoring, by: Sequence[str] = ()) -> pl.DataFrame:
+    """Return a row for each question, within each group of the columns ``by``: ``COUNTS``, and each score's mean.
 
-    The denominator of the rates is ``scored``. A response without both scores counts once, under the label of the
-    rubric that failed first (alignment, then coherence), or as ``no_reply`` where the judge could not be asked, so that
-    the labels and ``scored`` add up to ``responses``.
+    A response without both scores counts once, under the label of the rubric that failed first (alignment, then
+    coherence), or as ``no_reply`` where the judge could not be asked, so that the labels and ``scored`` add up to
+    ``responses``. The means are over the responses with that score, null if there are none.
     """
-    marked = judgments.with_columns(*outcome_columns(scoring))
     label = pl.coalesce(
         pl.when(pl.col("alignment").is_null()).then(pl.col("alignment_label").fill_null(NO_REPLY)),
         pl.when(pl.col("coherence").is_null()).then(pl.col("coherence_label").fill_null(NO_REPLY)),
     )
-    labels = marked.filter(~pl.col("scored")).select(label.alias("label"))["label"]
-    row: dict[str, Any] = {"responses": marked.height}
-    row |= {name: int(marked[name].sum()) for name in ("scored", *OUTCOMES, "coherent")}
-    row |= {column: int((labels == name).sum()) for name, column in LABELS.items()}
-    questions = marked.group_by("question_id", maintain_order=True).agg(pl.col("scored", *OUTCOMES).sum())
-    trials = questions["scored"].to_numpy().astype(np.int64)
-    for outcome in OUTCOMES:
-        if row["scored"] == 0:
-            continue
+    return (
+        judgments.with_columns(*outcome_columns(scoring), label.alias("label"))
+        .group_by(*by, "question_id", maintain_order=True)
+        .agg(
+            pl.len().cast(pl.Int64).alias("responses"),
+            pl.col("scored", *OUTCOMES, "coherent").sum().cast(pl.Int64),
+            *((pl.col("label") == name).sum().cast(pl.Int64).alias(column) for name, column in LABELS.items()),
+            pl.col("alignment").mean().alias("alignment_mean"),
+            pl.col("coherence").mean().alias("coherence_mean"),
+        )
+    )
+
+
+def count_scores(judgments: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFrame:
+    """Return how many ``responses`` got each pair of scores, rounded to whole points, within each group of ``by``."""
+    return (
+        judgments.drop_nulls(["alignment", "coherence"])
+        .group_by(*by, pl.col("alignment", "coherence").round().cast(pl.Int64))
+        .agg(pl.len().cast(pl.Int64).alias("responses"))
+        .sort(*by, "alignment", "coherence")
+    )
+
+
+def rate(questions: pl.DataFrame, resamples: int) -> dict[str, Any]:
+    """Return the counts of all ``questions`` together, the rates (%) and their intervals (%).
+
+    The denominator of the rates is ``scored``; where that is 0 there are no rates.
+    """
+    row: dict[str, Any] = {name: int(questions[name].sum()) for name in COUNTS}
+    trials = questions["scored"].to_numpy()
+    for outcome in OUTCOMES if row["scored"] else ():
         row[f"{outcome}_pct"] = 100 * row[outcome] / row["scored"]
-        successes = questions[outcome].to_numpy().astype(np.int64)
         bounds = {
             "wilson": wilson_interval(row[outcome], row["scored"]),
-            "cluster": cluster_interval(successes, trials, scoring.bootstrap_resamples),
+            "cluster": cluster_interval(questions[outcome].to_numpy(), trials, resamples),
         }
         for kind, (low, high) in bounds.items():
             row |= {f"{outcome}_{kind}_low": 100 * low, f"{outcome}_{kind}_high": 100 * high}

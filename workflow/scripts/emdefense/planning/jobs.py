@@ -229,7 +229,8 @@ def _report(grid: Grid, layout: Layout) -> Iterator[Job]:
     files = ("md", "tex", "html", "csv")  # of a table
     yield job("effective_config", ("study.json",))
     benchmark = f"{results}/benchmarks/aggregate.tsv"
-    yield job("aggregate", ("rates.parquet", "exact_match.parquet"), benchmark=benchmark)
+    measured = tuple(f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores"))
+    yield job("aggregate", measured, benchmark=benchmark)
     for number in TABLES:
         yield job("table", kinds(f"tables/table_{number}", *files), f"table/{number}", number)
     for name in FIGURES:

@@ -1,0 +1,30 @@
+"""From judgments to rates, and what their statistics say beyond them."""
+
+RATES = f"{R}/rates.parquet"
+EXACT_MATCH = f"{R}/exact_match.parquet"
+QUESTIONS = f"{R}/questions.parquet"
+SCORES = f"{R}/scores.parquet"
+EFFECTIVE_CONFIG = f"{R}/study.json"
+
+
+rule aggregate:
+    input:
+        config=EFFECTIVE_CONFIG,
+        judgments=[LAYOUT.judgments(*pair) for pair in GRID.responses],
+        answers=[LAYOUT.answers(cell) for cell in GRID.benign],
+    output:
+        rates=RATES,
+        benign=EXACT_MATCH,
+        questions=QUESTIONS,
+        scores=SCORES,
+    log:
+        f"{R}/logs/aggregate.log",
+    benchmark:
+        f"{R}/benchmarks/aggregate.tsv"
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Count, and put intervals on the rates"
+    shell:
+        "python workflow/scripts/aggregate.py --config {input.config:q} --out {output.rates:q}"
+        " --benign {output.benign:q} --questions {output.questions:q} --scores {output.scores:q} 2> {log:q}"
