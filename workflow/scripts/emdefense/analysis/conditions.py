@@ -65,6 +65,13 @@ def settings(study: Study, model: str, arm: str) -> list[str]:
     return sorted(found, key=float)
 
 
+def ema_arms(study: Study, model: str) -> list[str]:
+    """Return the arms that the grid has for a model on the EMA tasks: plain ones, then each defence and its variants."""
+    tasks = set(ema_tasks(study))
+    found = {c.arm for c in conditions(study) if c.model == model and c.task in tasks}
+    return [name for arm in ARM_TITLES for name in arms_like(study, arm) if name in found]
+
+
 def arms_like(study: Study, arm: str) -> list[str]:
     """Return an arm and the study's variants of it, in the order of the config."""
     return [arm, *(name for name, variant in study.variants.items() if variant.of == arm)]
