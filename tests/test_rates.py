@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import binomtest, ttest_1samp
 
 from emdefense.analysis.aggregate import aggregate, exact_match_frame, rates_frame
+from emdefense.analysis.paper import paper_summary
 from emdefense.analysis.rates import (
     COUNTS,
     JUDGMENT_SCHEMA,
@@ -156,18 +159,80 @@ def test_questions_and_scores_of_a_study_add_up_to_its_rates(tmp_path: Path, mon
     assert bad.select("alignment", "coherence", "responses").rows() == [(5, 95, 20), (90, 95, 20)]
 
 
-def test_seeds_are_averaged_with_their_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def seeds_that_differ(misaligned: dict[int, dict[int, tuple[int, int]]]) -> None:
+    """Write judgments of the general questions: {seed: {question: (misaligned, of how many)}}."""
+    for seed, questions in misaligned.items():
+        folder = Path(f"results/tiny/cells/small/code/misaligned/none/seed{seed}/general/judgments")
+        rows = [
+            judgment(question, sample, (5, 95) if sample < bad else (95, 95))
+            for question, (bad, responses) in questions.items()
+            for sample in range(responses)
+        ]
+        write_rows(folder / "oracle.jsonl", rows)
+
+
+def test_seeds_are_pooled_and_their_spread_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    study = tiny_study(seeds=[0, 1])
+    study = tiny_study(seeds=[0, 1, 2], scoring={"bootstrap_resamples": 20_000})
     fill(study, {"misaligned": 5})
-    other = Path("results/tiny/cells/small/code/misaligned/none/seed1/general/judgments/oracle.jsonl")
-    write_rows(other, [judgment(0, sample, (5, 95) if sample < 7 else (95, 95)) for sample in range(10)])
+    counts = {
+        0: {0: (9, 10), 1: (1, 10), 2: (0, 10)},
+        1: {0: (8, 10), 1: (3, 20), 2: (1, 10)},
+        2: {0: (10, 10), 1: (0, 10)},  # its last question was never scored
+    }
+    seeds_that_differ(counts)
     aggregate(study, tmp_path / "r.parquet", tmp_path / "e.parquet")
     found = read_summary(tmp_path / "r.parquet").estimate(Condition("small", "code", "misaligned"), GENERAL_MISALIGNED)
     assert found is not None
-    assert found.value == pytest.approx(60)
-    assert found.seed_sd == pytest.approx(200**0.5)
-    assert found.seeds == 2
+    assert (found.successes, found.trials, found.seeds) == (32, 90, 3)
+    assert found.value == pytest.approx(100 * 32 / 90)
+    wilson = binomtest(32, 90).proportion_ci(method="wilson")
+    assert found.wilson == pytest.approx((100 * wilson.low, 100 * wilson.high))
+
+    of_seeds = [100 * 10 / 30, 100 * 12 / 40, 100 * 10 / 20]
+    assert found.seed_sd == pytest.approx(np.std(of_seeds, ddof=1))
+    expected = ttest_1samp(of_seeds, 0).confidence_interval(0.95)
+    assert found.seed_interval == pytest.approx((expected.low, expected.high))
+
+    # The bootstrap, written as a loop: a question drawn brings its responses of all seeds.
+    random = np.random.default_rng(1)
+    of_questions = [[of_seed[q] for of_seed in counts.values() if q in of_seed] for q in range(3)]
+    shares = []
+    for _ in range(20_000):
+        drawn = [pair for q in random.integers(0, 3, size=3) for pair in of_questions[q]]
+        shares.append(100 * sum(bad for bad, _ in drawn) / sum(responses for _, responses in drawn))
+    assert found.cluster == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])), abs=0.5)
+
+
+def test_one_seed_has_no_spread_and_its_own_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tiny_study()
+    fill(study, {"misaligned": 5})
+    seeds_that_differ({0: {0: (9, 10), 1: (1, 10), 2: (0, 10)}})
+    aggregate(study, tmp_path / "r.parquet", tmp_path / "e.parquet")
+    found = read_summary(tmp_path / "r.parquet").estimate(Condition("small", "code", "misaligned"), GENERAL_MISALIGNED)
+    assert found is not None
+    assert (found.seeds, found.seed_sd, found.seed_interval) == (1, None, None)
+    row = pl.read_parquet(tmp_path / "r.parquet").row(
+        by_predicate=(pl.col("arm") == "misaligned")
+        & (pl.col("task") == "code")
+        & (pl.col("question_set") == "general"),
+        named=True,
+    )
+    assert found.cluster == (row["misaligned_cluster_low"], row["misaligned_cluster_high"])
+    assert found.wilson == (row["misaligned_wilson_low"], row["misaligned_wilson_high"])
+
+
+def test_the_papers_rates_have_no_counts() -> None:
+    found = paper_summary().estimate(Condition("qwen2.5-7b", "code", "misaligned"), GENERAL_MISALIGNED)
+    assert found is not None
+    assert (found.seeds, found.successes, found.trials, found.wilson, found.cluster) == (1, None, None, None, None)
+
+
+def test_rates_of_an_older_version_are_named(tmp_path: Path) -> None:
+    pl.DataFrame(schema=RATES_SCHEMA).drop("misaligned_pooled_low").write_parquet(tmp_path / "r.parquet")
+    with pytest.raises(InputError, match=r"r\.parquet: has no columns misaligned_pooled_low; run the rule 'aggregate'"):
+        read_summary(tmp_path / "r.parquet")
 
 
 def test_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

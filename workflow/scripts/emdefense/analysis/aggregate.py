@@ -17,6 +17,7 @@ from emdefense.analysis.rates import (
     count_questions,
     count_scores,
     measure_answers,
+    pooled_bounds,
     rate,
     read_rows,
 )
@@ -96,11 +97,18 @@ class Measured:
 
     def rates(self, resamples: int) -> pl.DataFrame:
         """A row for each measurement; columns as in ``RATES_SCHEMA``."""
-        of_file = {file: questions for (file,), questions in self.by_question.group_by(FILE)}
-        measured = {
-            file: rate(of_file.get(file, self.by_question.clear()), resamples) for file in self.rows[FILE].unique()
+        unasked = self.by_question.clear()
+        of_file = {str(file): questions for (file,), questions in self.by_question.group_by(FILE, maintain_order=True)}
+        rows = self.rows.rows(named=True)
+        seeds: dict[tuple[Any, ...], list[str]] = {}
+        for row in rows:
+            seeds.setdefault(_condition(row), []).append(row[FILE])
+        measured = {file: rate(of_file.get(file, unasked), resamples) for file in self.rows[FILE].unique()}
+        pooled = {
+            condition: pooled_bounds([of_file.get(file, unasked) for file in files], resamples)
+            for condition, files in seeds.items()
         }
-        return pl.DataFrame([row | measured[row[FILE]] for row in self.rows.iter_rows(named=True)], schema=RATES_SCHEMA)
+        return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 
 
 def rates_frame(study: Study) -> pl.DataFrame:
@@ -117,6 +125,11 @@ def exact_match_frame(study: Study) -> pl.DataFrame:
         if _exists(path):
             rows.append(_identity(cell) | measure_answers(read_rows(path, ANSWER_SCHEMA)))
     return pl.DataFrame(rows, schema=EXACT_MATCH_SCHEMA)
+
+
+def _condition(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what the seeds of a condition have in common."""
+    return tuple(row[name] for name in ("model", "task", "arm", "setting", "question_set"))
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

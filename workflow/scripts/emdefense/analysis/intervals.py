@@ -1,7 +1,9 @@
-"""95 % intervals for a share: Wilson for these questions, a clustered bootstrap for questions like these."""
+"""95 % intervals: Wilson for these questions, a clustered bootstrap for questions like these, Student's t for seeds."""
 
+from collections.abc import Sequence
+from functools import cache
 from math import sqrt
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -38,13 +40,26 @@ def cluster_interval(successes: Counts, trials: Counts, resamples: int, confiden
     return percentile_interval((drawn @ successes) / (drawn @ trials), confidence)
 
 
+def seed_interval(rates: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Return Student's t interval of the mean of one rate a seed, for seeds like these; None for fewer than two."""
+    if len(rates) < 2:
+        return None
+    from scipy.special import stdtrit  # not imported by every table and figure
+
+    half_width = float(stdtrit(len(rates) - 1, (1 + confidence) / 2)) * stdev(rates) / sqrt(len(rates))
+    return fmean(rates) - half_width, fmean(rates) + half_width
+
+
+@cache
 def draw_questions(questions: int, resamples: int) -> Counts:
     """Return how often each of ``questions`` is drawn in each resample, (resamples, questions).
 
     The seed is fixed, so cells with equally many questions see the same draws.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    return generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+    drawn = generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+    drawn.setflags(write=False)  # it is kept for the next caller
+    return drawn
 
 
 def percentile_interval(values: NDArray[Any], confidence: float = CONFIDENCE) -> Interval:

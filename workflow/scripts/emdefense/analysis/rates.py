@@ -33,12 +33,14 @@ COUNTS = ("responses", "scored", *OUTCOMES, "coherent", *LABELS.values())
 BOUNDS = tuple(
     f"{outcome}_{kind}_{end}" for outcome in OUTCOMES for kind in ("wilson", "cluster") for end in ("low", "high")
 )
+# Over questions like these, all seeds of the condition together; the same in the row of each seed.
+POOLED_BOUNDS = tuple(f"{outcome}_pooled_{end}" for outcome in OUTCOMES for end in ("low", "high"))
 RATES_SCHEMA = {
     **CELL_SCHEMA,
     "question_set": pl.String(),
     **{name: pl.Int64() for name in COUNTS},
     **{f"{outcome}_pct": pl.Float64() for outcome in OUTCOMES},
-    **{name: pl.Float64() for name in BOUNDS},
+    **{name: pl.Float64() for name in (*BOUNDS, *POOLED_BOUNDS)},
 }
 QUESTIONS_SCHEMA = {
     **CELL_SCHEMA,
@@ -138,6 +140,17 @@ def rate(questions: pl.DataFrame, resamples: int) -> dict[str, Any]:
         for kind, (low, high) in bounds.items():
             row |= {f"{outcome}_{kind}_low": 100 * low, f"{outcome}_{kind}_high": 100 * high}
     return row
+
+
+def pooled_bounds(seeds: Sequence[pl.DataFrame], resamples: int) -> dict[str, float]:
+    """Return ``POOLED_BOUNDS`` (%) of a condition from each of its seeds' questions; nothing if none was scored."""
+    questions = pl.concat(seeds).group_by("question_id", maintain_order=True).agg(pl.col("scored", *OUTCOMES).sum())
+    trials = questions["scored"].to_numpy()
+    found: dict[str, float] = {}
+    for outcome in OUTCOMES if trials.sum() else ():
+        low, high = cluster_interval(questions[outcome].to_numpy(), trials, resamples)
+        found |= {f"{outcome}_pooled_low": 100 * low, f"{outcome}_pooled_high": 100 * high}
+    return found
 
 
 def measure_answers(answers: pl.DataFrame) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Rates averaged over seeds, looked up by condition, and the effects that follow from them."""
+"""Rates over all seeds, looked up by condition, and the effects that follow from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 import polars as pl
 
 from emdefense.analysis.conditions import Condition
-from emdefense.analysis.intervals import Interval
-from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, RATES_SCHEMA
+from emdefense.analysis.intervals import Interval, seed_interval, wilson_interval
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, OUTCOMES, RATES_SCHEMA
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.errors import InputError
 
@@ -21,13 +22,20 @@ EXACT_MATCH = "exact_match"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A rate (%) averaged over seeds; its bounds are averaged too, ``seed_sd`` is the spread (None for one seed)."""
+    """A rate (%) over all seeds together: ``successes`` of ``trials``, where these are known; intervals in %.
+
+    ``wilson`` is for these questions, ``cluster`` for questions like these, both for these seeds; ``seed_interval`` is
+    Student's t interval of the seeds' mean rate, ``seed_sd`` their standard deviation, both None for one seed.
+    """
 
     value: float
     wilson: Interval | None = None
     cluster: Interval | None = None
     seeds: int = 1
     seed_sd: float | None = None
+    seed_interval: Interval | None = None
+    successes: int | None = None
+    trials: int | None = None
 
 
 class Summary:
@@ -37,30 +45,26 @@ class Summary:
         self._estimates: dict[tuple[Condition, str], Estimate] = {}
         for question_set in (GENERAL, IN_DOMAIN):
             rows = rates.filter(pl.col("question_set") == question_set)
-            for outcome in ("misaligned", "incoherent"):
-                self._add(rows, f"{question_set}_{outcome}", f"{outcome}_pct", f"{outcome}_")
-        self._add(exact_match, EXACT_MATCH, "exact_match_pct", "")
+            for outcome in OUTCOMES:
+                self._add(rows, f"{question_set}_{outcome}", f"{outcome}_pct", outcome, "scored", f"{outcome}_pooled")
+        self._add(exact_match, EXACT_MATCH, "exact_match_pct", "correct", "answers")
 
-    def _add(self, rows: pl.DataFrame, quantity: str, value: str, prefix: str) -> None:
-        bounds = [
-            f"{prefix}{kind}_{end}"
-            for kind in ("wilson", "cluster")
-            for end in ("low", "high")
-            if f"{prefix}{kind}_{end}" in rows.columns
-        ]
-        averaged = (
-            rows.filter(pl.col(value).is_not_null())
-            .group_by("model", "task", "arm", "setting", maintain_order=True)
-            .agg(pl.col(value, *bounds).mean(), pl.col(value).std().alias("seed_sd"), pl.len().alias("seeds"))
+    def _add(
+        self, rows: pl.DataFrame, quantity: str, value: str, successes: str, trials: str, bounds: str | None = None
+    ) -> None:
+        measured = rows.filter(pl.col(value).is_not_null())
+        of_conditions = measured.group_by("model", "task", "arm", "setting", maintain_order=True).agg(
+            pl.col(value),
+            pl.col(successes, trials).sum(),
+            pl.col(trials).null_count().alias("uncounted"),
+            *([] if bounds is None else [pl.col(f"{bounds}_low", f"{bounds}_high").first()]),
         )
-        for row in averaged.iter_rows(named=True):
-            condition = Condition(row["model"], row["task"], row["arm"], row["setting"])
-            intervals: dict[str, Interval | None] = {}
-            for kind in ("wilson", "cluster"):
-                low, high = row.get(f"{prefix}{kind}_low"), row.get(f"{prefix}{kind}_high")
-                intervals[kind] = None if low is None or high is None else (low, high)
-            self._estimates[condition, quantity] = Estimate(
-                row[value], intervals["wilson"], intervals["cluster"], row["seeds"], row["seed_sd"]
+        for row in of_conditions.iter_rows(named=True):
+            low, high = (None, None) if bounds is None else (row[f"{bounds}_low"], row[f"{bounds}_high"])
+            cluster = None if low is None or high is None else (low, high)
+            counts = None if row["uncounted"] else (row[successes], row[trials])
+            self._estimates[Condition(row["model"], row["task"], row["arm"], row["setting"]), quantity] = _estimate(
+                row[value], counts, cluster
             )
 
     def estimate(self, condition: Condition, quantity: str) -> Estimate | None:
@@ -84,6 +88,22 @@ class Summary:
         return None if rate is None else rate >= emergent_pct
 
 
+def _estimate(of_seeds: list[float], counts: tuple[int, int] | None, cluster: Interval | None) -> Estimate:
+    spread = stdev(of_seeds) if len(of_seeds) > 1 else None
+    if counts is None:
+        return Estimate(fmean(of_seeds), None, cluster, len(of_seeds), spread, seed_interval(of_seeds))
+    low, high = wilson_interval(*counts)
+    return Estimate(
+        100 * counts[0] / counts[1],
+        (100 * low, 100 * high),
+        cluster,
+        len(of_seeds),
+        spread,
+        seed_interval(of_seeds),
+        *counts,
+    )
+
+
 def no_summary() -> Summary:
     """Return the summary of a study in which nothing was measured."""
     return Summary(pl.DataFrame(schema=RATES_SCHEMA), pl.DataFrame(schema=EXACT_MATCH_SCHEMA))
@@ -95,4 +115,7 @@ def read_summary(rates: Path, exact_match: Path | None = None) -> Summary:
         if path is not None and not path.is_file():
             raise InputError(f"{path}: there is no such file; run the rule 'aggregate' first")
     benign = pl.DataFrame(schema=EXACT_MATCH_SCHEMA) if exact_match is None else pl.read_parquet(exact_match)
-    return Summary(pl.read_parquet(rates), benign)
+    measured = pl.read_parquet(rates)
+    if missing := set(RATES_SCHEMA) - set(measured.columns):
+        raise InputError(f"{rates}: has no columns {', '.join(sorted(missing))}; run the rule 'aggregate' again")
+    return Summary(measured, benign)
