@@ -88,3 +88,8 @@ def setting_title(arm: str, setting: str) -> str:
         return ""
     symbol = SETTING_SYMBOLS.get(arm, "λ")  # a variant is of a penalty
     return f"{setting} %" if symbol == "%" else f"{symbol} = {setting}"
+
+
+def titled(arm: str, setting: str) -> str:
+    """Return an arm and its setting as a reader sees them: ``KL, λ = 0.1``, or ``Misaligned``."""
+    return ", ".join(filter(None, (arm_title(arm), setting_title(arm, setting))))
