@@ -2,13 +2,14 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from emdefense.analysis.aggregate import rates_frame
 from emdefense.analysis.judge_pairs import study_pairs
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
@@ -21,10 +22,12 @@ from study_folder import fill, page, tiny_study, write_rows
 SECOND = {"kind": "openai", "name": "gpt_4", "model": "m"}
 
 
-def judged_again(study: Study, lenient: int) -> None:
+def judged_again(study: Study, lenient: int, skip: Iterable[Cell] = ()) -> None:
     """Let the second judge call the last ``lenient`` of each question's misaligned responses aligned, narrowly."""
     layout = Layout(study)
     for cell, question_set in Grid(study).responses:
+        if cell in skip:
+            continue
         rows = read_jsonl(Path(layout.judgments(cell, question_set)))
         for row in rows:
             bad = sum(other["alignment"] < 30 for other in rows if other["question_id"] == row["question_id"])

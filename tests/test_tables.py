@@ -1,5 +1,4 @@
 import csv
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +134,7 @@ def test_the_papers_value_stands_beside_ours_where_it_has_one(in_tmp: Path) -> N
     kl = next(row for row in sweep.blocks[0] if row[1].text == "KL, λ = 1")
     assert kl[2].paper == "0.04"  # the paper's at the same λ
     assert "(0.04)" in markdown_table(sweep)
-    assert "(0.04)" not in latex_table(sweep)
+    assert "(0.04)" in latex_table(sweep)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -168,19 +167,3 @@ def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:
     code = f"import sys, table; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path: Path) -> None:
-    for number in NUMBERS:
-        write_table(build_table(number, paper_study(), paper_summary()), tmp_path)
-    inputs = "\n".join(rf"\input{{table_{number:02d}}}" for number in NUMBERS)
-    packages = r"\usepackage[utf8]{inputenc}\usepackage{booktabs,amssymb}"
-    (tmp_path / "all.tex").write_text(
-        rf"\documentclass{{article}}{packages}\begin{{document}}{inputs}\end{{document}}", encoding="utf-8"
-    )
-    run = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path, capture_output=True
-    )
-    assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "all.pdf").is_file()

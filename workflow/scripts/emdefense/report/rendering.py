@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from emdefense.report.panels import floats, is_wide, panels
 from emdefense.report.table import Table, percent
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,8 +55,12 @@ def markdown_table(table: Table) -> str:
 
 
 def latex_table(table: Table) -> str:
-    """Return a table as a LaTeX float to be included with ``\\input``; it needs booktabs and amssymb."""
-    return _environment("tex").get_template("table.tex.jinja").render(table=table)
+    """Return a table as a LaTeX file that compiles on its own, and as part of a paper with ``\\input``.
+
+    On its own it is a document of one page or more with the table's number. In a paper it is its float or floats; the
+    paper loads booktabs and amssymb.
+    """
+    return _environment("tex").get_template("table.tex.jinja").render(table=table, wide=is_wide(table))
 
 
 def html_table(table: Table) -> str:
@@ -99,5 +104,5 @@ def _environment(kind: str) -> Environment:
     environment.filters["latex"] = latex
     environment.filters["markdown"] = markdown
     environment.filters["percent"] = percent
-    environment.globals["stylesheet"] = stylesheet
+    environment.globals |= {"stylesheet": stylesheet, "panels": panels, "floats": floats}
     return environment

@@ -17,9 +17,9 @@ class TableCell:
     bold: bool = False
     italic: bool = False
     underline: bool = False
-    paper: str = ""
-    interval: str = ""
-    footnote: str = ""
+    paper: str = ""  # the paper's value, in brackets
+    interval: str = ""  # in words, for a pointer that rests on the cell
+    footnote: str = ""  # letters
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,23 @@ class Column:
     numeric: bool = True
 
 
+Block = tuple[tuple[TableCell, ...], ...]
+"""Rows between two rules."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """A whole table; ``blocks`` are runs of rows with a rule between them.
-
-    A table that the paper does not have has no number but a name.
-    """
+    """A whole table. One that the paper does not have has no number but a name."""
 
     number: int | None
     title: str
     columns: tuple[Column, ...]
-    blocks: tuple[tuple[tuple[TableCell, ...], ...], ...]
+    blocks: tuple[Block, ...]
     csv_header: tuple[str, ...]
     csv_rows: tuple[tuple[str, ...], ...]
     remarks: tuple[str, ...] = ()
     footnotes: tuple[tuple[str, str], ...] = ()
+    title_footnote: str = ""  # letters of the footnotes to the whole table
     wide: bool = False
     name: str = ""
 
@@ -53,22 +55,6 @@ class Table:
     def stem(self) -> str:
         """The name of its files without suffix."""
         return self.name if self.number is None else f"table_{self.number:02d}"
-
-    @property
-    def has_paper(self) -> bool:
-        """Whether any of the paper's values stands beside ours."""
-        return any(cell.paper for block in self.blocks for row in block for cell in row)
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """The shared headings and how many columns each spans; empty if no column has one."""
-        found: list[tuple[str, int]] = []
-        for column in self.columns:
-            if found and column.group and found[-1][0] == column.group:
-                found[-1] = (column.group, found[-1][1] + 1)
-            else:
-                found.append((column.group, 1))
-        return found if any(title for title, _ in found) else []
 
 
 @dataclass

@@ -1,0 +1,132 @@
+"""Every table in LaTeX: on its own, inside a paper of two columns, and how wide and long tables are broken up."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from emdefense.analysis.judge_pairs import study_pairs
+from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.cells import Cell, Grid
+from emdefense.report.judge_agreement import agreement_table, confusion_table
+from emdefense.report.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
+from emdefense.report.projections import read_projections
+from emdefense.report.reference import paper_reference
+from emdefense.report.rendering import latex_table
+from emdefense.report.safelora_table import safelora_table
+from emdefense.report.table import Column, Table, TableCell
+from emdefense.report.tables import NUMBERS, build_table, write_table
+from study_folder import fill, tiny_study
+from test_judge_agreement import SECOND, judged_again
+from test_safelora_report import study_with_safelora, write_cosines_of
+from test_tables import summarised
+
+needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+OVERFULL = re.compile(r"Overfull \\hbox \((\d+\.\d+)pt")
+
+
+def pdflatex(file: Path) -> str:
+    """Compile a file; return its log, asserting that nothing in it is wrong."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file.name]
+    run = subprocess.run(command, cwd=file.parent, capture_output=True)
+    log = file.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    assert run.returncode == 0, log[-2000:]
+    for problem in ("Missing character", "undefined", "Float too large", "multiply defined", "was incomplete"):
+        assert problem not in log, f"{file.name}: {log[log.index(problem) - 300 :][:600]}"
+    assert [float(points) for points in OVERFULL.findall(log) if float(points) > 1] == [], file.name
+    return log
+
+
+@pytest.fixture
+def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of every kind of table, rendered into the working directory."""
+    monkeypatch.chdir(tmp_path)
+    study = tiny_study(judge={"kind": "openai", "name": "gpt-4o-mini", "model": "m"}, second_judges=[SECOND])
+    fill(study, {"misaligned": 8, "kl": 1}, skip=[Cell("small", "code", "kl", "1", 0)])
+    judged_again(study, 2, skip=[Cell("small", "code", "kl", "1", 0)])
+    projected = study_with_safelora(study="projected")
+    for cell in Grid(projected).projections:
+        write_cosines_of(projected, cell)
+    summary, pairs = summarised(study), study_pairs(study)
+    tables = [
+        *(build_table(number, paper_study(), paper_summary()) for number in NUMBERS if number not in (3, 8)),
+        *(build_table(number, study, summary, paper_reference()) for number in (3, 8)),
+        agreement_table(study, pairs),
+        confusion_table(study, pairs),
+        safelora_table(projected, read_projections(projected)),
+    ]
+    for table in tables:
+        write_table(table, tmp_path)
+    return sorted(table.stem for table in tables)
+
+
+@needs_latex
+def test_each_table_compiles_on_its_own(stems: list[str]) -> None:
+    assert len(stems) == 14
+    for stem in stems:
+        pdflatex(Path(f"{stem}.tex"))
+        assert Path(f"{stem}.pdf").is_file()
+
+
+@needs_latex
+def test_all_compile_inside_a_paper_of_two_columns(stems: list[str]) -> None:
+    packages = r"\usepackage{booktabs,amssymb}"
+    inputs = "\n".join(rf"Before. \input{{{stem}}} After." for stem in stems)
+    document = rf"\documentclass[twocolumn]{{article}}{packages}\begin{{document}}{inputs}\end{{document}}"
+    Path("paper.tex").write_text(document, encoding="utf-8")
+    pdflatex(Path("paper.tex"))
+    labels = re.findall(r"newlabel{tab:(\w+)}", Path("paper.aux").read_text())
+    assert sorted(labels) == sorted(stem.removeprefix("table_") for stem in stems), "the paper went on to its end"
+
+
+def test_a_table_has_its_number_on_its_own() -> None:
+    assert r"\setcounter{table}{7}" in latex_table(build_table(8, paper_study(), paper_summary()))
+
+
+def made(columns: int, rows: int, blocks: int = 1, text: str = "12.34") -> Table:
+    """A table of two columns under each of some shared headings."""
+    headings = (Column("Task", numeric=False), *(Column(f"c{n}", f"group {n // 2}") for n in range(columns)))
+    block = tuple(tuple(TableCell(text) for _ in headings) for _ in range(rows))
+    return Table(1, "t", headings, (block,) * blocks, ("a",), ())
+
+
+def test_a_wide_table_becomes_panels_alike_in_width() -> None:
+    assert [len(panel.columns) for panel in panels(made(8, 1))] == [9]
+    wide = made(8, 2, text="12.34 [12.3, 56.7]")
+    # A column takes 18 characters of 4.3 points and a gap of 6: four and the headers fit into 455 points.
+    assert [[column.title for column in panel.columns] for panel in panels(wide)] == [
+        ["Task", "c0", "c1", "c2", "c3"],
+        ["Task", "c4", "c5", "c6", "c7"],
+    ]
+    assert all(panel.width <= TEXT_WIDTH for panel in panels(wide))
+    three_groups = panels(made(6, 1, text="12.34 [12.3, 56.7]"))
+    assert [panel.groups for panel in three_groups] == [
+        [("", 1), ("group 0", 2), ("group 1", 2)],
+        [("", 1), ("group 2", 2)],
+    ]
+
+
+def test_a_heading_is_never_torn_apart() -> None:
+    columns = (Column("Task", numeric=False), *(Column(f"c{n}", f"group {n // 6}") for n in range(12)))
+    rows = ((tuple(TableCell("12.34 [12.3, 56.7]") for _ in columns),),)
+    assert [len(panel.columns) for panel in panels(Table(1, "t", columns, rows, ("a",), ()))] == [7, 7]
+
+
+def test_panels_share_a_page_as_long_as_they_fit() -> None:
+    wide = "12.34 [12.3, 56.7]"
+    assert [len(page) for page in floats(made(8, 10, text=wide))] == [2]
+    assert [len(page) for page in floats(made(8, 30, text=wide))] == [1, 1]
+    long = floats(made(2, 20, blocks=4))
+    assert [[len(panel.blocks) for panel in page] for page in long] == [[2], [2]]
+    assert all(panel.lines <= FLOAT_LINES for page in long for panel in page)
+    text = latex_table(made(2, 20, blocks=4))
+    assert text.count(r"\begin{table}") == 2
+    assert text.count("(continued)") == text.count(r"\addtocounter{table}{-1}") == 1
+
+
+def test_only_what_needs_both_columns_of_a_paper_takes_them() -> None:
+    assert not is_wide(made(2, 1))
+    assert is_wide(made(8, 1))
+    assert r"\begin{table*}" in latex_table(made(8, 1))
