@@ -40,7 +40,11 @@ def model_in_role(study: Study, role: Role) -> str | None:
 
 
 def chosen_setting(study: Study, arm: str) -> str | None:
-    """Return a defence's setting in Tables 1, 3 and 4, ``none`` for arms without one, None if none was chosen."""
+    """Return a defence's setting in Tables 1, 3 and 4, ``none`` for arms without one, None if none was chosen.
+
+    A variant has the setting of the defence that it varies.
+    """
+    arm = study.variants[arm].of if arm in study.variants else arm
     if arm not in DEFENCES:
         return NO_SETTING
     setting = study.report.chosen.get(arm)
@@ -70,6 +74,13 @@ def ema_arms(study: Study, model: str) -> list[str]:
     tasks = set(ema_tasks(study))
     found = {c.arm for c in conditions(study) if c.model == model and c.task in tasks}
     return [name for arm in ARM_TITLES for name in arms_like(study, arm) if name in found]
+
+
+def chosen_arms(study: Study, model: str) -> list[tuple[str, str]]:
+    """Return the model's arms on the EMA tasks, each with its chosen setting, as far as the grid has that."""
+    pairs = [(arm, chosen_setting(study, arm)) for arm in ema_arms(study, model)]
+    in_grid = {(c.arm, c.setting) for c in conditions(study) if c.model == model}
+    return [(arm, setting) for arm, setting in pairs if setting is not None and (arm, setting) in in_grid]
 
 
 def arms_like(study: Study, arm: str) -> list[str]:
