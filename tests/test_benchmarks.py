@@ -74,3 +74,12 @@ def test_judge() -> None:
     assert all(float(row[1].replace(",", "")) > 0 and row[2].endswith("%") for row in rates)
     assert [row[0].split(", ")[0] for row in memory] == ["ours", "responses and replies in lists"]
     assert all(float(row[4].replace(",", "")) > 0 for row in memory)
+
+
+def test_report() -> None:
+    header, *rows = table("report")
+    assert header[:3] == ["step", "seconds", "peak MB"]
+    # 4 tasks × 25 conditions × 40 judgments, and untrained ones: the general questions once, each task's own
+    assert rows[0][0] == "aggregate, 4,100 judgments"
+    assert rows[-1][0] == "json.loads, line by line"
+    assert all(float(row[2].replace(",", "")) > 0 for row in rows)
