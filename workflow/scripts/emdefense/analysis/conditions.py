@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 from emdefense.cells import NO_SETTING, Grid, format_setting
 from emdefense.config import Study
+from emdefense.config.study import PLAIN_ARMS
 
 Role = Literal["main", "second"]
 DEFENCES = ("kl", "ldifs", "safelora", "interleave")
@@ -45,7 +46,7 @@ def chosen_setting(study: Study, arm: str) -> str | None:
     A variant has the setting of the defence that it varies.
     """
     arm = study.variants[arm].of if arm in study.variants else arm
-    if arm not in DEFENCES:
+    if arm in PLAIN_ARMS:
         return NO_SETTING
     setting = study.report.chosen.get(arm)
     return None if setting is None else format_setting(setting)
@@ -70,7 +71,7 @@ def settings(study: Study, model: str, arm: str) -> list[str]:
 
 
 def ema_arms(study: Study, model: str) -> list[str]:
-    """Return the arms that the grid has for a model on the EMA tasks: plain ones, then each defence and its variants."""
+    """Return the grid's arms for a model on the EMA tasks: plain ones, then each defence and its variants."""
     tasks = set(ema_tasks(study))
     found = {c.arm for c in conditions(study) if c.model == model and c.task in tasks}
     return [name for arm in ARM_TITLES for name in arms_like(study, arm) if name in found]
@@ -86,6 +87,11 @@ def chosen_arms(study: Study, model: str) -> list[tuple[str, str]]:
 def arms_like(study: Study, arm: str) -> list[str]:
     """Return an arm and the study's variants of it, in the order of the config."""
     return [arm, *(name for name, variant in study.variants.items() if variant.of == arm)]
+
+
+def defences(study: Study) -> list[str]:
+    """Return every defence, each followed by the study's variants of it."""
+    return [name for arm in DEFENCES for name in arms_like(study, arm)]
 
 
 def arm_title(arm: str) -> str:

@@ -6,7 +6,17 @@ from typing import NoReturn
 
 from emdefense.config.source_checks import check_reference, check_sources
 from emdefense.config.sources import SourceSection
-from emdefense.config.study import ARMS, BENIGN_ARMS, EMA_ARMS, PLAIN_ARMS, EmaTask, Generation, GridBlock, Study
+from emdefense.config.study import (
+    ARMS,
+    BENIGN_ARMS,
+    EMA_ARMS,
+    PLAIN_ARMS,
+    EmaTask,
+    Generation,
+    GridBlock,
+    Study,
+    Verdicts,
+)
 from emdefense.config.training import DEFENCES, PENALTIES, Training
 from emdefense.config.variants import variant_options
 from emdefense.errors import InputError
@@ -31,8 +41,9 @@ def check_study(study: Study) -> None:
             _fail(f"report.{key}", f"unknown model '{model}'; write one of {', '.join(study.models)}")
     for key in ("chosen", "chosen_benign"):
         for arm in getattr(study.report, key):
-            if arm not in DEFENCES:
-                _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(DEFENCES)}")
+            if arm not in (known := (*DEFENCES, *study.variants)):
+                _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(known)}")
+    _check_verdicts(study.report.verdicts)
     if len(study.judges) != 1 + len(study.second_judges):
         _fail("second_judges", "two judges have the same name, and it names the files of their judgments; rename one")
     if len(set(study.seeds)) != len(study.seeds):
@@ -72,6 +83,14 @@ def check_generation(generation: Generation) -> None:
 
 def _fail(key: str, problem: str) -> NoReturn:
     raise InputError(f"key '{key}': {problem}")
+
+
+def _check_verdicts(verdicts: Verdicts) -> None:
+    """Check that what Table 1 calls yes is not less than what it calls partly."""
+    for key, (yes, partly) in verdicts.model_dump().items():
+        more, less = (partly, yes) if key == "incoherent_pct" else (yes, partly)
+        if more < less:
+            _fail(f"report.verdicts.{key}", f"[{yes:g}, {partly:g}] leaves no room for ~; write the one for ✓ first")
 
 
 def _check_names(study: Study, block: GridBlock, here: str) -> None:
