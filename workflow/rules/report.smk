@@ -147,6 +147,8 @@ rule claims:
     input:
         config=EFFECTIVE_CONFIG,
         rates=RATES,
+        benign=EXACT_MATCH,
+        questions=QUESTIONS,
     output:
         multiext(f"{R}/claims", ".md", ".json"),
     log:
@@ -158,7 +160,8 @@ rule claims:
     message:
         "Recompute the paper's claims"
     shell:
-        "python workflow/scripts/claims.py --config {input.config:q} --rates {input.rates:q} --out {params.out:q} 2> {log:q}"
+        "python workflow/scripts/claims.py --config {input.config:q} --rates {input.rates:q} --benign {input.benign:q}"
+        " --questions {input.questions:q} --out {params.out:q} 2> {log:q}"
 
 
 rule page:

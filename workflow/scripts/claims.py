@@ -3,8 +3,11 @@
 import argparse
 from pathlib import Path
 
+import polars as pl
+
 from emdefense.analysis.claims import judge_claims
 from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import read_summary
 from emdefense.config import Study
 from emdefense.errors import run_cli
@@ -16,11 +19,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the study's effective config (JSON)")
     parser.add_argument("--rates", type=Path, required=True, help="rates.parquet")
+    parser.add_argument("--benign", type=Path, required=True, help="exact_match.parquet")
+    parser.add_argument("--questions", type=Path, required=True, help="questions.parquet")
     parser.add_argument("--out", type=Path, required=True, help="path of the files without their suffix")
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
-    verdicts = judge_claims(study, read_summary(args.rates), paper_study(), paper_summary())
-    write_claims(verdicts, study, args.out)
+    measured = read_summary(args.rates, args.benign)
+    resampled = ResampledRates(pl.read_parquet(args.questions), study.scoring.bootstrap_resamples)
+    write_claims(judge_claims(study, measured, paper_study(), paper_summary(), resampled), study, args.out)
 
 
 if __name__ == "__main__":

@@ -2,51 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Literal, NamedTuple
 
-import yaml
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from emdefense.analysis.conditions import ARM_TITLES, Role, chosen_condition, ema_tasks, model_in_role
-from emdefense.analysis.summary import GENERAL_INCOHERENT, GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
-from emdefense.cells import NO_SETTING
+from emdefense.analysis.conditions import Condition, ema_tasks, model_in_role
+from emdefense.analysis.intervals import percentile_interval
+from emdefense.analysis.quantity import Quantity, Rates
+from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.config import Study
+from emdefense.yaml_files import read_yaml
 
-HOLDS, DIFFERS, NOT_MEASURED, NO_EMA = "holds", "does not hold", "not measured", "EMA did not appear"
-Quantity = Literal["mean_ema_reduction", "mean_in_domain_retention", "incoherence_increase"]
+HOLDS, DIFFERS, UNCLEAR = "holds", "does not hold", "unclear"
+NOT_MEASURED, NO_EMA = "not measured", "EMA did not appear"
+CONTROLS = {"untrained", "aligned"}
 TABLE_ROUNDING = 0.005  # half a unit of the last digit in the paper's tables, in percentage points
-
-
-class Computation(NamedTuple):
-    """How a quantity follows from the mean, over tasks, of a rate's share of the misaligned arm's rate."""
-
-    rate: str
-    of_mean_share: Callable[[float], float]
-    formula: str
-
-
-COMPUTATIONS: dict[Quantity, Computation] = {
-    "mean_ema_reduction": Computation(
-        GENERAL_MISALIGNED,
-        lambda share: 100 * (1 - share),
-        "mean over the tasks of 1 − general misaligned ({arm}) / general misaligned (Misaligned)",
-    ),
-    "mean_in_domain_retention": Computation(
-        IN_DOMAIN_MISALIGNED,
-        lambda share: 100 * share,
-        "mean over the tasks of in-domain misaligned ({arm}) / in-domain misaligned (Misaligned)",
-    ),
-    "incoherence_increase": Computation(
-        GENERAL_INCOHERENT,
-        lambda share: 100 * (share - 1),
-        "general incoherent ({arm}) / general incoherent (Misaligned) − 1, on {task}",
-    ),
-}
+Comparison = Literal["equals", "at least", "at most", "above", "below"]
 
 
 class Range(NamedTuple):
-    """A value, and how far it could move if the rates behind it were rounded; per cent."""
+    """A value, and the ends of what it may be: by rounding, or of its 95 % interval."""
 
     value: float
     low: float
@@ -54,109 +30,122 @@ class Range(NamedTuple):
 
 
 class Claim(BaseModel):
-    """A sentence of the paper with a number in it, and how that number is computed."""
+    """A statement with a number in it, and how that number is computed.
+
+    ``source`` says whether the paper's text gives the figure, or only its tables do and the wording and the bound are
+    ours. ``without`` names a task without which the quantity is shown too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     claim: str
+    source: Literal["text", "tables"]
+    tables: tuple[int, ...]
     quantity: Quantity
-    model: Role
-    arm: str
-    paper_pct: str
-    task: str | None = None
+    comparison: Comparison = "equals"
+    paper: str
     without: str | None = None
 
-    @property
-    def formula(self) -> str:
-        """The formula in words."""
-        return COMPUTATIONS[self.quantity].formula.format(arm=ARM_TITLES[self.arm], task=self.task)
+    def holds(self, found: Range) -> str:
+        """Return the verdict on a value: ``unclear`` where a bound lies within its range.
 
-    def agrees(self, found: Range) -> bool:
-        """Whether a value in ``found`` rounds to the paper's figure, at the digits that the paper gives."""
-        decimals = len(self.paper_pct.partition(".")[2])
-        half_unit = 0.5 * 0.1**decimals
-        paper = float(self.paper_pct)
-        return found.low <= paper + half_unit and found.high >= paper - half_unit
+        A figure holds if the range reaches what rounds to it, at the digits that it has.
+        """
+        bound = float(self.paper)
+        if self.comparison == "equals":
+            half_unit = 0.5 * 0.1 ** len(self.paper.partition(".")[2])
+            return HOLDS if found.low <= bound + half_unit and found.high >= bound - half_unit else DIFFERS
+        satisfied: Callable[[float], bool] = {
+            "at least": lambda value: value >= bound,
+            "at most": lambda value: value <= bound,
+            "above": lambda value: value > bound,
+            "below": lambda value: value < bound,
+        }[self.comparison]
+        ends = {satisfied(found.low), satisfied(found.high)}
+        return UNCLEAR if len(ends) == 2 else HOLDS if ends == {True} else DIFFERS
 
 
 class Verdict(BaseModel):
-    """A claim beside the number that the paper's own tables give, and ours; percentages."""
+    """A claim beside the number that the paper's own tables give, and ours, in the unit of its quantity."""
 
     claim: Claim
     recomputed: float | None
     recomputed_without: float | None
     follows: bool
     ours: float | None
+    interval: tuple[float, float] | None
     verdict: str
 
 
 def load_claims() -> list[Claim]:
-    """Return the paper's claims, in the order in which they are reported."""
-    raw = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    """Return the claims, in the order in which they are reported."""
+    raw = read_yaml(Path(__file__).parent / "claims.yaml")
     return [Claim.model_validate(entry) for entry in raw]
 
 
-def judge_claims(study: Study, measured: Summary, paper_study: Study, paper: Summary) -> list[Verdict]:
-    """Return a verdict for each claim: does it follow from the paper's tables, and does it hold for ``measured``."""
-    return [_judge(claim, study, measured, paper_study, paper) for claim in load_claims()]
+def judge_claims(
+    study: Study, measured: Summary, paper_study: Study, paper: Summary, resampled: Rates | None = None
+) -> list[Verdict]:
+    """Return a verdict for each claim: does it follow from the paper's tables, and does it hold for ``measured``.
+
+    ``resampled`` gives our rates with an entry a resample of the questions; without it ours have no interval.
+    """
+    return [_judge(claim, study, measured, paper_study, paper, resampled) for claim in load_claims()]
 
 
-def _judge(claim: Claim, study: Study, measured: Summary, paper_study: Study, paper: Summary) -> Verdict:
-    published = evaluate(claim, paper_study, paper, rounding=TABLE_ROUNDING)
+def _judge(
+    claim: Claim, study: Study, measured: Summary, paper_study: Study, paper: Summary, resampled: Rates | None
+) -> Verdict:
+    quantity = claim.quantity
+    published = recompute(quantity, paper_study, paper)
     without = None
     if claim.without is not None:
         rest = [task for task in ema_tasks(paper_study) if task != claim.without]
-        without = evaluate(claim, paper_study, paper, tasks=rest)
-    ours = evaluate(claim, study, measured)
+        without = recompute(quantity, paper_study, paper, rest)
+    ours = quantity.evaluate(study, measured.value)
+    drawn = None if ours is None or resampled is None else quantity.evaluate(study, resampled)
+    interval = None if drawn is None else percentile_interval(np.asarray(drawn))
     if ours is None:
         verdict = NOT_MEASURED
     elif not _ema_appeared(claim, study, measured):
         verdict = NO_EMA
     else:
-        verdict = HOLDS if claim.agrees(ours) else DIFFERS
+        verdict = claim.holds(Range(float(ours), *(interval or (float(ours), float(ours)))))
     return Verdict(
         claim=claim,
         recomputed=None if published is None else published.value,
         recomputed_without=None if without is None else without.value,
-        follows=published is not None and claim.agrees(published),
-        ours=None if ours is None else ours.value,
+        follows=published is not None and claim.holds(published) in (HOLDS, UNCLEAR),
+        ours=None if ours is None else float(ours),
+        interval=interval,
         verdict=verdict,
     )
 
 
-def evaluate(
-    claim: Claim, study: Study, summary: Summary, *, tasks: Sequence[str] = (), rounding: float = 0.0
-) -> Range | None:
-    """Return the claim's quantity over ``tasks`` (absent: the claim's, or all EMA tasks); None if a cell is missing.
+def recompute(quantity: Quantity, study: Study, printed: Summary, tasks: Sequence[str] = ()) -> Range | None:
+    """Return a quantity from a paper's tables, and how far the rounding of their entries can move it."""
 
-    ``rounding`` is by how much each rate may be off (percentage points).
-    """
-    rate, of_mean_share, _ = COMPUTATIONS[claim.quantity]
-    shares, smallest, largest = [], [], []
-    for task in tasks or _tasks(claim, study):
-        condition = chosen_condition(study, claim.model, task, claim.arm)
-        if condition is None:
-            return None
-        mine = summary.value(condition, rate)
-        reference = summary.value(condition._replace(arm="misaligned", setting=NO_SETTING), rate)
-        if mine is None or not reference:
-            return None
-        shares.append(mine / reference)
-        smallest.append((mine - rounding) / (reference + rounding))
-        largest.append((mine + rounding) / (reference - rounding))
-    if not shares:
+    def moved(by: float) -> Rates:
+        def rate(condition: Condition, name: str) -> float | None:
+            value = printed.value(condition, name)
+            return None if value is None else value + by
+
+        return rate
+
+    value = quantity.evaluate(study, printed.value, tasks=tasks)
+    ends = [quantity.evaluate(study, moved(by), moved(-by), tasks=tasks) for by in (-TABLE_ROUNDING, TABLE_ROUNDING)]
+    if value is None or ends[0] is None or ends[1] is None:
         return None
-    ends = sorted((of_mean_share(fmean(smallest)), of_mean_share(fmean(largest))))
-    return Range(of_mean_share(fmean(shares)), *ends)
-
-
-def _tasks(claim: Claim, study: Study) -> list[str]:
-    return [task for task in ema_tasks(study) if claim.task in (None, task)]
+    return Range(float(value), *sorted(float(end) for end in ends if end is not None))
 
 
 def _ema_appeared(claim: Claim, study: Study, summary: Summary) -> bool:
-    model = model_in_role(study, claim.model)
+    """Whether there was something to prevent; controls and benign tasks can be read without."""
+    quantity = claim.quantity
+    if quantity.rate == EXACT_MATCH or set(quantity.arms) <= CONTROLS:
+        return True
+    model = model_in_role(study, quantity.model)
     return model is not None and all(
-        summary.ema_appeared(model, task, study.report.emergent_pct) for task in _tasks(claim, study)
+        summary.ema_appeared(model, task, study.report.emergent_pct) for task in quantity.tasks_of(study)
     )

@@ -1,61 +1,116 @@
-"""The claims as Markdown and JSON, and as a table for the page."""
+"""The claims as Markdown and JSON, and as a section for the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from emdefense.analysis.claims import Verdict
 from emdefense.analysis.conditions import model_in_role
 from emdefense.config import Study
 from emdefense.files import write_json, write_text
-from emdefense.report.rendering import render_markdown
+from emdefense.report.rendering import render_html, render_markdown
+from emdefense.report.table import DASH
 
-FOLLOWS, DOES_NOT_FOLLOW = "follows", "does not follow"
+COMPARISONS = {"equals": "", "at least": "≥ ", "at most": "≤ ", "above": "> ", "below": "< "}
+GROUPS = {"text": "What the paper says", "tables": "What its tables show"}
+EXPLANATION = (
+    "“What the paper says” restates numbers of its text; “what its tables show” is read off its tables, wording and "
+    "bounds are ours. A figure follows from the paper's tables, or holds for ours, if it is reached by what they "
+    "round from, or by our 95 % interval (questions drawn anew, the same for all arms). A bound that lies within our "
+    "interval leaves the claim unclear; exact match has no such interval, and its value decides. Chosen, weakest and "
+    "strongest settings are the study's own."
+)
 
 
 def write_claims(verdicts: Sequence[Verdict], study: Study, stem: Path) -> None:
     """Write ``claims.md`` and ``claims.json``: ``stem`` with each suffix."""
     rows = claim_rows(verdicts, study)
-    write_text(stem.with_name(f"{stem.name}.md"), render_markdown("claims.md.jinja", rows=rows, notes=notes(verdicts)))
+    write_text(
+        stem.with_name(f"{stem.name}.md"),
+        render_markdown("claims.md.jinja", groups=grouped(rows), notes=notes(rows), explanation=EXPLANATION),
+    )
     write_json(stem.with_name(f"{stem.name}.json"), rows)
 
 
-def claim_rows(verdicts: Sequence[Verdict], study: Study) -> list[dict[str, str | float | bool | None]]:
-    """Return a JSON object for each claim; values are percentages, rounded to four decimals."""
-    rows: list[dict[str, str | float | bool | None]] = []
+def claims_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows of ``claims.json`` as an HTML fragment for the page: a table a group, and what is to be said."""
+    return render_html("claims.html.jinja", groups=grouped(rows), notes=notes(rows), explanation=EXPLANATION)
+
+
+def claim_rows(verdicts: Sequence[Verdict], study: Study) -> list[dict[str, Any]]:
+    """Return a JSON object for each claim; values are in its ``unit``, rounded to four decimals."""
+    rows: list[dict[str, Any]] = []
     for verdict in verdicts:
         claim = verdict.claim
-        model = model_in_role(study, claim.model)
+        model = model_in_role(study, claim.quantity.model)
         ours = _rounded(verdict.ours)
+        exact = claim.comparison == "equals"
         rows.append(
             {
                 "id": claim.id,
                 "claim": claim.claim,
-                "formula": claim.formula,
+                "source": claim.source,
+                "tables": list(claim.tables),
+                "formula": claim.quantity.in_words(),
+                "quantity": claim.quantity.model_dump(mode="json", exclude_defaults=True),
+                "unit": claim.quantity.unit,
                 "model": None if model is None else study.models[model].title,
-                "paper": claim.paper_pct,
+                "comparison": claim.comparison,
+                "paper": claim.paper,
                 "recomputed_from_paper": _rounded(verdict.recomputed),
                 "follows_from_paper": verdict.follows,
                 "recomputed_without": _rounded(verdict.recomputed_without),
                 "without": claim.without,
                 "ours": ours,
-                "difference": None if ours is None else _rounded(ours - float(claim.paper_pct)),
+                "ours_low": None if verdict.interval is None else _rounded(verdict.interval[0]),
+                "ours_high": None if verdict.interval is None else _rounded(verdict.interval[1]),
+                "difference": None if ours is None or not exact else _rounded(ours - float(claim.paper)),
                 "verdict": verdict.verdict,
             }
         )
     return rows
 
 
-def notes(verdicts: Sequence[Verdict]) -> list[str]:
+def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """Return the claims as printed, under the heading of their source."""
+    groups: dict[str, list[dict[str, str]]] = {title: [] for title in GROUPS.values()}
+    for row in rows:
+        unit, tables = row["unit"], row["tables"]
+        ours = quantity_text(row["ours"], unit)
+        if row["ours_low"] is not None:
+            ours += f" [{row['ours_low']:.1f}, {row['ours_high']:.1f}]".replace("-", "−")
+        groups[GROUPS[row["source"]]].append(
+            {
+                "claim": row["claim"],
+                "formula": row["formula"],
+                "from": f"Table{'s' if len(tables) > 1 else ''} {', '.join(map(str, tables))}",
+                "paper": f"{COMPARISONS[row['comparison']]}{row['paper']} {unit}",
+                "recomputed": quantity_text(row["recomputed_from_paper"], unit),
+                "follows": "follows" if row["follows_from_paper"] else "does not follow",
+                "ours": ours,
+                "verdict": row["verdict"],
+            }
+        )
+    return groups
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what has to be said about claims that do not follow from the paper's own tables."""
     found = []
-    for verdict in verdicts:
-        if verdict.follows or verdict.recomputed is None:
+    for row in rows:
+        if row["follows_from_paper"] or row["recomputed_from_paper"] is None:
             continue
-        text = f"“{verdict.claim.claim}”: the paper's own tables give {verdict.recomputed:.1f} %"
-        if verdict.recomputed_without is not None:
-            text += f" ({verdict.recomputed_without:.1f} % without {verdict.claim.without})"
+        unit = row["unit"]
+        text = f"“{row['claim']}”: the paper's own tables give {quantity_text(row['recomputed_from_paper'], unit)}"
+        if row["recomputed_without"] is not None:
+            text += f" ({quantity_text(row['recomputed_without'], unit)} without {row['without']})"
         found.append(f"{text}, so the sentence does not follow from them.")
     return found
+
+
+def quantity_text(value: float | None, unit: str) -> str:
+    """Return a value as printed, a dash if there is none."""
+    return DASH if value is None else f"{value:.1f} {unit}".replace("-", "−")
 
 
 def _rounded(value: float | None) -> float | None:

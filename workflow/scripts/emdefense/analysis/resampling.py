@@ -1,0 +1,50 @@
+"""Rates in many resamples of the questions, the same draw for every condition."""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from emdefense.analysis.conditions import Condition
+from emdefense.analysis.intervals import draw_questions
+from emdefense.cells import GENERAL, IN_DOMAIN
+
+OUTCOMES = ("misaligned", "incoherent")
+
+
+class ResampledRates:
+    """Rates (%) when whole questions are drawn anew, seeds pooled: an array with an entry a resample.
+
+    All conditions see the same draw of the general questions, and all of one task the same draw of its in-domain
+    questions, so that what arms are compared by is resampled as a pair.
+    """
+
+    def __init__(self, questions: pl.DataFrame, resamples: int):
+        self._resamples = resamples
+        self._draws: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self._counts: dict[tuple[Condition, str], pl.DataFrame] = {}
+        pooled = questions.group_by("model", "task", "arm", "setting", "question_set", "question_id").agg(
+            pl.col("scored", *OUTCOMES).sum()
+        )
+        for key, rows in pooled.group_by("model", "task", "arm", "setting", "question_set"):
+            *condition, question_set = key
+            self._counts[Condition(*condition), str(question_set)] = rows.sort("question_id")
+
+    def __call__(self, condition: Condition, quantity: str) -> NDArray[np.float64] | None:
+        """Return the rates of e.g. ``general_misaligned``; None if not measured, or not scored in some resample."""
+        question_set = next((name for name in (GENERAL, IN_DOMAIN) if quantity.startswith(f"{name}_")), None)
+        rows = None if question_set is None else self._counts.get((condition, question_set))
+        if question_set is None or rows is None:
+            return None
+        draws = self._draw(tuple(rows["question_id"]))
+        scored = draws @ rows["scored"].to_numpy()
+        if not scored.all():
+            return None
+        shares: NDArray[np.float64] = (
+            100 * (draws @ rows[quantity.removeprefix(f"{question_set}_")].to_numpy()) / scored
+        )
+        return shares
+
+    def _draw(self, questions: tuple[str, ...]) -> NDArray[np.int64]:
+        if questions not in self._draws:
+            self._draws[questions] = draw_questions(len(questions), self._resamples)
+        return self._draws[questions]
