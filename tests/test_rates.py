@@ -18,7 +18,7 @@ from emdefense.analysis.rates import (
     rate,
     read_rows,
 )
-from emdefense.analysis.summary import GENERAL_MISALIGNED, Condition, read_summary
+from emdefense.analysis.summary import EXACT_MATCH, GENERAL_MISALIGNED, Condition, read_summary
 from emdefense.cells import Cell
 from emdefense.config.study import Scoring
 from emdefense.errors import InputError
@@ -242,4 +242,36 @@ def test_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = exact_match_frame(study)
     assert frame["arm"].to_list() == ["sft", "kl"]
     assert frame["exact_match_pct"].to_list() == [75.0, 75.0]
+    wilson = binomtest(3, 4).proportion_ci(method="wilson")
+    assert frame.row(0, named=True)["wilson_low"] == pytest.approx(100 * wilson.low)
     assert rates_frame(study)["question_set"].unique().sort().to_list() == ["general", "in_domain"]
+
+
+def test_benign_questions_are_drawn_whole_with_their_samples_and_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tiny_study(seeds=[0, 1], scoring={"bootstrap_resamples": 20_000})
+    fill(study, {})
+    correct = [[10, 0, 9, 1, 10], [8, 2, 10, 0, 10]]  # of 10, by seed and question
+    for seed, of_questions in enumerate(correct):
+        rows = [
+            {"id": f"{q}/{n}", "question_id": str(q), "sample": n, "correct": n < right}
+            for q, right in enumerate(of_questions)
+            for n in range(10)
+        ]
+        write_rows(Path(f"results/tiny/cells/small/quiz/sft/none/seed{seed}/answers.jsonl"), rows)
+    aggregate(study, tmp_path / "r.parquet", tmp_path / "e.parquet")
+    found = read_summary(tmp_path / "r.parquet", tmp_path / "e.parquet").estimate(
+        Condition("small", "quiz", "sft"), EXACT_MATCH
+    )
+    assert found is not None
+    assert (found.successes, found.trials, found.seeds) == (60, 100, 2)
+    random = np.random.default_rng(2)
+    shares = [100 * np.array(correct)[:, random.integers(0, 5, size=5)].mean() / 10 for _ in range(20_000)]
+    assert found.cluster == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])), abs=0.5)
+    one = pl.read_parquet(tmp_path / "e.parquet").filter(arm="sft", seed=0).row(0, named=True)
+    alone = [10 * np.array(correct[0])[random.integers(0, 5, size=5)].mean() for _ in range(20_000)]
+    assert (one["cluster_low"], one["cluster_high"]) == pytest.approx(
+        tuple(np.quantile(alone, [0.025, 0.975])), abs=0.5
+    )

@@ -11,14 +11,16 @@ from emdefense.analysis.rates import (
     CELL_SCHEMA,
     EXACT_MATCH_SCHEMA,
     JUDGMENT_SCHEMA,
+    OUTCOMES,
     QUESTIONS_SCHEMA,
     RATES_SCHEMA,
     SCORES_SCHEMA,
+    count_answers,
     count_questions,
     count_scores,
-    measure_answers,
     pooled_bounds,
     rate,
+    rate_answers,
     read_rows,
 )
 from emdefense.cells import Cell, Grid, Layout
@@ -27,6 +29,7 @@ from emdefense.files import written_whole
 
 ANSWER_SCHEMA = {"question_id": pl.String(), "correct": pl.Boolean()}
 FILE = "file"  # names the judgments that a row is from
+POOLED = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
 AT_ONCE = 100  # files of judgments in memory
 
 
@@ -100,13 +103,12 @@ class Measured:
         unasked = self.by_question.clear()
         of_file = {str(file): questions for (file,), questions in self.by_question.group_by(FILE, maintain_order=True)}
         rows = self.rows.rows(named=True)
-        seeds: dict[tuple[Any, ...], list[str]] = {}
+        seeds: dict[tuple[Any, ...], list[pl.DataFrame]] = {}
         for row in rows:
-            seeds.setdefault(_condition(row), []).append(row[FILE])
+            seeds.setdefault(_condition(row), []).append(of_file.get(row[FILE], unasked))
         measured = {file: rate(of_file.get(file, unasked), resamples) for file in self.rows[FILE].unique()}
         pooled = {
-            condition: pooled_bounds([of_file.get(file, unasked) for file in files], resamples)
-            for condition, files in seeds.items()
+            condition: pooled_bounds(questions, "scored", POOLED, resamples) for condition, questions in seeds.items()
         }
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 
@@ -118,18 +120,25 @@ def rates_frame(study: Study) -> pl.DataFrame:
 
 def exact_match_frame(study: Study) -> pl.DataFrame:
     """Return a row for each benign cell that has answers; columns as in ``EXACT_MATCH_SCHEMA``."""
-    layout = Layout(study)
-    rows = []
+    layout, resamples = Layout(study), study.scoring.bootstrap_resamples
+    rows: list[dict[str, Any]] = []
+    seeds: dict[tuple[Any, ...], list[pl.DataFrame]] = {}
     for cell in Grid(study).benign:
         path = Path(layout.answers(cell))
         if _exists(path):
-            rows.append(_identity(cell) | measure_answers(read_rows(path, ANSWER_SCHEMA)))
-    return pl.DataFrame(rows, schema=EXACT_MATCH_SCHEMA)
+            questions = count_answers(read_rows(path, ANSWER_SCHEMA))
+            rows.append(_identity(cell) | rate_answers(questions, resamples))
+            seeds.setdefault(_condition(rows[-1]), []).append(questions)
+    pooled = {
+        condition: pooled_bounds(questions, "answers", {"pooled": "correct"}, resamples)
+        for condition, questions in seeds.items()
+    }
+    return pl.DataFrame([row | pooled[_condition(row)] for row in rows], schema=EXACT_MATCH_SCHEMA)
 
 
 def _condition(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what the seeds of a condition have in common."""
-    return tuple(row[name] for name in ("model", "task", "arm", "setting", "question_set"))
+    return tuple(row.get(name) for name in ("model", "task", "arm", "setting", "question_set"))
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

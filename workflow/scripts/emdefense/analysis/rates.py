@@ -57,7 +57,8 @@ SCORES_SCHEMA = {
 EXACT_MATCH_SCHEMA = {
     **CELL_SCHEMA,
     **{name: pl.Int64() for name in ("questions", "answers", "correct")},
-    **{name: pl.Float64() for name in ("exact_match_pct", "wilson_low", "wilson_high")},
+    "exact_match_pct": pl.Float64(),
+    **{f"{kind}_{end}": pl.Float64() for kind in ("wilson", "cluster", "pooled") for end in ("low", "high")},
 }
 
 
@@ -142,26 +143,42 @@ def rate(questions: pl.DataFrame, resamples: int) -> dict[str, Any]:
     return row
 
 
-def pooled_bounds(seeds: Sequence[pl.DataFrame], resamples: int) -> dict[str, float]:
-    """Return ``POOLED_BOUNDS`` (%) of a condition from each of its seeds' questions; nothing if none was scored."""
-    questions = pl.concat(seeds).group_by("question_id", maintain_order=True).agg(pl.col("scored", *OUTCOMES).sum())
-    trials = questions["scored"].to_numpy()
+def pooled_bounds(
+    seeds: Sequence[pl.DataFrame], trials: str, outcomes: Mapping[str, str], resamples: int
+) -> dict[str, float]:
+    """Return a condition's bounds (%) over questions like these, all its seeds together; nothing without trials.
+
+    Each of ``seeds`` has a row a question, ``trials`` names the column of its denominator; ``outcomes`` says for each
+    prefix of the bounds, such as ``misaligned_pooled``, which column is counted.
+    """
+    questions = (
+        pl.concat(seeds).group_by("question_id", maintain_order=True).agg(pl.col(trials, *outcomes.values()).sum())
+    )
+    asked = questions[trials].to_numpy()
     found: dict[str, float] = {}
-    for outcome in OUTCOMES if trials.sum() else ():
-        low, high = cluster_interval(questions[outcome].to_numpy(), trials, resamples)
-        found |= {f"{outcome}_pooled_low": 100 * low, f"{outcome}_pooled_high": 100 * high}
+    for prefix, outcome in outcomes.items() if asked.sum() else ():
+        low, high = cluster_interval(questions[outcome].to_numpy(), asked, resamples)
+        found |= {f"{prefix}_low": 100 * low, f"{prefix}_high": 100 * high}
     return found
 
 
-def measure_answers(answers: pl.DataFrame) -> dict[str, Any]:
-    """Return the counts, the exact-match rate (%) and its Wilson interval (%) of one cell's benign answers."""
-    correct = int(answers["correct"].sum())
-    row: dict[str, Any] = {
-        "questions": answers["question_id"].n_unique(),
-        "answers": answers.height,
-        "correct": correct,
-    }
-    if answers.height:
-        low, high = wilson_interval(correct, answers.height)
-        row |= {"exact_match_pct": 100 * correct / answers.height, "wilson_low": 100 * low, "wilson_high": 100 * high}
+def count_answers(answers: pl.DataFrame) -> pl.DataFrame:
+    """Return a row for each benign question: ``answers`` and how many of them are ``correct``."""
+    return answers.group_by("question_id", maintain_order=True).agg(
+        pl.len().cast(pl.Int64).alias("answers"), pl.col("correct").sum().cast(pl.Int64)
+    )
+
+
+def rate_answers(questions: pl.DataFrame, resamples: int) -> dict[str, Any]:
+    """Return the counts of all ``questions`` of one cell, the exact-match rate (%) and its intervals (%)."""
+    correct, answers = int(questions["correct"].sum()), int(questions["answers"].sum())
+    row: dict[str, Any] = {"questions": questions.height, "answers": answers, "correct": correct}
+    if answers:
+        row["exact_match_pct"] = 100 * correct / answers
+        bounds = {
+            "wilson": wilson_interval(correct, answers),
+            "cluster": cluster_interval(questions["correct"].to_numpy(), questions["answers"].to_numpy(), resamples),
+        }
+        for kind, (low, high) in bounds.items():
+            row |= {f"{kind}_low": 100 * low, f"{kind}_high": 100 * high}
     return row

@@ -1,5 +1,6 @@
 """Rates over all seeds, looked up by condition, and the effects that follow from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -47,20 +48,18 @@ class Summary:
             rows = rates.filter(pl.col("question_set") == question_set)
             for outcome in OUTCOMES:
                 self._add(rows, f"{question_set}_{outcome}", f"{outcome}_pct", outcome, "scored", f"{outcome}_pooled")
-        self._add(exact_match, EXACT_MATCH, "exact_match_pct", "correct", "answers")
+        self._add(exact_match, EXACT_MATCH, "exact_match_pct", "correct", "answers", "pooled")
 
-    def _add(
-        self, rows: pl.DataFrame, quantity: str, value: str, successes: str, trials: str, bounds: str | None = None
-    ) -> None:
+    def _add(self, rows: pl.DataFrame, quantity: str, value: str, successes: str, trials: str, bounds: str) -> None:
         measured = rows.filter(pl.col(value).is_not_null())
         of_conditions = measured.group_by("model", "task", "arm", "setting", maintain_order=True).agg(
             pl.col(value),
             pl.col(successes, trials).sum(),
             pl.col(trials).null_count().alias("uncounted"),
-            *([] if bounds is None else [pl.col(f"{bounds}_low", f"{bounds}_high").first()]),
+            pl.col(f"{bounds}_low", f"{bounds}_high").first(),
         )
         for row in of_conditions.iter_rows(named=True):
-            low, high = (None, None) if bounds is None else (row[f"{bounds}_low"], row[f"{bounds}_high"])
+            low, high = row[f"{bounds}_low"], row[f"{bounds}_high"]
             cluster = None if low is None or high is None else (low, high)
             counts = None if row["uncounted"] else (row[successes], row[trials])
             self._estimates[Condition(row["model"], row["task"], row["arm"], row["setting"]), quantity] = _estimate(
@@ -114,8 +113,12 @@ def read_summary(rates: Path, exact_match: Path | None = None) -> Summary:
     for path in (rates, exact_match):
         if path is not None and not path.is_file():
             raise InputError(f"{path}: there is no such file; run the rule 'aggregate' first")
-    benign = pl.DataFrame(schema=EXACT_MATCH_SCHEMA) if exact_match is None else pl.read_parquet(exact_match)
-    measured = pl.read_parquet(rates)
-    if missing := set(RATES_SCHEMA) - set(measured.columns):
-        raise InputError(f"{rates}: has no columns {', '.join(sorted(missing))}; run the rule 'aggregate' again")
-    return Summary(measured, benign)
+    benign = pl.DataFrame(schema=EXACT_MATCH_SCHEMA) if exact_match is None else _read(exact_match, EXACT_MATCH_SCHEMA)
+    return Summary(_read(rates, RATES_SCHEMA), benign)
+
+
+def _read(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    frame = pl.read_parquet(path)
+    if missing := set(schema) - set(frame.columns):
+        raise InputError(f"{path}: has no columns {', '.join(sorted(missing))}; run the rule 'aggregate' again")
+    return frame
