@@ -43,12 +43,12 @@ def model_in_role(study: Study, role: Role) -> str | None:
 def chosen_setting(study: Study, arm: str) -> str | None:
     """Return a defence's setting in Tables 1, 3 and 4, ``none`` for arms without one, None if none was chosen.
 
-    A variant has the setting of the defence that it varies.
+    A variant for which none was chosen has the setting of the defence that it varies.
     """
-    arm = study.variants[arm].of if arm in study.variants else arm
     if arm in PLAIN_ARMS:
         return NO_SETTING
-    setting = study.report.chosen.get(arm)
+    chosen = study.report.chosen
+    setting = chosen.get(arm, chosen.get(study.variants[arm].of) if arm in study.variants else None)
     return None if setting is None else format_setting(setting)
 
 
@@ -92,6 +92,11 @@ def arms_like(study: Study, arm: str) -> list[str]:
 def defences(study: Study) -> list[str]:
     """Return every defence, each followed by the study's variants of it."""
     return [name for arm in DEFENCES for name in arms_like(study, arm)]
+
+
+def summed_up(study: Study) -> list[str]:
+    """Return the defences of Tables 1, 3 and 4; a variant only if a setting was chosen for it."""
+    return [arm for arm in defences(study) if arm in DEFENCES or arm in study.report.chosen]
 
 
 def arm_title(arm: str) -> str:
