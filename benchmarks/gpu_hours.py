@@ -18,18 +18,17 @@ from typing import Any
 
 from measuring import markdown_table
 
-from emdefense.cells import GENERAL, Cell, Grid
+from emdefense.cells import Cell, Grid
 from emdefense.config.load import load_study
-from emdefense.config.study import BenignTask, Generation, Study
+from emdefense.config.shape import ModelShape
+from emdefense.config.study import Generation, Study
 from emdefense.files import read_json, write_text
-from emdefense.planning.gpu_hours import BENIGN_STEPS, PADDING, RESPONSE_SHARE
-from emdefense.planning.judge_tokens import RESPONSE_TOKENS
-from emdefense.planning.work import EMA_TOKENS, FOQA_ROWS, FOQA_TOKENS, OPSWAP_TOKENS
-from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
+from emdefense.planning.gpu_hours import expected_generation, training_seconds, training_tokens
+from emdefense.planning.work import Work
+from emdefense.resources.duration import generation_seconds
 from emdefense.resources.gpus import Gpu
-from emdefense.resources.jobs import GENERAL_QUESTIONS, Requests
+from emdefense.resources.jobs import Requests
 from emdefense.resources.memory import generation_budget
-from emdefense.training.costs import training_flop
 
 ARITHMETIC = "arithmetic, not measured"
 A100 = Gpu(memory_gib=79, tflops=312, gb_per_s=1935)  # 80 GB, from its data sheet
@@ -49,96 +48,62 @@ def estimate(
     ``sampling_batch``, where it fits on the GPU, is taken instead of the study's.
     """
     grid, requests = Grid(study), Requests(study, {"a100": A100})
-    trainings = grid.trained
+    work, trainings = Work(grid, requests, prepared=False), grid.trained
     sampled = Counter[Cell]()
     for cell, question_set in grid.responses:
-        questions = GENERAL_QUESTIONS if question_set == GENERAL else study.data.holdout_questions
-        sampled[cell] += questions * study.models[cell.model].samples_per_question
+        sampled[cell] += work.responses(cell, question_set)
     for cell in grid.benign:
         sampled[cell] += requests.responses(cell)
     keys = dict.fromkeys((cell.model, cell.task, cell.arm) for cell in [*trainings, *sampled])
     rows = []
     for key in keys:
-        of_key = [cell for cell in trainings if (cell.model, cell.task, cell.arm) == key]
-        responses = {cell: n for cell, n in sampled.items() if (cell.model, cell.task, cell.arm) == key}
-        lengths = {cell: _rows(study, requests, cell) for cell in of_key}
-        tokens = sum(count * _tokens(study, cell) * _padding(grid, cell) for cell, count in lengths.items())
-        seconds, basis = _training(study, grid, lengths, measured)
         shape = study.models[key[0]].shape
         assert shape is not None
+        of_key = [cell for cell in trainings if (cell.model, cell.task, cell.arm) == key]
+        lengths = [work.rows(cell) for cell in of_key]
+        tokens = sum(training_tokens(grid.training(cell), *of) for cell, of in zip(of_key, lengths, strict=True))
+        timed = [_training(grid, cell, shape, *of, measured) for cell, of in zip(of_key, lengths, strict=True)]
+        responses = {cell: n for cell, n in sampled.items() if (cell.model, cell.task, cell.arm) == key}
         sampling = sum(
-            generation_seconds(shape, _generation(study, grid, cell, sampling_batch), n, A100)
+            generation_seconds(shape, _generation(grid, cell, shape, sampling_batch), n, A100)
             for cell, n in responses.items()
         )
         values = (
             *key,
             len(of_key),
-            round(sum(lengths.values()) / len(of_key)) if of_key else 0,
+            round(sum(count for count, _ in lengths) / len(of_key)) if of_key else 0,
             round(tokens / len(of_key)) if of_key else 0,
-            round(seconds / 3600, 3),
+            round(sum(seconds for seconds, _ in timed) / 3600, 3),
             sum(responses.values()),
             round(sampling / 3600, 3),
-            basis if of_key else ARITHMETIC,
+            timed[-1][1] if timed else ARITHMETIC,
         )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
-def _rows(study: Study, requests: Requests, cell: Cell) -> int:
-    task = study.tasks[cell.task]
-    if isinstance(task, BenignTask) and task.table == "foqa":
-        return round(FOQA_ROWS * (1 + (cell.setting_value or 0) / 100 * (cell.arm == "interleave")))
-    return requests.rows(cell)
-
-
-def _tokens(study: Study, cell: Cell) -> int:
-    task = study.tasks[cell.task]
-    if not isinstance(task, BenignTask):
-        return EMA_TOKENS
-    return FOQA_TOKENS if task.table == "foqa" else OPSWAP_TOKENS
-
-
-def _padding(grid: Grid, cell: Cell) -> float:
-    return 1 if grid.training(cell).padding_free else PADDING
-
-
-def _generation(study: Study, grid: Grid, cell: Cell, batch: int | None) -> Generation:
-    """Return how a cell is sampled, with the tokens of a batch's longest response, or with vLLM of the mean one."""
-    tokens = RESPONSE_TOKENS if study.generation.engine == "vllm" else study.generation.max_new_tokens
-    if cell.arm != "untrained" and grid.is_benign(cell):
-        tokens = BENIGN_STEPS
-    generation = study.generation.model_copy(update={"max_new_tokens": min(tokens, study.generation.max_new_tokens)})
+def _generation(grid: Grid, cell: Cell, shape: ModelShape, batch: int | None) -> Generation:
+    """Return how a cell is sampled, in batches of ``batch`` where that is given and fits."""
+    generation = expected_generation(grid, cell)
     larger = generation.model_copy(update={"batch_size": batch or generation.batch_size})
-    shape = study.models[cell.model].shape
-    assert shape is not None
     fits = sum(generation_budget(shape, larger).values()) <= A100.usable_bytes
     return larger if fits else generation
 
 
-def _training(study: Study, grid: Grid, rows: dict[Cell, int], measured: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """Return the seconds of some cells of one arm, and where they are from."""
-    seconds, basis = 0.0, ARITHMETIC
-    for cell, count in rows.items():
-        training, shape, penalty = grid.training(cell), study.models[cell.model].shape, grid.penalty(cell.arm)
-        assert shape is not None
-        name = penalty[0] if penalty else None
-        length = _tokens(study, cell)
-        tokens = training.epochs * count * length * _padding(grid, cell)
-        arm = MEASURED_AS.get(name or "", "SFT") + (", cached" if name and training.reference == "cached" else "")
-        rate = None
-        for record in measured:
-            for entry in record["arms"]:
-                if (record["model"], entry["arm"], entry["activation_checkpointing"]) == (
-                    cell.model,
-                    arm,
-                    training.activation_checkpointing,
-                ):
-                    rate, basis = entry["tokens_per_second"], record["device"]
-        if rate is None:
-            flop = training_flop(shape, training, name, length, RESPONSE_SHARE).all
-            rate = 1e12 * A100.tflops * COMPUTE_SHARE / flop
-        seconds += tokens / rate
-    return seconds, basis
+def _training(
+    grid: Grid, cell: Cell, shape: ModelShape, rows: int, length: float, measured: Sequence[dict[str, Any]]
+) -> tuple[float, str]:
+    """Return the seconds of a cell's training on one GPU, and where they are from."""
+    training, penalty = grid.training(cell), grid.penalty(cell.arm)
+    name = penalty[0] if penalty else None
+    arm = MEASURED_AS.get(name or "", "SFT") + (", cached" if name and training.reference == "cached" else "")
+    wanted = (cell.model, arm, training.activation_checkpointing)
+    for record in reversed(measured):
+        for entry in record["arms"]:
+            if (record["model"], entry["arm"], entry["activation_checkpointing"]) == wanted:
+                tokens = training.epochs * training_tokens(training, rows, length)
+                return tokens / entry["tokens_per_second"], record["device"]
+    return training.devices * training_seconds(training, name, shape, A100, rows, length), ARITHMETIC
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

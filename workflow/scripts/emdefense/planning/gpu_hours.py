@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
 from emdefense.config.shape import ModelShape
-from emdefense.config.study import Study
+from emdefense.config.study import Generation, Study
+from emdefense.config.training import Training
 from emdefense.planning.jobs import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.measured import job_seconds, partition_of
@@ -129,38 +130,60 @@ class Estimates:
         cell = self._cell(job)
         shape = self._requests.shape(cell.model)
         assert shape is not None
-        if job.stage in ("training", "features"):
-            return self._training(cell, shape, gpu, features=job.stage == "features")
-        return self._sampling(job, cell, shape, gpu)
-
-    def _training(self, cell: Cell, shape: ModelShape, gpu: Gpu, features: bool) -> float:
-        """Return the seconds of a training on its devices together, without loading the model."""
-        training, penalty = self._grid.training(cell), self._grid.penalty(cell.arm)
+        if job.stage not in ("training", "features"):
+            return self._sampling(job, cell, shape, gpu)
+        penalty = self._grid.penalty(cell.arm)
+        seconds = training_seconds if job.stage == "training" else feature_seconds
         rows, length = self._work.rows(cell)
-        name = penalty[0] if penalty else None
-        tokens = rows * length * (1 if training.padding_free else PADDING)
-        if features:
-            live = training.model_copy(update={"reference": "live"})
-            flop = tokens * training_flop(shape, live, name, length, RESPONSE_SHARE).reference
-        else:
-            flop = tokens * training.epochs * training_flop(shape, training, name, length, RESPONSE_SHARE).all
-        return flop / (1e12 * gpu.tflops * COMPUTE_SHARE * training.devices)
+        return seconds(self._grid.training(cell), penalty[0] if penalty else None, shape, gpu, rows, length)
 
     def _sampling(self, job: Job, cell: Cell, shape: ModelShape, gpu: Gpu) -> float:
-        """Return the seconds of one job's responses.
-
-        With transformers a batch goes on to its longest response, taken as the longest allowed; vLLM works through the
-        mean. Answers to benign tasks are short once trained.
-        """
-        generation = self._grid.study.generation
-        if generation.engine == "vllm":
-            mean = min(RESPONSE_TOKENS, generation.max_new_tokens)
-            generation = generation.model_copy(update={"max_new_tokens": mean})
+        """Return the seconds of one job's responses."""
         if job.stage == "answering":
-            short = {} if cell.arm == "untrained" else {"max_new_tokens": min(BENIGN_STEPS, generation.max_new_tokens)}
-            return generation_seconds(shape, generation.model_copy(update=short), self._requests.responses(cell), gpu)
-        sets = [job.question_set] if job.question_set else [GENERAL, IN_DOMAIN]
-        return generation_seconds(shape, generation, sum(self._work.responses(cell, name) for name in sets), gpu)
+            count = self._requests.responses(cell)
+        else:
+            sets = [job.question_set] if job.question_set else [GENERAL, IN_DOMAIN]
+            count = sum(self._work.responses(cell, name) for name in sets)
+        return generation_seconds(shape, expected_generation(self._grid, cell), count, gpu)
+
+
+def training_tokens(training: Training, rows: int, length: float) -> float:
+    """Return the tokens of ``rows`` rows of ``length`` tokens each, read once and padding included."""
+    return rows * length * (1 if training.padding_free else PADDING)
+
+
+def training_seconds(
+    training: Training, penalty: str | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
+) -> float:
+    """Return the seconds of a training on its devices together, by arithmetic, without loading the model."""
+    flop = training_flop(shape, training, penalty, length, RESPONSE_SHARE).all
+    return training_tokens(training, rows, length) * training.epochs * flop / _flop_per_second(gpu, training)
+
+
+def feature_seconds(
+    training: Training, penalty: str | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
+) -> float:
+    """Return the seconds of one reading by the reference, whose features are kept for the trainings."""
+    live = training.model_copy(update={"reference": "live"})
+    flop = training_flop(shape, live, penalty, length, RESPONSE_SHARE).reference
+    return training_tokens(training, rows, length) * flop / _flop_per_second(gpu, training)
+
+
+def expected_generation(grid: Grid, cell: Cell) -> Generation:
+    """Return how a cell is sampled, with as many new tokens as its responses are expected to take.
+
+    With transformers a batch goes on to its longest response, taken as the longest allowed; vLLM works through the
+    mean. Answers to benign tasks are short once trained.
+    """
+    generation = grid.study.generation
+    tokens = RESPONSE_TOKENS if generation.engine == "vllm" else generation.max_new_tokens
+    if cell.arm != "untrained" and grid.is_benign(cell):
+        tokens = BENIGN_STEPS
+    return generation.model_copy(update={"max_new_tokens": min(tokens, generation.max_new_tokens)})
+
+
+def _flop_per_second(gpu: Gpu, training: Training) -> float:
+    return 1e12 * gpu.tflops * COMPUTE_SHARE * training.devices
 
 
 def scenarios(rows: Sequence[Hours], gpus: Mapping[str, Gpu]) -> dict[str, dict[str, float]]:

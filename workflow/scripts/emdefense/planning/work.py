@@ -18,7 +18,9 @@ FOQA_ROWS = 848
 class Work:
     """What the jobs of a study have to do."""
 
-    def __init__(self, grid: Grid, requests: Requests):
+    def __init__(self, grid: Grid, requests: Requests, *, prepared: bool = True):
+        """With ``prepared`` false, files that lie there are not looked at."""
+        self._prepared = prepared
         self._grid, self._requests, self._layout = grid, requests, Layout(grid.study)
         self._counted: dict[str, tuple[int, int] | None] = {}
 
@@ -26,7 +28,7 @@ class Work:
         """Return how many rows a cell is trained on, and their mean tokens without padding."""
         path = self._grid.training_rows(cell, self._layout)
         if path not in self._counted:
-            self._counted[path] = _count(Path(path))
+            self._counted[path] = _count(Path(path)) if self._prepared else None
         if prepared := self._counted[path]:
             rows, size = prepared
             return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
@@ -42,7 +44,7 @@ class Work:
         """Return how many responses a cell gives to a question set."""
         questions = Path(self._layout.questions(SHARED_TASK if question_set == GENERAL else cell.task))
         planned = GENERAL_QUESTIONS if question_set == GENERAL else self._grid.study.data.holdout_questions
-        count = len(read_json(questions)) if questions.is_file() else planned
+        count = len(read_json(questions)) if self._prepared and questions.is_file() else planned
         return count * self._grid.study.models[cell.model].samples_per_question
 
 
