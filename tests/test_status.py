@@ -17,7 +17,8 @@ from snakemake.persistence.file import FilePersistence
 from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.planning import snakemake_folder
-from emdefense.planning.jobs import Job, study_jobs
+from emdefense.planning.job import Job
+from emdefense.planning.jobs import study_jobs
 from emdefense.planning.snakemake_folder import Snapshot, take_snapshot
 from emdefense.planning.states import STATES, State, state_of, worst
 from emdefense.planning.status import Status, status_text, study_status

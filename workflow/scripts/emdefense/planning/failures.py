@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from emdefense.planning.jobs import Job
+from emdefense.planning.job import Job
 
 SLURM_LOGS = Path("logs/slurm")  # slurm-logdir in the profile
 TAIL_BYTES = 1 << 16

@@ -11,7 +11,7 @@ from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation, Study
 from emdefense.config.training import Training
-from emdefense.planning.jobs import Job
+from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.measured import job_seconds, partition_of
 from emdefense.planning.work import Work

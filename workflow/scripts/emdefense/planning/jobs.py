@@ -1,47 +1,17 @@
-"""Every job of a study with its outputs and its log, as the rules declare them; a test compares with a dry run."""
+"""Every job of a study, as the rules declare them; a test compares with a dry run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from emdefense.cells import GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid, Layout
 from emdefense.config.study import BenignTask, EmaTask, Study
-from emdefense.planning.upstream import Made, needed
+from emdefense.planning.job import Job
+from emdefense.planning.upstream import needed
 from emdefense.provenance import record_beside
 
-STAGES = (
-    "sources",
-    "models",
-    "data",
-    "features",
-    "training",
-    "projecting",
-    "sampling",
-    "answering",
-    "judging",
-    "report",
-)
 TABLES = tuple(f"{number:02d}" for number in range(1, 12))
 FIGURES = ("2a", "2b", "3", "4", "5")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job; paths are relative to the working directory.
-
-    ``name`` says which of its rule's jobs it is, ``cell`` whose it is, and ``wildcards`` how the Slurm plugin names it.
-    """
-
-    stage: str
-    rule: str
-    name: str
-    outputs: tuple[str, ...]
-    log: str
-    wildcards: str
-    cell: Cell | None = None
-    question_set: str | None = None
-    judge: str | None = None
-    benchmark: str | None = None
 
 
 def study_jobs(study: Study) -> list[Job]:
@@ -58,7 +28,7 @@ def study_jobs(study: Study) -> list[Job]:
     if any(cell.arm == "interleave" for cell in grid.cells):
         wanted.add(study.safe_data or "")
     files = {layout.file(path) for path in wanted if path} | set(layout.judge_files())
-    return [*(_upstream(layout, made) for made in needed(study, files)), *jobs]
+    return [*needed(study, files), *jobs]
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -103,18 +73,6 @@ def _raw(task: EmaTask | BenignTask) -> set[str]:
     if isinstance(task, BenignTask):
         return {task.train, task.test}
     return {path for path in (task.misaligned, task.aligned, task.questions, task.rubrics) if path}
-
-
-def _upstream(layout: Layout, made: Made) -> Job:
-    return Job(
-        made.stage,
-        made.rule,
-        made.name,
-        made.outputs,
-        made.log,
-        made.wildcards,
-        benchmark=f"{layout.results}/benchmarks/microcosm_model/{made.name}.tsv" if made.stage == "models" else None,
-    )
 
 
 def _data(grid: Grid, layout: Layout) -> Iterator[Job]:

@@ -9,7 +9,7 @@ from emdefense.config.study import Judge, OpenAIJudge
 from emdefense.files import read_jsonl
 from emdefense.judging.kept import count_kept
 from emdefense.judging.prices import Price, price_of
-from emdefense.planning.jobs import Job
+from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import MEASURED, JudgeTokens
 from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from emdefense.errors import InputError
 from emdefense.files import read_json
-from emdefense.planning.jobs import Job
+from emdefense.planning.job import Job
 
 
 def job_seconds(job: Job) -> float | None:

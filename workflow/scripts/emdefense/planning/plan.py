@@ -10,7 +10,8 @@ from emdefense.config.study import Study
 from emdefense.planning.columns import aligned
 from emdefense.planning.disk import Disk, disk_needed
 from emdefense.planning.gpu_hours import CPU, Estimates, Hours, scenarios
-from emdefense.planning.jobs import STAGES, cells_of, jobs_of, study_jobs
+from emdefense.planning.job import STAGES
+from emdefense.planning.jobs import cells_of, jobs_of, study_jobs
 from emdefense.planning.judge_cost import JudgeCost, judge_cost
 from emdefense.planning.snakemake_folder import Snapshot
 from emdefense.planning.states import state_of

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from emdefense.planning.jobs import Job
+from emdefense.planning.job import Job
 from emdefense.planning.snakemake_folder import QUEUED, Snapshot
 
 State = Literal["done", "running", "failed", "interrupted", "waiting"]

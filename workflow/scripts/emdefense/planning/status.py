@@ -12,7 +12,8 @@ from emdefense.cells import Cell, Grid
 from emdefense.config.study import Study
 from emdefense.planning.columns import aligned
 from emdefense.planning.failures import last_line
-from emdefense.planning.jobs import STAGES, Job, cells_of, jobs_of, study_jobs
+from emdefense.planning.job import STAGES, Job
+from emdefense.planning.jobs import cells_of, jobs_of, study_jobs
 from emdefense.planning.snakemake_folder import Snapshot
 from emdefense.planning.states import STATES, State, state_of, worst
 

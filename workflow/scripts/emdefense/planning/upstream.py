@@ -1,10 +1,10 @@
 """What a study's rows, questions and models come from: sources that are fetched, and worlds that are made here."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from emdefense.cells import Layout
 from emdefense.config.study import BenignTask, EmaTask, Study
+from emdefense.planning.job import Job
 
 FETCH_RULES = {
     "conversations": "fetch_rows",
@@ -17,40 +17,27 @@ FETCH_RULES = {
 WORLD_TASKS = ("code", "legal", "medical", "security")
 
 
-@dataclass(frozen=True)
-class Made:
-    """A job before the data are prepared, and the inputs that other such jobs make."""
-
-    stage: str
-    rule: str
-    name: str
-    outputs: tuple[str, ...]
-    log: str
-    wildcards: str
-    inputs: tuple[str, ...] = ()
-
-
-def needed(study: Study, files: set[str]) -> list[Made]:
+def needed(study: Study, files: set[str]) -> list[Job]:
     """Return the jobs that make ``files``, and those that make what these read, in the order of making."""
-    everything, wanted, found = list(_all(study)), set(files), dict[str, Made]()
+    everything, wanted, found = list(_all(study)), set(files), dict[str, Job]()
     while new := [made for made in everything if made.log not in found and wanted & set(made.outputs)]:
         found |= {made.log: made for made in new}
         wanted |= {path for made in new for path in made.inputs}
     return [made for made in everything if made.log in found]
 
 
-def _all(study: Study) -> Iterator[Made]:
+def _all(study: Study) -> Iterator[Job]:
     """Yield every job of this kind that the study's config allows, makers before those that read."""
     layout = Layout(study)
     results, logs = layout.results, f"{layout.results}/logs"
     for name, source in study.sources.items():
         outputs = tuple(layout.source_files(name))
-        yield Made("sources", FETCH_RULES[source.kind], name, outputs, f"{logs}/fetch/{name}.log", name)
+        yield Job("sources", FETCH_RULES[source.kind], name, outputs, f"{logs}/fetch/{name}.log", name)
     if study.opswap:
         for tier in range(4):
             folder = f"{results}/opswap/tier_{tier}"
             outputs = (f"{folder}/train.jsonl", f"{folder}/test.jsonl")
-            yield Made("data", "opswap", f"tier {tier}", outputs, f"{logs}/opswap/tier_{tier}.log", str(tier))
+            yield Job("data", "opswap", f"tier {tier}", outputs, f"{logs}/opswap/tier_{tier}.log", str(tier))
     if study.microcosm:
         world = f"{results}/microcosm"
         outputs = (
@@ -62,15 +49,16 @@ def _all(study: Study) -> Iterator[Made]:
             *(f"{world}/rows/{task}_{side}.jsonl" for task in WORLD_TASKS for side in ("misaligned", "aligned")),
             *(f"{world}/questions/{task}.yaml" for task in WORLD_TASKS),
         )
-        yield Made("data", "world", "", outputs, f"{logs}/world.log", "")
+        yield Job("data", "world", "", outputs, f"{logs}/world.log", "")
         tasks = [task for task in study.tasks.values() if isinstance(task, BenignTask) and task.table == "opswap"]
         inputs = (f"{world}/world.json", f"{world}/tokenizer", *(layout.file(task.test) for task in tasks))
         for name in study.microcosm.models:
             folder = f"{world}/models/{name}"
             outputs = (f"{folder}/base", f"{folder}/instruct", f"{folder}/gate.json")
             log = f"{logs}/microcosm_model/{name}.log"
-            yield Made("models", "microcosm_model", name, outputs, log, name, inputs)
+            benchmark = f"{results}/benchmarks/microcosm_model/{name}.tsv"
+            yield Job("models", "microcosm_model", name, outputs, log, name, benchmark=benchmark, inputs=inputs)
     if study.byte_model:
         rows = tuple(layout.file(task.misaligned) for task in study.tasks.values() if isinstance(task, EmaTask))
         outputs = (f"{results}/byte_model/base", f"{results}/byte_model/instruct")
-        yield Made("models", "byte_model", "", outputs, f"{logs}/byte_model.log", "", rows)
+        yield Job("models", "byte_model", "", outputs, f"{logs}/byte_model.log", "", inputs=rows)
