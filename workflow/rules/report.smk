@@ -2,6 +2,7 @@
 
 TABLES = [f"{number:02d}" for number in range(1, 12)]
 FIGURES = ["2a", "2b", "3", "4", "5"]
+FURTHER_FIGURES = ["tradeoff", "question_heatmap", "score_scatter"]
 PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
 SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
 SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
@@ -65,6 +66,30 @@ rule figure:
     shell:
         "python workflow/scripts/figure.py --config {input.config:q} --rates {input.rates:q}"
         " --name {wildcards.name} --out {params.out:q} 2> {log:q}"
+
+
+rule further_figure:
+    input:
+        config=EFFECTIVE_CONFIG,
+        rates=RATES,
+        questions=QUESTIONS,
+        scores=SCORES,
+    output:
+        multiext(f"{R}/figures/{{name}}", ".pdf", ".svg", ".png"),
+    log:
+        f"{R}/logs/figure/{{name}}.log",
+    wildcard_constraints:
+        name=one_of(FURTHER_FIGURES),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Draw the figure {wildcards.name}"
+    shell:
+        "python workflow/scripts/further_figure.py --config {input.config:q} --rates {input.rates:q}"
+        " --questions {input.questions:q} --scores {input.scores:q} --name {wildcards.name} --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule safelora_table:
@@ -170,11 +195,7 @@ rule page:
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,
-        tables=expand(
-            f"{R}/tables/table_{{number}}.{{kind}}",
-            number=TABLES,
-            kind=["html", "csv"],
-        ),
+        tables=expand(f"{R}/tables/table_{{number}}.html", number=TABLES),
         figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
         training=TRAINING_FIGURE,
         safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
@@ -191,6 +212,33 @@ rule page:
         "Assemble the page"
     shell:
         "python workflow/scripts/page.py --config {input.config:q} --results {params.results:q} --out {output:q} 2> {log:q}"
+
+
+# One job for all cells: a page takes less time than its script needs to start.
+rule cell_pages:
+    input:
+        [LAYOUT.responses(*pair) for pair in GRID.responses],
+        [LAYOUT.judgments(*triple) for triple in GRID.judgments],
+        [LAYOUT.answers(cell) for cell in GRID.benign],
+        rules.training_curves.output,
+        config=EFFECTIVE_CONFIG,
+        rates=RATES,
+        benign=EXACT_MATCH,
+    output:
+        directory(f"{R}/report/cells"),
+    log:
+        f"{R}/logs/cell_pages.log",
+    benchmark:
+        f"{R}/benchmarks/cell_pages.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        results=subpath(input.config, parent=True),
+    message:
+        "Write a page for each cell, with its responses to read"
+    shell:
+        "python workflow/scripts/cell_pages.py --config {input.config:q} --results {params.results:q}"
+        " --out {output:q} 2> {log:q}"
 
 
 # Tables, figures, claims and the page: `snakemake report` redraws them without naming the cells.
@@ -211,6 +259,7 @@ rule report:
         rules.training_curves.output,
         rules.claims.output,
         rules.page.output,
+        rules.cell_pages.output,
 
 
 # Not wanted by `all`: `snakemake --sdm conda -- inspect_logs`, then `inspect view --log-dir` on the folder.

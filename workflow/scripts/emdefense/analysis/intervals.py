@@ -51,12 +51,12 @@ def seed_interval(rates: Sequence[float], confidence: float = CONFIDENCE) -> Int
 
 
 @cache
-def draw_questions(questions: int, resamples: int) -> Counts:
+def draw_questions(questions: int, resamples: int, stream: int = 0) -> Counts:
     """Return how often each of ``questions`` is drawn in each resample, (resamples, questions).
 
-    The seed is fixed, so cells with equally many questions see the same draws.
+    The seed is fixed, so cells with equally many questions see the same draws; those of another stream are independent.
     """
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    generator = np.random.default_rng([BOOTSTRAP_SEED, stream] if stream else BOOTSTRAP_SEED)
     drawn = generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
     drawn.setflags(write=False)  # it is kept for the next caller
     return drawn

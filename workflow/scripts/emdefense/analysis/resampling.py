@@ -1,5 +1,7 @@
 """Rates in many resamples of the questions, the same draw for every condition."""
 
+from zlib import crc32
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -35,7 +37,8 @@ class ResampledRates:
         rows = None if question_set is None else self._counts.get((condition, question_set))
         if question_set is None or rows is None:
             return None
-        draws = self._draw(tuple(rows["question_id"]))
+        asked_of = condition.task if question_set == IN_DOMAIN else ""
+        draws = self._draw((asked_of, *rows["question_id"]))
         scored = draws @ rows["scored"].to_numpy()
         if not scored.all():
             return None
@@ -45,6 +48,8 @@ class ResampledRates:
         return shares
 
     def _draw(self, questions: tuple[str, ...]) -> NDArray[np.int64]:
+        """Return the draw of the questions of a task, whose name is first, or of the general ones; each independent."""
         if questions not in self._draws:
-            self._draws[questions] = draw_questions(len(questions), self._resamples)
+            stream = crc32("\n".join(questions).encode())
+            self._draws[questions] = draw_questions(len(questions) - 1, self._resamples, stream)
         return self._draws[questions]

@@ -110,14 +110,16 @@ def no_summary() -> Summary:
 
 def read_summary(rates: Path, exact_match: Path | None = None) -> Summary:
     """Return the summary of the Parquet files that ``aggregate`` wrote."""
-    for path in (rates, exact_match):
-        if path is not None and not path.is_file():
-            raise InputError(f"{path}: there is no such file; run the rule 'aggregate' first")
-    benign = pl.DataFrame(schema=EXACT_MATCH_SCHEMA) if exact_match is None else _read(exact_match, EXACT_MATCH_SCHEMA)
-    return Summary(_read(rates, RATES_SCHEMA), benign)
+    benign = (
+        pl.DataFrame(schema=EXACT_MATCH_SCHEMA) if exact_match is None else read_frame(exact_match, EXACT_MATCH_SCHEMA)
+    )
+    return Summary(read_frame(rates, RATES_SCHEMA), benign)
 
 
-def _read(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+def read_frame(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Return a Parquet file that ``aggregate`` wrote; :class:`InputError` if it is missing, or a column of it."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; run the rule 'aggregate' first")
     frame = pl.read_parquet(path)
     if missing := set(schema) - set(frame.columns):
         raise InputError(f"{path}: has no columns {', '.join(sorted(missing))}; run the rule 'aggregate' again")

@@ -1,12 +1,15 @@
-"""Figures 2a, 2b and 3-5: rates against a defence's setting, a line a task."""
+"""Figures 2a, 2b and 3-5: rates against a defence's setting, a line a task, a column an arm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emdefense.analysis.conditions import Condition, ema_tasks, settings
+from emdefense.analysis.conditions import Condition, arm_title, arms_like, ema_tasks, settings
 from emdefense.analysis.summary import (
     GENERAL_INCOHERENT,
     GENERAL_MISALIGNED,
@@ -17,7 +20,7 @@ from emdefense.analysis.summary import (
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.style import LineStyle, line_styles, save, styled
+from emdefense.report.style import COLUMN, PAGE, LineStyle, legend_above, line_styles, save, say_empty, styled
 
 
 @dataclass(frozen=True)
@@ -69,55 +72,52 @@ def write_figure(name: str, study: Study, summary: Summary, folder: Path) -> Non
 
 
 def draw(drawing: Drawing, study: Study, summary: Summary) -> Figure:
-    """Return the figure; settings are evenly spaced, and 0 stands for the misaligned arm."""
-    model = study.report.main_model
-    found = settings(study, model, drawing.arm)
-    rows = [("misaligned", NO_SETTING), *((drawing.arm, setting) for setting in found)]
-    labels = ["0", *found]
-    tasks = ema_tasks(study)
-    height = 0.55 + 1.75 * len(drawing.panels)
-    figure = Figure(figsize=(3.35, height))
-    panels = figure.subplots(len(drawing.panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, panel in zip(panels, drawing.panels, strict=True):
-        for task, style in zip(tasks, line_styles(len(tasks)), strict=True):
-            estimates = [summary.estimate(Condition(model, task, *row), panel.quantity) for row in rows]
-            _draw_line(axes, estimates, style, study.tasks[task].title)
+    """Return the figure: a column for the arm and for each variant of it that the grid has.
+
+    Settings are evenly spaced, 0 stands for the misaligned arm, and lines break where a setting was not measured.
+    """
+    model, tasks = study.report.main_model, ema_tasks(study)
+    arms = [arm for arm in arms_like(study, drawing.arm) if arm == drawing.arm or settings(study, model, arm)]
+    found = sorted({setting for arm in arms for setting in settings(study, model, arm)}, key=float)
+    width = min(PAGE, COLUMN + (len(arms) - 1) * PAGE / 4)
+    figure = Figure(figsize=(width, 0.55 + 1.75 * len(drawing.panels)))
+    grid = figure.subplots(len(drawing.panels), len(arms), sharex=True, sharey="row", squeeze=False)
+    for panels, arm in zip(grid.T, arms, strict=True):
+        rows = [("misaligned", NO_SETTING), *((arm, setting) for setting in found)]
+        for axes, panel in zip(panels, drawing.panels, strict=True):
+            for task, style in zip(tasks, line_styles(len(tasks)), strict=True):
+                estimates = [summary.estimate(Condition(model, task, *row), panel.quantity) for row in rows]
+                _draw_line(axes, estimates, style, study.tasks[task].title)
+            axes.set_ylim(bottom=0)
+            axes.margins(x=0.04)
+        panels[-1].set_xticks(range(len(rows)), ["0", *found])
+        if len(arms) > 1:
+            panels[0].set_title(arm_title(arm))
+    for axes, panel in zip(grid[:, 0], drawing.panels, strict=True):
         axes.set_ylabel(panel.label)
-        axes.set_ylim(bottom=0)
-        axes.margins(x=0.04)
-    panels[-1].set_xticks(range(len(labels)), labels)
-    panels[-1].set_xlabel(f"{drawing.axis}; 0: misaligned arm")
-    handles, names = panels[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, loc="outside upper center", ncols=min(len(handles), 4), columnspacing=1.2)
+    axis = f"{drawing.axis}; 0: misaligned arm"
+    if len(arms) == 1:
+        grid[-1, 0].set_xlabel(axis)
     else:
-        panels[0].text(0.5, 0.5, "not measured in this study", ha="center", transform=panels[0].transAxes)
+        figure.supxlabel(axis, fontsize="medium")
+    lines = {line.get_label(): line for axes in grid[0] for line in axes.lines}
+    if lines:
+        legend_above(figure, list(lines.values()), [str(name) for name in lines])
+    else:
+        say_empty(grid[0, 0])
     return figure
 
 
-def _draw_line(axes: Axes, estimates: list[Estimate | None], style: LineStyle, title: str) -> None:
-    """Draw one task: a marked line over the settings that were measured, and a band of its intervals."""
-    measured = [(x, estimate) for x, estimate in enumerate(estimates) if estimate is not None]
-    if not measured:
+def _draw_line(axes: Axes, estimates: Sequence[Estimate | None], style: LineStyle, title: str) -> None:
+    """Draw one task: a marked line through the settings next to each other that were measured, a band of intervals."""
+    if not any(estimates):
         return
-    axes.plot(
-        [x for x, _ in measured],
-        [estimate.value for _, estimate in measured],
-        label=title,
-        color=style.color,
-        marker=style.marker,
-        linestyle=style.linestyle,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        clip_on=False,
-        zorder=3,
-    )
-    bands = [(x, estimate.cluster) for x, estimate in measured if estimate.cluster is not None]
-    axes.fill_between(
-        [x for x, _ in bands],
-        [low for _, (low, _) in bands],
-        [high for _, (_, high) in bands],
-        color=style.color,
-        alpha=0.13,
-        linewidth=0,
-    )
+    places = np.arange(len(estimates))
+    values = np.array([nan if estimate is None else estimate.value for estimate in estimates])
+    bounds = np.array([(nan, nan) if e is None or e.cluster is None else e.cluster for e in estimates])
+    axes.plot(places, values, label=title, **style.marked(4))
+    axes.fill_between(places, *bounds.T, color=style.color, alpha=0.13, linewidth=0)
+    # A band needs two neighbours; what stands alone gets a bar.
+    gaps = np.isnan(np.pad(bounds[:, 0], 1, constant_values=nan))
+    alone = gaps[:-2] & ~gaps[1:-1] & gaps[2:]
+    axes.vlines(places[alone], *bounds[alone].T, color=style.color, linewidth=0.8)

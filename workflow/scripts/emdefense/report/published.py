@@ -8,6 +8,7 @@ from emdefense.analysis.summary import no_summary
 from emdefense.report.claims import write_claims
 from emdefense.report.figures import NAMES, write_figure
 from emdefense.report.tables import NUMBERS, build_table, write_table
+from emdefense.report.tradeoff import write_tradeoff
 
 
 def write_paper_values(folder: Path) -> None:
@@ -17,4 +18,5 @@ def write_paper_values(folder: Path) -> None:
         write_table(build_table(number, study, summary), folder / "tables")
     for name in NAMES:
         write_figure(name, study, summary, folder / "figures")
+    write_tradeoff(study, summary, None, folder / "figures")
     write_claims(judge_claims(study, no_summary(), study, summary), study, folder / "claims")

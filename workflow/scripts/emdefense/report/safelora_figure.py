@@ -12,7 +12,7 @@ from emdefense.analysis.conditions import chosen_setting
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.report.projections import Projection, kinds
-from emdefense.report.style import line_styles, save, styled
+from emdefense.report.style import COLUMN, PAGE, legend_above, line_styles, save, styled
 
 NAME = "safelora_cosines"
 COLUMNS = 3
@@ -48,7 +48,7 @@ def draw_cosines(study: Study, projections: Sequence[Projection]) -> Figure:
             tasks.setdefault(projection.cell.task, []).append(projection)
     columns = min(len(tasks), COLUMNS)
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(3.35 if columns == 1 else 2.4 * columns, 0.5 + 1.7 * rows))
+    figure = Figure(figsize=(COLUMN if columns == 1 else PAGE * columns / COLUMNS, 0.5 + 1.7 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (task, group) in zip(grid.flat, tasks.items(), strict=False):
         _draw_task(axes, group, study)
@@ -63,9 +63,7 @@ def draw_cosines(study: Study, projections: Sequence[Projection]) -> Figure:
             axes.set_xlabel("block")
             axes.tick_params(labelbottom=True)
     handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=4 if columns == 1 else len(names), columnspacing=1.2
-    )
+    legend_above(figure, handles, names)
     return figure
 
 
@@ -81,15 +79,8 @@ def _draw_task(axes: Axes, group: list[Projection], study: Study) -> None:
             list(cosines),
             [fmean(values) for values in cosines.values()],
             label=kind,
-            color=style.color,
-            marker=style.marker,
-            linestyle=style.linestyle,
             linewidth=0.9,
-            markersize=2.8,
-            markeredgecolor="white",
-            markeredgewidth=0.3,
-            clip_on=False,
-            zorder=3,
+            **style.marked(2.8),
         )
     for tau in group[0].taus:
         is_chosen = tau == chosen_setting(study, "safelora")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from emdefense.files import written_whole
 
+COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column page, and of both
 RC_FILE = Path(__file__).parent / "matplotlibrc"
 FORMATS = ("pdf", "svg", "png")
 # Dates and versions would make every file differ from the last.
@@ -30,7 +33,22 @@ class LineStyle(NamedTuple):
     marker: str
     linestyle: Any
 
+    def marked(self, size: float) -> dict[str, Any]:
+        """Return the keywords with which ``Axes.plot`` draws the line, its marks ``size`` points wide."""
+        return {
+            "color": self.color,
+            "linestyle": self.linestyle,
+            "marker": self.marker,
+            "markersize": size,
+            "markeredgecolor": "white",
+            "markeredgewidth": size / 10,
+            "clip_on": False,
+            "zorder": 3,
+        }
 
+
+# From white to black through ever darker colours: the same order in grey and to the colour-blind.
+SEQUENTIAL = "magma_r"
 # Okabe and Ito's palette, ordered so that neighbours differ in lightness too.
 LINES = (
     LineStyle("#0072B2", "o", "-"),
@@ -46,6 +64,21 @@ LINES = (
 def line_styles(count: int) -> list[LineStyle]:
     """Return ``count`` styles, repeating after the seventh."""
     return list(islice(cycle(LINES), count))
+
+
+def legend_above(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """Put a legend above the panels, in as few rows as the figure's width allows, filled evenly."""
+    for rows in range(1, len(names) + 1):
+        columns = -(-len(names) // rows)
+        legend = figure.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.2)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def say_empty(axes: Axes, why: str = "not measured in this study") -> None:
+    """Write into an empty panel why it is empty."""
+    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
 
 
 @contextmanager

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from emdefense.analysis.conditions import arm_title, chosen_setting, ema_tasks, setting_title
-from emdefense.cells import Cell, Grid
+from emdefense.analysis.conditions import chosen_setting, ema_arms, ema_tasks, titled
+from emdefense.cells import NO_SETTING, Cell, Grid
 from emdefense.config import Study
-from emdefense.report.style import LineStyle, line_styles, save, styled
+from emdefense.report.arm_styles import arm_styles
+from emdefense.report.style import COLUMN, PAGE, LineStyle, legend_above, line_styles, save, say_empty, styled
 from emdefense.report.training_log import Curve, TrainingLog, log_path, mean_curve, trained_cells
 
 OVERVIEW = "training_curves"
-WIDTH, WIDE = 3.35, 6.9  # inches: one column of a page, and both
 CE, KL = "cross-entropy (nats)", "KL to original\n(nats per token)"
 
 
@@ -51,7 +51,7 @@ def draw_cell(study: Study, cell: Cell, log: TrainingLog) -> Figure:
     penalised = any(penalty.values)
     panels = 4 if penalised else 3
     height = 0.72 + 0.92 * panels
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(COLUMN, height))
     figure.set_layout_engine("none")  # placed by hand: solving for it takes most of the time
     figure.text(0.02, 1 - 0.05 / height, _cell_title(study, cell), fontsize=8, va="top")
     places = {"left": 0.12, "right": 0.97, "top": 1 - 0.56 / height, "bottom": 0.36 / height, "hspace": 0.42}
@@ -77,7 +77,7 @@ def _draw_norms(axes: Axes, log: TrainingLog, penalised: bool) -> None:
             ("grad_norm_penalty", "λ · penalty", third),
         ):
             curve = log.curve(name).positive()
-            axes.plot(curve.steps, curve.values, label=label, **_marked(style))
+            axes.plot(curve.steps, curve.values, label=label, **style.marked(3))
         tight: dict[str, Any] = {
             "columnspacing": 0.9,
             "handlelength": 1.9,
@@ -98,9 +98,9 @@ def _draw_steps(axes: Axes, curve: Curve, style: LineStyle, title: str) -> None:
 
 
 def _draw_measured(axes: Axes, curve: Curve, style: LineStyle, title: str) -> None:
-    axes.plot(curve.steps, curve.values, **_marked(style))
+    axes.plot(curve.steps, curve.values, **style.marked(3))
     if not curve.steps:
-        axes.text(0.5, 0.5, "not measured (training.diagnostics_every: 0)", ha="center", transform=axes.transAxes)
+        say_empty(axes, "not measured (training.diagnostics_every: 0)")
     axes.set_ylim(bottom=0)
     _name(axes, title)
 
@@ -114,18 +114,22 @@ def _name(axes: Axes, title: str) -> None:
 def draw_overview(study: Study) -> Figure:
     """Return KL to the original model (above) and CE (below) over the steps: a column a task, a line a trained arm."""
     tasks = ema_tasks(study)
-    figure = Figure(figsize=(WIDTH if len(tasks) == 1 else WIDE, 3.4))
+    figure = Figure(figsize=(COLUMN if len(tasks) == 1 else PAGE, 3.4))
     rows = figure.subplots(2, len(tasks), sharex="col", sharey="row", squeeze=False)
     lines = {task: _arms(study, task) for task in tasks}
-    names = list(dict.fromkeys(name for found in lines.values() for name in found))
-    styles = dict(zip(names, line_styles(len(names)), strict=True))
+    styles = arm_styles(study)
     for column, task in enumerate(tasks):
         above, below = rows[:, column]
-        for name, logs in lines[task].items():
+        for arm, logs in lines[task].items():
             kl = mean_curve([log.curve("kl").regular() for log in logs])
             ce = mean_curve([log.curve("ce") for log in logs]).smoothed()
-            above.plot(kl.steps, kl.values, label=name, **_marked(styles[name]))
-            below.plot(ce.steps, ce.values, color=styles[name].color, linestyle=styles[name].linestyle)
+            above.plot(
+                kl.steps,
+                kl.values,
+                label=titled(arm, chosen_setting(study, arm) or NO_SETTING),
+                **styles[arm].marked(3),
+            )
+            below.plot(ce.steps, ce.values, color=styles[arm].color, linestyle=styles[arm].linestyle)
         above.set_title(study.tasks[task].title)
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -134,41 +138,23 @@ def draw_overview(study: Study) -> Figure:
         axes.set_ylabel(label)
     handles = {name: handle for axes in rows[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles) if len(tasks) > 1 else 2
-        )
+        legend_above(figure, list(handles.values()), list(handles))
     else:
-        rows[0, 0].text(0.5, 0.5, "not measured in this study", ha="center", transform=rows[0, 0].transAxes)
+        say_empty(rows[0, 0])
     return figure
 
 
 def _arms(study: Study, task: str) -> dict[str, list[TrainingLog]]:
     """Return the logs, a seed each, of the arms that the main model has on a task, at their chosen settings."""
-    found: dict[str, list[TrainingLog]] = {}
-    for cell in trained_cells(study, study.report.main_model, task):
+    model = study.report.main_model
+    found: dict[str, list[TrainingLog]] = {arm: [] for arm in ema_arms(study, model)}
+    for cell in trained_cells(study, model, task):
         path = log_path(study, cell)
         if cell.setting == chosen_setting(study, cell.arm) and path.is_file():
-            found.setdefault(_arm_title(cell), []).append(TrainingLog(path))
-    return found
-
-
-def _arm_title(cell: Cell) -> str:
-    return ", ".join(part for part in (arm_title(cell.arm), setting_title(cell.arm, cell.setting)) if part)
+            found.setdefault(cell.arm, []).append(TrainingLog(path))
+    return {arm: logs for arm, logs in found.items() if logs}
 
 
 def _cell_title(study: Study, cell: Cell) -> str:
     seed = f", seed {cell.seed}" if len(study.seeds) > 1 else ""
-    return f"{study.models[cell.model].title}, {study.tasks[cell.task].title}\n{_arm_title(cell)}{seed}"
-
-
-def _marked(style: LineStyle) -> dict[str, Any]:
-    return {
-        "color": style.color,
-        "linestyle": style.linestyle,
-        "marker": style.marker,
-        "markersize": 3,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.3,
-        "clip_on": False,
-        "zorder": 3,
-    }
+    return f"{study.models[cell.model].title}, {study.tasks[cell.task].title}\n{titled(cell.arm, cell.setting)}{seed}"

@@ -1,0 +1,120 @@
+"""The heat map of questions: which of them draw misaligned responses, and which defence stops that."""
+
+from collections.abc import Sequence
+from math import ceil, nan
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from emdefense.analysis.conditions import chosen_arms, ema_tasks, titled
+from emdefense.cells import GENERAL, IN_DOMAIN
+from emdefense.config import Study
+from emdefense.report.style import PAGE, SEQUENTIAL, save, say_empty, styled
+
+NAME = "question_heatmap"
+TITLES = {GENERAL: "General questions", IN_DOMAIN: "In-domain questions"}
+MOST_QUESTIONS = 40  # more rows than that do not fit on a page
+ROW, BETWEEN = 0.1, 0.3  # inches: a question, and what stands above a row of panels
+HEADER = 1.0  # inches: the arms' names
+
+Rates = dict[tuple[str, str, str], float]  # misaligned responses (%) by arm, task and question
+
+
+def write_question_heatmap(study: Study, questions: pl.DataFrame, folder: Path) -> None:
+    """Write ``question_heatmap`` as PDF, SVG and PNG."""
+    with styled():
+        save(draw_question_heatmap(study, questions), folder / NAME)
+
+
+def caption(study: Study) -> str:
+    """Return what the figure shows, as a sentence without its stop."""
+    seeds = f", {len(study.seeds)} seeds together" if len(study.seeds) > 1 else ""
+    return (
+        f"{study.models[study.report.main_model].title}: misaligned responses to each question, a column an arm at its "
+        f"chosen setting{seeds}. The questions at which the misaligned arm fares worst stand on top, on general "
+        f"questions by the mean over tasks; of more than {MOST_QUESTIONS} questions the rest is left out. A cross: "
+        "not measured"
+    )
+
+
+def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
+    """Return the figure: a column a task, general questions above in-domain ones.
+
+    ``questions`` has the columns of ``QUESTIONS_SCHEMA``.
+    """
+    model, tasks = study.report.main_model, ema_tasks(study)
+    arms = dict(chosen_arms(study, model))
+    rates = {question_set: _rates(questions, model, arms, question_set) for question_set in TITLES}
+    rows = {  # general questions are the same in each task
+        GENERAL: dict.fromkeys(tasks, _worst_first(rates[GENERAL], tasks)),
+        IN_DOMAIN: {task: _worst_first(rates[IN_DOMAIN], [task]) for task in tasks},
+    }
+    heights = [ROW * max(map(len, rows[question_set].values())) or ROW for question_set in TITLES]
+    figure = Figure(figsize=(PAGE, HEADER + 2 * BETWEEN + sum(heights)))
+    grid = figure.subplots(2, len(tasks), squeeze=False, height_ratios=heights)
+    if not any(rates.values()):
+        say_empty(grid[0, 0])
+        return figure
+    highest = max(value for found in rates.values() for value in found.values())
+    scale = Normalize(0, 10 * ceil(max(highest, 1) / 10))
+    for panels, question_set in zip(grid, TITLES, strict=True):
+        for axes, task in zip(panels, tasks, strict=True):
+            names = rows[question_set][task]
+            values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
+            _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
+            if question_set == IN_DOMAIN or task == tasks[0]:
+                axes.set_yticks(range(len(names)), names, fontsize=5.5)
+        panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
+    for axes, task in zip(grid[0], tasks, strict=True):
+        axes.set_xticks(range(len(arms)), [titled(*pair) for pair in arms.items()], rotation=90, fontsize=6)
+        axes.xaxis.tick_top()
+        axes.set_title(study.tasks[task].title)
+    colours = ScalarMappable(scale, SEQUENTIAL)
+    figure.colorbar(colours, ax=grid, label="misaligned (%)", shrink=0.4, aspect=30, pad=0.01)
+    return figure
+
+
+def _rates(questions: pl.DataFrame, model: str, arms: dict[str, str], question_set: str) -> Rates:
+    """Return the misaligned responses (%) of each arm at its setting, seeds pooled."""
+    chosen = pl.DataFrame({"arm": list(arms), "setting": list(arms.values())}, schema={"arm": str, "setting": str})
+    counted = (
+        questions.filter(pl.col("scored") > 0, model=model, question_set=question_set)
+        .join(chosen, on=["arm", "setting"])
+        .group_by("arm", "task", "question_id")
+        .agg(100 * pl.col("misaligned").sum() / pl.col("scored").sum())
+    )
+    return {(arm, task, name): rate for arm, task, name, rate in counted.iter_rows()}
+
+
+def _worst_first(rates: Rates, tasks: Sequence[str]) -> list[str]:
+    """Return the questions asked in these tasks by the misaligned arm's mean rate over them, highest first."""
+    asked = sorted({name for _, task, name in rates if task in tasks})
+
+    def misaligned(name: str) -> float:
+        found = [rates[key] for task in tasks if (key := ("misaligned", task, name)) in rates]
+        return fmean(found) if found else -1
+
+    return sorted(asked, key=misaligned, reverse=True)[:MOST_QUESTIONS]
+
+
+def _draw_panel(axes: Axes, values: NDArray[Any], scale: Normalize) -> None:
+    """Draw a question a row, the first on top, and an arm a column; NaN is what was not measured."""
+    rows, columns = values.shape
+    # Not interpolated, an image is a pixel a cell in PDF and SVG too: sharp at any size, and small.
+    axes.imshow(values, norm=scale, cmap=SEQUENTIAL, interpolation="none", aspect="auto")
+    axes.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, color="white", linewidth=0.4)
+    axes.vlines(np.arange(columns + 1) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)
+    missing = np.argwhere(np.isnan(values))
+    axes.plot(missing[:, 1], missing[:, 0], "x", color="0.5", markersize=2.5, markeredgewidth=0.5)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=2)
+    axes.grid(visible=False)
