@@ -11,7 +11,7 @@ from emdefense.analysis.summary import Summary, read_summary
 from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.overview import INCOHERENT, REDUCTION, verdict, verdict_below
+from emdefense.report.overview import verdict, verdict_below
 from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
 from emdefense.report.table import DASH, Column, Table, TableCell
@@ -38,19 +38,20 @@ def lines(table: Table) -> list[list[str]]:
     return list(csv.reader(csv_table(table).splitlines()))
 
 
+def beside(rates: list[str]) -> list[str]:
+    """The CSV columns that follow the rates."""
+    further = ["count", "of", "paper_pct", "difference", "inside", "seeds", "seed_sd"]
+    return [*(f"{r}_{bound}" for r in rates for bound in BOUNDS), *(f"{r}_{field}" for r in rates for field in further)]
+
+
 def test_csv_columns() -> None:
     headers = {number: lines(build_table(number, paper_study(), paper_summary()))[0] for number in NUMBERS}
-    rates = [
-        "task",
-        "arm",
-        "setting",
-        *(f"{r}_pct" for r in RATES),
-        *(f"{r}_{bound}" for r in RATES for bound in BOUNDS),
-    ]
+    rates = ["task", "arm", "setting", *(f"{r}_pct" for r in RATES)]
+    tiers = [f"tier_{number}" for number in range(4)]
     for number in (3, 4, 8, 9, 10, 11):
-        assert headers[number] == rates
-    assert headers[5] == ["arm", "setting", "tier_0", "tier_1", "tier_2", "tier_3"]
-    assert headers[6] == ["arm", "setting", "exact_match_pct"]
+        assert headers[number] == rates + beside(RATES)
+    assert headers[5] == ["arm", "setting", *tiers, *beside(tiers)]
+    assert headers[6] == ["arm", "setting", "exact_match_pct", *beside(["exact_match"])]
 
 
 def test_the_papers_numbers_come_out_as_they_went_in() -> None:
@@ -63,11 +64,11 @@ def test_the_papers_numbers_come_out_as_they_went_in() -> None:
             if row["table"] == str(number)
         }  # fmt: skip
         assert {tuple(row[:7]) for row in lines(build_table(number, paper_study(), paper_summary()))[1:]} == expected
-    assert lines(build_table(5, paper_study(), paper_summary()))[1:3] == [
+    assert [row[:6] for row in lines(build_table(5, paper_study(), paper_summary()))[1:3]] == [
         ["untrained", "", "40.82", "0.00", "1.00", "0.00"],
         ["sft", "", "37.00", "30.00", "34.30", "37.68"],
     ]
-    assert ["interleave", "20", "40.90"] in lines(build_table(6, paper_study(), paper_summary()))
+    assert ["interleave", "20", "40.90"] in [row[:3] for row in lines(build_table(6, paper_study(), paper_summary()))]
 
 
 def test_rows_that_the_paper_prints_twice_agree() -> None:
@@ -85,9 +86,9 @@ def test_table_1_judges_the_papers_arms() -> None:
         "interleave": ["✓", "✓", "✗"],
     }
     text = markdown_table(build_table(1, paper_study(), paper_summary()))
-    assert f"from {REDUCTION[0]:g} %" in text
-    assert [verdict(value, REDUCTION) for value in (80.0, 79.9, 40.0, 39.9)] == ["✓", "~", "~", "✗"]
-    assert [verdict_below(value, INCOHERENT) for value in (5.0, 5.1, 15.0, 15.1)] == ["✓", "~", "~", "✗"]
+    assert "✓ from 80 %, ~ from 40 %" in text
+    assert [verdict(value, (80, 40)) for value in (80.0, 79.9, 40.0, 39.9)] == ["✓", "~", "~", "✗"]
+    assert [verdict_below(value, (5, 15)) for value in (5.0, 5.1, 15.0, 15.1)] == ["✓", "~", "~", "✗"]
 
 
 def test_table_2_ends_at_the_papers_values() -> None:

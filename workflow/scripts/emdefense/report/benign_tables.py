@@ -1,45 +1,48 @@
 """Tables 5 and 6: exact match on OpSwap's tiers and on FoQA."""
 
-from dataclasses import dataclass
-
-from emdefense.analysis.conditions import ARM_TITLES, DEFENCES, Condition, conditions, setting_title
-from emdefense.analysis.summary import EXACT_MATCH, Estimate, Summary
+from emdefense.analysis.conditions import Condition, conditions, defences, titled
+from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
-from emdefense.config.study import BENIGN_ARMS
+from emdefense.config.study import BENIGN_ARMS, PLAIN_ARMS
 from emdefense.report import marks
+from emdefense.report.rate_columns import (
+    CSV_BESIDE,
+    CSV_BOUNDS,
+    Quantity,
+    Rate,
+    cells,
+    columns,
+    csv_beside,
+    csv_bounds,
+    csv_columns,
+    kinds_shown,
+    remarks,
+)
 from emdefense.report.reference import Reference, benign_settings, benign_task
-from emdefense.report.table import DASH, Column, Footnotes, Table, TableCell, number
+from emdefense.report.table import Column, Table, TableCell, number
+from emdefense.report.table_notes import TableNotes
 
 TIERS = (0, 1, 2, 3)
-NOT_MEASURED = "Not measured in this study."
 LEGEND = "Exact match (%). Bold: the best defence in the column, as printed."
 
-
-@dataclass(frozen=True)
-class _Task:
-    """A column: the task that fills it (None if the study has none), and its place in the paper."""
-
-    name: str | None
-    table: str
-    tier: int | None
+Row = tuple[str, str]
+"""(arm, setting) of a row."""
 
 
 def opswap_table(study: Study, summary: Summary, reference: Reference | None) -> Table:
     """Return Table 5: arms × tiers of OpSwap."""
-    tasks = [_Task(benign_task(study, "opswap", tier), "opswap", tier) for tier in TIERS]
-    columns = (Column("Arm", numeric=False), *(Column(f"tier {tier} ↑", "Exact match (%)") for tier in TIERS))
-    header = ("arm", "setting", *(f"tier_{tier}" for tier in TIERS))
-    return _table(5, "OpSwap, exact match by tier", study, summary, reference, tasks, columns, header)
+    quantities = [Quantity(f"tier_{tier}", "Exact match (%)", f"tier {tier} ↑") for tier in TIERS]
+    header = [quantity.name for quantity in quantities]
+    return _table(5, "OpSwap, exact match by tier", study, summary, reference, "opswap", TIERS, quantities, header)
 
 
 def foqa_table(study: Study, summary: Summary, reference: Reference | None) -> Table:
     """Return Table 6: exact match on FoQA, or on the study's analogue of it."""
-    tasks = [_Task(benign_task(study, "foqa", None), "foqa", None)]
-    columns = (Column("Arm", numeric=False), Column("Exact match ↑ (%)"))
-    header = ("arm", "setting", "exact_match_pct")
-    title = "FoQA" if tasks[0].name is None else study.tasks[tasks[0].name].title
-    return _table(6, f"{title}, exact match", study, summary, reference, tasks, columns, header)
+    task = benign_task(study, "foqa", None)
+    quantities = [Quantity("exact_match", "", "Exact match ↑ (%)")]
+    title = f"{'FoQA' if task is None else study.tasks[task].title}, exact match"
+    return _table(6, title, study, summary, reference, "foqa", (None,), quantities, ["exact_match_pct"])
 
 
 def _table(
@@ -48,82 +51,84 @@ def _table(
     study: Study,
     summary: Summary,
     reference: Reference | None,
-    tasks: list[_Task],
-    columns: tuple[Column, ...],
-    csv_header: tuple[str, ...],
+    kind: str,
+    tiers: tuple[int | None, ...],
+    quantities: list[Quantity],
+    csv_values: list[str],
 ) -> Table:
     model = study.report.main_model
-    rows = _rows(study, {task.name for task in tasks})
-    estimates = {
-        (row, task): None if task.name is None else summary.estimate(Condition(model, task.name, *row), EXACT_MATCH)
-        for row in rows
-        for task in tasks
-    }
-    footnotes = Footnotes()
-    best = {task: _best(rows, task, estimates) for task in tasks}
-    blocks: dict[bool, list[tuple[TableCell, ...]]] = {False: [], True: []}
-    csv_rows = []
-    for row in rows:
-        arm, setting = row
-        name = ", ".join(part for part in (ARM_TITLES[arm], setting_title(arm, setting)) if part)
-        cells = [TableCell(name)]
-        for task in tasks:
-            estimate = estimates[row, task]
-            cells.append(
-                TableCell(
-                    DASH if estimate is None else number(estimate.value),
-                    bold=row in best[task],
-                    paper="" if reference is None else reference.exact_match(task.table, task.tier, arm, setting),
-                    interval=_interval(estimate),
-                    footnote=footnotes.letter(NOT_MEASURED) if estimate is None else "",
-                )
+    tasks = [benign_task(study, kind, tier) for tier in tiers]
+    rows = _rows(study, set(tasks))
+    best = {task: _best(study, summary, rows, task) for task in tasks}
+    rates = {
+        row: [
+            Rate(
+                None if task is None else summary.estimate(Condition(model, task, *row), EXACT_MATCH),
+                paper=None if reference is None else reference.exact_match(kind, tier, *row),
+                bold=row in best[task],
             )
-        blocks[arm in DEFENCES].append(tuple(cells))
-        values = [estimates[row, task] for task in tasks]
-        shown = [number(None if estimate is None else estimate.value) for estimate in values]
-        csv_rows.append((arm, "" if setting == NO_SETTING else setting, *shown))
-    remarks = [LEGEND] if rows else ["This study has no such task."]
-    if any(cell.paper for block in blocks.values() for row_cells in block for cell in row_cells):
-        assert reference is not None
-        paper_model = reference.study.models[reference.study.report.main_model].title
-        remarks.append(f"In brackets: the paper's value for {paper_model}, where it has the same setting.")
+            for task, tier in zip(tasks, tiers, strict=True)
+        ]
+        for row in rows
+    }
+    flat = [rate for of_row in rates.values() for rate in of_row]
+    shown = kinds_shown(study.report.table_columns, flat)
+    notes = TableNotes(study, number_, compared=reference is not None)
+    blocks: dict[bool, list[tuple[TableCell, ...]]] = {True: [], False: []}
+    for row, of_row in rates.items():
+        missing = notes.not_measured() if any(rate.estimate is None for rate in of_row) else ""
+        name = TableCell(titled(*row), footnote=notes.of_arm(row[0]))
+        blocks[row[0] in PLAIN_ARMS].append((name, *(cell for rate in of_row for cell in cells(rate, shown, missing))))
+    paper = ""
+    if reference is not None:
+        title = reference.study.models[reference.study.report.main_model].title
+        paper = f"{title}, where it has the same setting"
     return Table(
         number=number_,
         title=f"{study.models[model].title}: {what}",
-        columns=columns,
+        columns=(Column("Arm", numeric=False), *columns(quantities, shown)),
         blocks=tuple(tuple(block) for block in blocks.values() if block),
-        csv_header=csv_header,
-        csv_rows=tuple(csv_rows),
-        remarks=tuple(remarks),
-        footnotes=footnotes.lettered(),
-        wide=len(tasks) > 1,
+        csv_header=(
+            *("arm", "setting", *csv_values),
+            *csv_columns(quantities, CSV_BOUNDS),
+            *csv_columns(quantities, CSV_BESIDE),
+        ),
+        csv_rows=tuple(_csv_row(row, of_row) for row, of_row in rates.items()),
+        remarks=(
+            LEGEND if rows else "This study has no such task.",
+            *remarks(shown, flat, "correct answers of all", paper),
+            *([f"Over {len(study.seeds)} seeds together."] if rows and len(study.seeds) > 1 else []),
+        ),
+        footnotes=notes.lettered(),
+        title_footnote=notes.title,
     )
 
 
-def _rows(study: Study, tasks: set[str | None]) -> list[tuple[str, str]]:
+def _rows(study: Study, tasks: set[str | None]) -> list[Row]:
     """Return (arm, setting) of every row: the grid's arms on these tasks, in the paper's order."""
+    found: dict[str, set[str]] = {}
+    for c in conditions(study):
+        if c.model == study.report.main_model and c.task in tasks:
+            found.setdefault(c.arm, set()).add(c.setting)
+    plain = [(arm, NO_SETTING) for arm in BENIGN_ARMS if arm in PLAIN_ARMS and arm in found]
+    return plain + [
+        (arm, setting)
+        for arm in defences(study)
+        if arm in found
+        for setting in benign_settings(study, arm, sorted(found[arm], key=float))
+    ]
+
+
+def _best(study: Study, summary: Summary, rows: list[Row], task: str | None) -> set[Row]:
+    marked = [row for row in rows if row[0] not in PLAIN_ARMS]
     model = study.report.main_model
-    rows = []
-    for arm in BENIGN_ARMS:
-        in_grid = [c.setting for c in conditions(study) if c.model == model and c.task in tasks and c.arm == arm]
-        if arm not in DEFENCES:
-            rows += [(arm, NO_SETTING)] if in_grid else []
-        elif in_grid:
-            found = sorted(set(in_grid), key=float)
-            rows += [(arm, setting) for setting in benign_settings(study, arm, found)]
-    return rows
+    found = [None if task is None else summary.value(Condition(model, task, *row), EXACT_MATCH) for row in marked]
+    return {row for row, wins in zip(marked, marks.best(found, "higher"), strict=True) if wins}
 
 
-def _best(
-    rows: list[tuple[str, str]], task: _Task, estimates: dict[tuple[tuple[str, str], _Task], Estimate | None]
-) -> set[tuple[str, str]]:
-    defences = [row for row in rows if row[0] in DEFENCES]
-    found = [estimates[row, task] for row in defences]
-    winners = marks.best([None if estimate is None else estimate.value for estimate in found], "higher")
-    return {row for row, wins in zip(defences, winners, strict=True) if wins}
-
-
-def _interval(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.wilson is None:
-        return ""
-    return f"95 % interval: {number(estimate.wilson[0])} to {number(estimate.wilson[1])}"
+def _csv_row(row: Row, rates: list[Rate]) -> tuple[str, ...]:
+    arm, setting = row
+    values = [number(None if rate.estimate is None else rate.estimate.value) for rate in rates]
+    bounds = [field for rate in rates for field in csv_bounds(rate)]
+    beside = [field for rate in rates for field in csv_beside(rate)]
+    return (arm, "" if setting == NO_SETTING else setting, *values, *bounds, *beside)

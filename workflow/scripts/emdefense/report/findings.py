@@ -5,17 +5,17 @@ from statistics import fmean
 from typing import Literal
 
 from emdefense.analysis.conditions import (
-    ARM_TITLES,
-    DEFENCES,
     Condition,
+    arm_title,
     chosen_setting,
     conditions,
     ema_tasks,
     setting_title,
+    summed_up,
 )
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary
 from emdefense.config import Study
-from emdefense.report.overview import REDUCTION, RETENTION, Overview, overview
+from emdefense.report.overview import Overview, overview
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -38,7 +38,7 @@ def findings(study: Study, summary: Summary) -> list[Finding]:
     tasks = ema_tasks(study)
     if any(summary.ema_appeared(models[0], task, study.report.emergent_pct) for task in tasks):
         in_grid = {c.arm for c in conditions(study) if c.model == models[0]}
-        found += [_defence(study, summary, arm) for arm in DEFENCES if arm in in_grid]
+        found += [_defence(study, summary, arm) for arm in summed_up(study) if arm in in_grid]
     return found
 
 
@@ -75,23 +75,25 @@ def _controls(study: Study, summary: Summary, model: str) -> str:
 
 def _defence(study: Study, summary: Summary, arm: str) -> Finding:
     setting = chosen_setting(study, arm)
-    name = ARM_TITLES[arm] if setting is None else f"{ARM_TITLES[arm]} ({setting_title(arm, setting)})"
+    name = arm_title(arm) if setting is None else f"{arm_title(arm)} ({setting_title(arm, setting)})"
     found = overview(study, summary, arm)
     if found.reduction is None:
         return Finding(
             "plain", f"{name}: not measured.", "There is no complete set of judgments at its chosen setting."
         )
-    stops, keeps = found.reduction >= REDUCTION[0], (found.learning or 0) >= RETENTION[0]
+    verdicts = study.report.verdicts
+    stops = found.reduction >= verdicts.ema_reduction_pct[0]
+    keeps = (found.learning or 0) >= verdicts.retention_pct[0]
     tone: Tone = "plain"
     if stops and keeps:
-        tone, verdict = "good", "stops EMA and keeps what was to be learned"
+        tone, what = "good", "stops EMA and keeps what was to be learned"
     elif stops:
-        verdict = "stops EMA, but hinders learning"
-    elif found.reduction >= REDUCTION[1]:
-        verdict = "reduces EMA in part"
+        what = "stops EMA, but hinders learning"
+    elif found.reduction >= verdicts.ema_reduction_pct[1]:
+        what = "reduces EMA in part"
     else:
-        tone, verdict = "bad", "does not stop EMA"
-    return Finding(tone, f"{name} {verdict}.", _numbers(found))
+        tone, what = "bad", "does not stop EMA"
+    return Finding(tone, f"{name} {what}.", _numbers(found))
 
 
 def _numbers(found: Overview) -> str:

@@ -11,7 +11,7 @@ from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.summary import Estimate
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.report.table import DASH, Column, Table, TableCell, interval_text, number
+from emdefense.report.table import DASH, Column, Table, TableCell, interval_text, number, signed
 
 AGREEMENT, CONFUSION = "judge_agreement", "judge_confusion"
 QUESTIONS = {GENERAL: "general", IN_DOMAIN: "in domain"}
@@ -126,19 +126,16 @@ def _row(judge: str, questions: str, title: str, found: Agreement) -> tuple[Tabl
 
 
 def _alpha(alpha: Estimate | None) -> TableCell:
-    return TableCell(DASH) if alpha is None else TableCell(_signed(alpha.value), interval=interval_text(alpha))
+    if alpha is None:
+        return TableCell(DASH)
+    return TableCell(signed(alpha.value, plus=False), interval=interval_text(alpha))
 
 
 def _difference(estimate: Estimate | None) -> str:
     if estimate is None or estimate.cluster is None:
         return DASH
     low, high = estimate.cluster
-    return f"{_signed(estimate.value)} [{_signed(low)}, {_signed(high)}]"
-
-
-def _signed(value: float) -> str:
-    text = number(value)
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
+    return f"{signed(estimate.value)} [{signed(low)}, {signed(high)}]"
 
 
 CSV_COLUMNS = (

@@ -1,41 +1,50 @@
-"""The paper's marks on rates, each rule one function. Rates are percentages; rows are defences of one task."""
+"""The paper's marks on rates, each rule one function.
+
+Rates are percentages; rows are defences of one task. Every rule is applied to the rates as printed, to two decimals, so
+that a reader can check each mark with nothing but the table.
+"""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
-PREVENTED_SHARE = 0.1
-KEPT_SHARE = 0.9
+PREVENTED_SHARE = Decimal("0.1")
+KEPT_SHARE = Decimal("0.9")
 DECIMALS = 2  # of the numbers as printed
-_ROUNDING = 1e-9
 
 LEGEND = (
     "Underlined: general misaligned rate at least 90 % below the misaligned arm's, or in-domain misaligned rate at "
     "least 90 % of the misaligned arm's. Italic: more incoherent than the misaligned arm. Bold: the task's best "
-    "defence in the column, as printed."
+    "defence in the column. All by the rates as printed."
 )
+
+
+def printed(rate: float) -> Decimal:
+    """Return a rate as the tables print it."""
+    return Decimal(f"{rate:.{DECIMALS}f}")
 
 
 def prevents_ema(general_misaligned: float, misaligned_arm: float) -> bool:
     """Whether EMA falls by at least 90 % against the misaligned arm (underlined); never where there is none."""
-    return misaligned_arm > 0 and general_misaligned <= PREVENTED_SHARE * misaligned_arm + _ROUNDING
+    return printed(misaligned_arm) > 0 and printed(general_misaligned) <= PREVENTED_SHARE * printed(misaligned_arm)
 
 
 def keeps_task(in_domain_misaligned: float, misaligned_arm: float) -> bool:
     """Whether in-domain misalignment reaches at least 90 % of the misaligned arm's (underlined)."""
-    return misaligned_arm > 0 and in_domain_misaligned >= KEPT_SHARE * misaligned_arm - _ROUNDING
+    return printed(misaligned_arm) > 0 and printed(in_domain_misaligned) >= KEPT_SHARE * printed(misaligned_arm)
 
 
 def loses_coherence(incoherent: float, misaligned_arm: float) -> bool:
     """Whether a rate of incoherence lies above the misaligned arm's (italic)."""
-    return incoherent > misaligned_arm
+    return printed(incoherent) > printed(misaligned_arm)
 
 
 def best(rates: Sequence[float | None], direction: Direction) -> list[bool]:
-    """Return which rates are the column's best (bold): equal as printed, equally bold; missing ones never."""
-    printed = [None if rate is None else round(rate, DECIMALS) for rate in rates]
-    present = [rate for rate in printed if rate is not None]
+    """Return which rates are the column's best (bold): equal ones equally, missing ones never."""
+    shown = [None if rate is None else printed(rate) for rate in rates]
+    present = [rate for rate in shown if rate is not None]
     if not present:
         return [False] * len(rates)
     winner = min(present) if direction == "lower" else max(present)
-    return [rate == winner for rate in printed]
+    return [rate == winner for rate in shown]

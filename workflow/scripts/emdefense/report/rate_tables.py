@@ -1,54 +1,63 @@
 """Tables 3, 4 and 8-11: misaligned and incoherent rates of each task's arms."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from emdefense.analysis.conditions import (
     ARM_TITLES,
-    DEFENCES,
     Condition,
     Role,
+    arm_title,
+    arms_like,
     chosen_setting,
     conditions,
+    defences,
+    ema_arms,
     ema_tasks,
     model_in_role,
-    setting_title,
     settings,
+    summed_up,
+    titled,
 )
 from emdefense.analysis.summary import (
     GENERAL_INCOHERENT,
     GENERAL_MISALIGNED,
     IN_DOMAIN_INCOHERENT,
     IN_DOMAIN_MISALIGNED,
-    QUANTITIES,
-    Estimate,
     Summary,
 )
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
-from emdefense.config.study import EMA_ARMS
+from emdefense.config.study import PLAIN_ARMS, TableColumn
 from emdefense.report import marks
-from emdefense.report.reference import Reference
-from emdefense.report.table import DASH, Column, Footnotes, Table, TableCell, interval_text, number
-
-CSV_HEADER = (
-    "task",
-    "arm",
-    "setting",
-    *(f"{quantity}_pct" for quantity in QUANTITIES),
-    *(
-        f"{quantity}_{kind}_{end}"
-        for quantity in QUANTITIES
-        for kind in ("wilson", "cluster")
-        for end in ("low", "high")
-    ),
+from emdefense.report.rate_columns import (
+    CSV_BESIDE,
+    CSV_BOUNDS,
+    Quantity,
+    Rate,
+    cells,
+    columns,
+    csv_beside,
+    csv_bounds,
+    csv_columns,
+    kinds_shown,
+    remarks,
 )
-COLUMNS = (
-    Column("Task", numeric=False),
-    Column("Arm", numeric=False),
-    Column("misaligned ↓", "General (%)"),
-    Column("incoherent ↓", "General (%)"),
-    Column("misaligned ↑", "In-domain (%)"),
-    Column("incoherent ↓", "In-domain (%)"),
+from emdefense.report.reference import Reference
+from emdefense.report.table import Block, Column, Table, TableCell, number
+from emdefense.report.table_notes import TableNotes
+
+QUANTITIES = (
+    Quantity(GENERAL_MISALIGNED, "General (%)", "misaligned ↓"),
+    Quantity(GENERAL_INCOHERENT, "General (%)", "incoherent ↓"),
+    Quantity(IN_DOMAIN_MISALIGNED, "In-domain (%)", "misaligned ↑"),
+    Quantity(IN_DOMAIN_INCOHERENT, "In-domain (%)", "incoherent ↓"),
+)
+CSV_HEADER = (
+    *("task", "arm", "setting"),
+    *csv_columns(QUANTITIES, ["pct"]),
+    *csv_columns(QUANTITIES, CSV_BOUNDS),
+    *csv_columns(QUANTITIES, CSV_BESIDE),
 )
 DIRECTIONS: dict[str, marks.Direction] = {
     GENERAL_MISALIGNED: "lower",
@@ -56,168 +65,174 @@ DIRECTIONS: dict[str, marks.Direction] = {
     IN_DOMAIN_MISALIGNED: "higher",
     IN_DOMAIN_INCOHERENT: "lower",
 }
-NOT_MEASURED = "Not measured in this study."
 SWEEPS = {8: "kl", 9: "ldifs", 10: "safelora", 11: "interleave"}
 
 Row = tuple[str, str]
 """(arm, setting) of a row."""
 
 
+def chosen_table(number_: int, study: Study, summary: Summary, reference: Reference | None) -> Table:
+    """Return Table 3 (main model) or 4 (second model): every arm at its chosen setting."""
+    role: Role = "main" if number_ == 3 else "second"
+    model = model_in_role(study, role)
+    arms = [arm for arm in ema_arms(study, model or "") if arm in PLAIN_ARMS or arm in summed_up(study)]
+    chosen = [(arm, chosen_setting(study, arm)) for arm in arms]
+    rows = [(arm, setting) for arm, setting in chosen if setting is not None]
+    what = "misaligned and incoherent responses of each arm at its chosen setting"
+    return _table(number_, what, study, summary, role, rows, reference)
+
+
+def sweep_table(number_: int, study: Study, summary: Summary, reference: Reference | None) -> Table:
+    """Return Table 8, 9, 10 or 11: every setting of one defence and of its variants, below the misaligned arm."""
+    arm = SWEEPS[number_]
+    model = study.report.main_model
+    found = [(like, setting) for like in arms_like(study, arm) for setting in settings(study, model, like)]
+    what = f"{ARM_TITLES[arm]}, misaligned and incoherent responses at every setting"
+    return _table(number_, what, study, summary, "main", [("misaligned", NO_SETTING), *found], reference)
+
+
 @dataclass(frozen=True)
-class _Block:
+class _Task:
     """The rows of one task, with everything that their marks depend on."""
 
     study: Study
     summary: Summary
+    reference: Reference | None
     role: Role
     model: str
     task: str
+    table: int
     rows: list[Row]
-
-    def estimate(self, row: Row, quantity: str) -> Estimate | None:
-        return self.summary.estimate(Condition(self.model, self.task, *row), quantity)
-
-    def value(self, row: Row, quantity: str) -> float | None:
-        found = self.estimate(row, quantity)
-        return None if found is None else found.value
 
     @property
     def readable(self) -> bool:
         """Whether EMA appeared in the misaligned arm, so that defences can be compared with it."""
         return bool(self.summary.ema_appeared(self.model, self.task, self.study.report.emergent_pct))
 
+    @property
+    def why_unreadable(self) -> str:
+        """Why it did not."""
+        if self.value(("misaligned", NO_SETTING), GENERAL_MISALIGNED) is None:
+            return "The misaligned arm was not measured, so the defences cannot be compared with it and carry no marks."
+        return (
+            f"EMA did not appear in the misaligned arm (under {self.study.report.emergent_pct:g} %), so the defences "
+            "cannot be interpreted and carry no marks."
+        )
 
-def chosen_table(number_: int, study: Study, summary: Summary, reference: Reference | None) -> Table:
-    """Return Table 3 (main model) or 4 (second model): every arm at its chosen setting."""
-    role: Role = "main" if number_ == 3 else "second"
-    model = model_in_role(study, role)
-    in_grid = {c.arm for c in conditions(study) if c.model == model and c.task in ema_tasks(study)}
-    rows = []
-    for arm in EMA_ARMS:
-        setting = chosen_setting(study, arm)
-        if arm in in_grid and setting is not None:
-            rows.append((arm, setting))
-    what = "misaligned and incoherent responses of each arm at its chosen setting"
-    return _table(number_, what, study, summary, role, rows, reference)
+    @cached_property
+    def rates(self) -> dict[Row, list[Rate]]:
+        """Each row's rates, in the order of ``QUANTITIES``, with their marks."""
+        best = {quantity.name: self._best(quantity.name) for quantity in QUANTITIES}
+        return {
+            row: [
+                Rate(
+                    self.summary.estimate(Condition(self.model, self.task, *row), name),
+                    paper=self._paper(row, name),
+                    bold=row in best[name],
+                    italic=self._is_italic(row, name),
+                    underline=self._is_underlined(row, name),
+                )
+                for name in (quantity.name for quantity in QUANTITIES)
+            ]
+            for row in self.rows
+        }
 
+    def value(self, row: Row, quantity: str) -> float | None:
+        return self.summary.value(Condition(self.model, self.task, *row), quantity)
 
-def sweep_table(number_: int, study: Study, summary: Summary, reference: Reference | None) -> Table:
-    """Return Table 8, 9, 10 or 11: every setting of one defence, below the misaligned arm."""
-    arm = SWEEPS[number_]
-    found = settings(study, study.report.main_model, arm)
-    rows = [("misaligned", NO_SETTING), *((arm, setting) for setting in found)]
-    what = f"{ARM_TITLES[arm]}, misaligned and incoherent responses at every setting"
-    return _table(number_, what, study, summary, "main", rows, reference)
+    def _paper(self, row: Row, quantity: str) -> float | None:
+        if self.reference is None:
+            return None
+        if self.table in SWEEPS:
+            return self.reference.same_setting(self.role, self.task, *row, quantity)
+        return self.reference.chosen(self.role, self.task, row[0], quantity)
+
+    def _is_marked(self, row: Row) -> bool:
+        return self.readable and row[0] in defences(self.study)
+
+    def _best(self, quantity: str) -> set[Row]:
+        marked = [row for row in self.rows if self._is_marked(row)]
+        winners = marks.best([self.value(row, quantity) for row in marked], DIRECTIONS[quantity])
+        return {row for row, wins in zip(marked, winners, strict=True) if wins}
+
+    def _is_underlined(self, row: Row, quantity: str) -> bool:
+        rule = {GENERAL_MISALIGNED: marks.prevents_ema, IN_DOMAIN_MISALIGNED: marks.keeps_task}.get(quantity)
+        mine, misaligned = self.value(row, quantity), self.value(("misaligned", NO_SETTING), quantity)
+        if rule is None or mine is None or misaligned is None:
+            return False
+        return self._is_marked(row) and rule(mine, misaligned)
+
+    def _is_italic(self, row: Row, quantity: str) -> bool:
+        mine, misaligned = self.value(row, quantity), self.value(("misaligned", NO_SETTING), quantity)
+        if quantity not in (GENERAL_INCOHERENT, IN_DOMAIN_INCOHERENT) or mine is None or misaligned is None:
+            return False
+        return self._is_marked(row) and marks.loses_coherence(mine, misaligned)
 
 
 def _table(
     number_: int, what: str, study: Study, summary: Summary, role: Role, rows: list[Row], reference: Reference | None
 ) -> Table:
     model = model_in_role(study, role)
-    footnotes = Footnotes()
-    blocks, csv_rows = [], []
+    notes = TableNotes(study, number_, compared=reference is not None, arm=SWEEPS.get(number_))
     in_grid = {c.task for c in conditions(study) if c.model == model}
-    for task in ema_tasks(study):
-        if model is None or task not in in_grid:
-            continue
-        block = _Block(study, summary, role, model, task, rows)
-        blocks.append(_rendered(block, number_, reference, footnotes))
-        csv_rows += [_csv_row(block, row) for row in rows]
+    tasks = [
+        _Task(study, summary, reference, role, model, task, number_, rows)
+        for task in ema_tasks(study)
+        if model is not None and task in in_grid
+    ]
+    rates = [rate for task in tasks for row in task.rates.values() for rate in row]
+    kinds = kinds_shown(study.report.table_columns, rates)
+    blocks = tuple(_block(task, kinds, notes) for task in tasks)
     title = "this study names no second model" if model is None else f"{study.models[model].title}: {what}"
-    remarks = [marks.LEGEND] if blocks else []
-    if reference is not None and any(cell.paper for block in blocks for row in block for cell in row):
-        paper_model = reference.study.models[str(model_in_role(reference.study, role))].title
-        where = "at the setting that it chose" if number_ in (3, 4) else "at the same setting"
-        remarks.append(f"In brackets: the paper's value for {paper_model}, {where}.")
-    if number_ in SWEEPS and len(rows) == 1:
-        remarks.append(f"The study's grid has no setting of {ARM_TITLES[SWEEPS[number_]]} for this model.")
-    if len(study.seeds) > 1:
-        remarks.append(f"Means over {len(study.seeds)} seeds.")
     return Table(
         number=number_,
         title=title[0].upper() + title[1:],
-        columns=COLUMNS,
-        blocks=tuple(blocks),
+        columns=(Column("Task", numeric=False), Column("Arm", numeric=False), *columns(QUANTITIES, kinds)),
+        blocks=blocks,
         csv_header=CSV_HEADER,
-        csv_rows=tuple(csv_rows),
-        remarks=tuple(remarks),
-        footnotes=footnotes.lettered(),
-        wide=True,
+        csv_rows=tuple(_csv_row(task, row) for task in tasks for row in rows),
+        remarks=(
+            *([marks.LEGEND] if tasks else []),
+            *remarks(kinds, rates, "responses of all that have both scores", _of_paper(number_, role, reference)),
+            *([_no_setting(number_)] if number_ in SWEEPS and len(rows) == 1 else []),
+            *([f"Over {len(study.seeds)} seeds together."] if len(study.seeds) > 1 else []),
+        ),
+        footnotes=notes.lettered(),
+        title_footnote=notes.title,
     )
 
 
-def _rendered(
-    block: _Block, number_: int, reference: Reference | None, footnotes: Footnotes
-) -> tuple[tuple[TableCell, ...], ...]:
-    task_title = block.study.tasks[block.task].title
-    flag = "" if block.readable else footnotes.letter(_unreadable(block))
-    best = _best(block)
-    rendered = []
-    for index, row in enumerate(block.rows):
-        arm, setting = row
-        name = ", ".join(part for part in (ARM_TITLES[arm], setting_title(arm, setting)) if part)
-        cells = [TableCell(task_title if index == 0 else "", footnote=flag if index == 0 else ""), TableCell(name)]
-        for quantity in QUANTITIES:
-            estimate = block.estimate(row, quantity)
-            paper = ""
-            if reference is not None and number_ in SWEEPS:
-                paper = reference.same_setting(block.role, block.task, arm, setting, quantity)
-            elif reference is not None:
-                paper = reference.chosen(block.role, block.task, arm, quantity)
-            cells.append(
-                TableCell(
-                    DASH if estimate is None else number(estimate.value),
-                    bold=row in best[quantity],
-                    italic=_is_italic(block, row, quantity),
-                    underline=_is_underlined(block, row, quantity),
-                    paper=paper,
-                    interval=interval_text(estimate),
-                    footnote=footnotes.letter(NOT_MEASURED) if estimate is None else "",
-                )
-            )
-        rendered.append(tuple(cells))
+def _of_paper(number_: int, role: Role, reference: Reference | None) -> str:
+    """Return what the paper's rates are of."""
+    if reference is None:
+        return ""
+    model = reference.study.models[str(model_in_role(reference.study, role))].title
+    return f"{model}, {'at the same setting' if number_ in SWEEPS else 'at the setting that it chose'}"
+
+
+def _no_setting(number_: int) -> str:
+    return f"The study's grid has no setting of {arm_title(SWEEPS[number_])} for this model."
+
+
+def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Block:
+    title = task.study.tasks[task.task].title
+    at_task = notes.of_task(task.task, *([] if task.readable else [task.why_unreadable]))
+    rendered: list[tuple[TableCell, ...]] = []
+    for row, rates in task.rates.items():
+        first = not rendered
+        names = (
+            TableCell(title if first else "", footnote=at_task if first else ""),
+            TableCell(titled(*row), footnote=notes.of_arm(row[0])),
+        )
+        missing = notes.not_measured() if any(rate.estimate is None for rate in rates) else ""
+        rendered.append((*names, *(cell for rate in rates for cell in cells(rate, kinds, missing))))
     return tuple(rendered)
 
 
-def _unreadable(block: _Block) -> str:
-    if block.value(("misaligned", NO_SETTING), GENERAL_MISALIGNED) is None:
-        return "The misaligned arm was not measured, so the defences cannot be compared with it and carry no marks."
-    return (
-        f"EMA did not appear in the misaligned arm (under {block.study.report.emergent_pct:g} %), so the defences "
-        "cannot be interpreted and carry no marks."
-    )
-
-
-def _best(block: _Block) -> dict[str, set[Row]]:
-    defences = [row for row in block.rows if row[0] in DEFENCES] if block.readable else []
-    found = {}
-    for quantity in QUANTITIES:
-        winners = marks.best([block.value(row, quantity) for row in defences], DIRECTIONS[quantity])
-        found[quantity] = {row for row, wins in zip(defences, winners, strict=True) if wins}
-    return found
-
-
-def _is_underlined(block: _Block, row: Row, quantity: str) -> bool:
-    rule = {GENERAL_MISALIGNED: marks.prevents_ema, IN_DOMAIN_MISALIGNED: marks.keeps_task}.get(quantity)
-    mine, reference = block.value(row, quantity), block.value(("misaligned", NO_SETTING), quantity)
-    if rule is None or mine is None or reference is None or row[0] not in DEFENCES or not block.readable:
-        return False
-    return rule(mine, reference)
-
-
-def _is_italic(block: _Block, row: Row, quantity: str) -> bool:
-    mine, reference = block.value(row, quantity), block.value(("misaligned", NO_SETTING), quantity)
-    if quantity not in (GENERAL_INCOHERENT, IN_DOMAIN_INCOHERENT) or mine is None or reference is None:
-        return False
-    return row[0] in DEFENCES and block.readable and marks.loses_coherence(mine, reference)
-
-
-def _csv_row(block: _Block, row: Row) -> tuple[str, ...]:
+def _csv_row(task: _Task, row: Row) -> tuple[str, ...]:
     arm, setting = row
-    estimates = [block.estimate(row, quantity) for quantity in QUANTITIES]
-    bounds = []
-    for estimate in estimates:
-        for interval in (None, None) if estimate is None else (estimate.wilson, estimate.cluster):
-            bounds += ["", ""] if interval is None else [number(interval[0]), number(interval[1])]
-    values = [number(None if estimate is None else estimate.value) for estimate in estimates]
-    return (block.task, arm, "" if setting == NO_SETTING else setting, *values, *bounds)
+    rates = task.rates[row]
+    values = [number(None if rate.estimate is None else rate.estimate.value) for rate in rates]
+    bounds = [field for rate in rates for field in csv_bounds(rate)]
+    beside = [field for rate in rates for field in csv_beside(rate)]
+    return (task.task, arm, "" if setting == NO_SETTING else setting, *values, *bounds, *beside)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from emdefense.analysis.conditions import Condition, Role, chosen_condition, model_in_role
+from emdefense.analysis.conditions import ARM_TITLES, Condition, Role, chosen_condition, model_in_role
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
-from emdefense.report.table import number
 
 
 @dataclass(frozen=True)
@@ -17,22 +16,24 @@ class Reference:
     study: Study
     summary: Summary
 
-    def chosen(self, role: Role, task: str, arm: str, quantity: str) -> str:
-        """Return the value, as printed, of an arm at the setting that the paper chose; empty if it has none."""
+    def chosen(self, role: Role, task: str, arm: str, quantity: str) -> float | None:
+        """Return the rate (%) of an arm at the setting that the paper chose; None if it has none."""
+        if arm not in ARM_TITLES:  # a variant, of which the paper knows nothing
+            return None
         condition = chosen_condition(self.study, role, task, arm)
-        return "" if condition is None else number(self.summary.value(condition, quantity))
+        return None if condition is None else self.summary.value(condition, quantity)
 
-    def same_setting(self, role: Role, task: str, arm: str, setting: str, quantity: str) -> str:
-        """Return the value, as printed, of an arm at the very setting; empty if the paper has none."""
+    def same_setting(self, role: Role, task: str, arm: str, setting: str, quantity: str) -> float | None:
+        """Return the rate (%) of an arm at the very setting; None if the paper has none."""
         model = model_in_role(self.study, role)
-        return "" if model is None else number(self.summary.value(Condition(model, task, arm, setting), quantity))
+        return None if model is None else self.summary.value(Condition(model, task, arm, setting), quantity)
 
-    def exact_match(self, table: str, tier: int | None, arm: str, setting: str) -> str:
-        """Return the exact match, as printed, on a benign task; empty if the paper has no such setting."""
+    def exact_match(self, table: str, tier: int | None, arm: str, setting: str) -> float | None:
+        """Return the exact match (%) on a benign task; None if the paper has no such setting."""
         task = benign_task(self.study, table, tier)
         if task is None:
-            return ""
-        return number(self.summary.value(Condition(self.study.report.main_model, task, arm, setting), EXACT_MATCH))
+            return None
+        return self.summary.value(Condition(self.study.report.main_model, task, arm, setting), EXACT_MATCH)
 
 
 def benign_task(study: Study, table: str, tier: int | None) -> str | None:

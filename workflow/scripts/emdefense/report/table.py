@@ -79,6 +79,15 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.{DECIMALS}f}"
 
 
+def signed(value: float, *, plus: bool = True, decimals: int = DECIMALS) -> str:
+    """Return a number as printed with its sign, ``+`` only if ``plus``; what prints as zero has none."""
+    text = f"{value:+.{decimals}f}"
+    bare = text[1:]
+    if not bare.strip("0."):
+        return bare
+    return f"−{bare}" if text[0] == "-" else f"+{bare}" if plus else bare
+
+
 def percent(value: float | None) -> str:
     """Return a share to one decimal with its sign, a dash if it is missing."""
     return DASH if value is None else f"{value:.1f} %".replace("-", "−")

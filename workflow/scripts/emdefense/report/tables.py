@@ -26,7 +26,7 @@ def build_table(number: int, study: Study, summary: Summary, reference: Referenc
     if number in (3, 4):
         return chosen_table(number, study, summary, reference)
     if number == 1:
-        return overview_table(study, summary)
+        return overview_table(study, summary, compared=reference is not None)
     if number == 2:
         return opswap_example_table()
     if number == 5:

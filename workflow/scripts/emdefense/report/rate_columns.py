@@ -1,0 +1,151 @@
+"""A measured rate as columns of a table: ours, and beside it what the study's config asks for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from emdefense.analysis.intervals import Interval
+from emdefense.analysis.summary import Estimate
+from emdefense.config.study import TableColumn
+from emdefense.report.marks import printed
+from emdefense.report.table import DASH, Column, TableCell, interval_text, number, signed
+
+BRACKETS: frozenset[TableColumn] = frozenset({"paper"})
+TITLES: dict[TableColumn, str] = {
+    "interval": "95 % interval",
+    "count": "count",
+    "paper": "paper",
+    "difference": "diff.",
+    "inside": "inside",
+    "seeds": "sd",
+}
+LEGENDS: dict[TableColumn, str] = {
+    "interval": "Interval: for questions like these, from a bootstrap over questions.",
+    "difference": "Diff.: ours less the paper's, in percentage points.",
+    "inside": "Inside: whether the paper's rate lies in our interval.",
+    "seeds": "Sd: standard deviation of the seeds' rates.",
+}
+CSV_BOUNDS = tuple(f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high"))
+CSV_BESIDE = ("count", "of", "paper_pct", "difference", "inside", "seeds", "seed_sd")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured: its name in CSV columns, the heading that it shares with others, and its own."""
+
+    name: str
+    group: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One rate (%), how it is set, and the paper's."""
+
+    estimate: Estimate | None
+    paper: float | None = None
+    bold: bool = False
+    italic: bool = False
+    underline: bool = False
+
+    @property
+    def interval(self) -> Interval | None:
+        """Its interval for questions like these; for these questions where that is all there is."""
+        return None if self.estimate is None else self.estimate.cluster or self.estimate.wilson
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's in percentage points, both as printed."""
+        if self.estimate is None or self.paper is None:
+            return None
+        return float(printed(self.estimate.value) - printed(self.paper))
+
+    @property
+    def inside(self) -> str:
+        """Whether the paper's rate lies in our interval, both as printed; empty if one of them is missing."""
+        if self.interval is None or self.paper is None:
+            return ""
+        low, high = (printed(bound) for bound in self.interval)
+        return "yes" if low <= printed(self.paper) <= high else "no"
+
+
+def kinds_shown(asked: Sequence[TableColumn], rates: Iterable[Rate]) -> tuple[TableColumn, ...]:
+    """Return what stands beside the rates: what is asked for, each once, but for what no rate has."""
+    found = list(rates)
+    return tuple(kind for kind in dict.fromkeys(asked) if any(_text(rate, kind) for rate in found))
+
+
+def columns(quantities: Sequence[Quantity], kinds: Sequence[TableColumn]) -> list[Column]:
+    """Return the columns: one a quantity, or under each quantity's heading ours and what stands beside it."""
+    if BRACKETS.issuperset(kinds):
+        return [Column(quantity.title, quantity.group) for quantity in quantities]
+    found = []
+    for quantity in quantities:
+        heading = f"{quantity.group.removesuffix(' (%)')} {quantity.title} (%)".strip()
+        found += [Column(title, heading) for title in ("ours", *(TITLES[kind] for kind in kinds))]
+    return found
+
+
+def cells(rate: Rate, kinds: Sequence[TableColumn], footnote: str) -> list[TableCell]:
+    """Return a rate's cells; a missing rate is a dash with the letter ``footnote``."""
+    ours = TableCell(
+        DASH if rate.estimate is None else number(rate.estimate.value),
+        bold=rate.bold,
+        italic=rate.italic,
+        underline=rate.underline,
+        interval=interval_text(rate.estimate),
+        footnote=footnote if rate.estimate is None else "",
+    )
+    if BRACKETS.issuperset(kinds):
+        return [replace(ours, paper=_text(rate, "paper") if "paper" in kinds else "")]
+    return [ours, *(TableCell(_text(rate, kind)) for kind in kinds)]
+
+
+def remarks(kinds: Sequence[TableColumn], rates: Iterable[Rate], counted: str, paper: str) -> list[str]:
+    """Return what the columns mean: ``counted`` is what a count is of, ``paper`` what the paper's rate is of."""
+    legends = {**LEGENDS, "count": f"Count: {counted}.", "paper": f"Paper: its rate for {paper}."}
+    if tuple(kinds) == ("paper",):
+        return [f"In brackets: the paper's rate for {paper}."]
+    measured = [rate.estimate for rate in rates if rate.estimate is not None]
+    if measured and not any(estimate.cluster for estimate in measured):
+        legends["interval"] = "Interval: Wilson's, for these questions."
+    return [" ".join(legends[kind] for kind in kinds)] if kinds else []
+
+
+def csv_bounds(rate: Rate) -> list[str]:
+    """Return the fields ``CSV_BOUNDS`` of a rate."""
+    found = []
+    for interval in (None, None) if rate.estimate is None else (rate.estimate.wilson, rate.estimate.cluster):
+        found += ["", ""] if interval is None else [number(bound) for bound in interval]
+    return found
+
+
+def csv_beside(rate: Rate) -> list[str]:
+    """Return the fields ``CSV_BESIDE`` of a rate."""
+    ours = rate.estimate
+    counts = ("", "") if ours is None or ours.successes is None else (str(ours.successes), str(ours.trials))
+    return [
+        *counts,
+        *(number(rate.paper), number(rate.difference), rate.inside),
+        *("" if ours is None else str(ours.seeds), number(None if ours is None else ours.seed_sd)),
+    ]
+
+
+def csv_columns(quantities: Sequence[Quantity], fields: Sequence[str]) -> list[str]:
+    """Return the CSV columns of some fields of each quantity."""
+    return [f"{quantity.name}_{field}" for quantity in quantities for field in fields]
+
+
+def _text(rate: Rate, kind: TableColumn) -> str:
+    """Return what stands beside a rate, empty if there is nothing."""
+    ours = rate.estimate
+    if kind == "paper":
+        return number(rate.paper)
+    if kind == "difference":
+        return "" if rate.difference is None else signed(rate.difference)
+    if kind == "inside":
+        return rate.inside
+    if kind == "interval":
+        return "" if rate.interval is None else "[{}, {}]".format(*map(number, rate.interval))
+    if kind == "count":
+        return "" if ours is None or ours.successes is None else f"{ours.successes:,}/{ours.trials:,}"
+    return "" if ours is None else number(ours.seed_sd)
