@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,8 @@ def test_panels_share_a_page_as_long_as_they_fit() -> None:
     assert [len(page) for page in floats(made(8, 30, text=wide))] == [1, 1]
     long = floats(made(2, 20, blocks=4))
     assert [[len(panel.blocks) for panel in page] for page in long] == [[2], [2]]
+    noted = replace(made(2, 20, blocks=2), remarks=("twenty characters... " * 30,))
+    assert [[len(panel.blocks) for panel in page] for page in floats(noted)] == [[1], [1]], "notes need room too"
     assert all(panel.lines <= FLOAT_LINES for page in long for panel in page)
     text = latex_table(made(2, 20, blocks=4))
     assert text.count(r"\begin{table}") == 2

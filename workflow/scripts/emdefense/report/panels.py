@@ -10,8 +10,9 @@ TEXT_WIDTH = 455.0  # points, over both columns of a paper
 COLUMN_WIDTH = 229.0  # points, of one column
 CHARACTER = 4.3  # points, of a digit in LaTeX's \footnotesize, which is wider than most letters
 GAP = 6.0  # points between two columns
-FLOAT_LINES = 52  # of \footnotesize on a page, with room for caption and notes
-HEADING_LINES = 3
+FLOAT_LINES = 54.0  # of \footnotesize on a page below a caption
+HEADING_LINES = 4.0
+RULE_LINES = 0.6
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Panel:
         return max((row[column].paper for block in self.blocks for row in block), key=len, default="")
 
     @property
-    def lines(self) -> int:
-        """How many lines it takes."""
-        return HEADING_LINES + sum(map(len, self.blocks))
+    def lines(self) -> float:
+        """About how many lines it takes in LaTeX."""
+        return HEADING_LINES + sum(map(_lines, self.blocks))
 
     @property
     def width(self) -> float:
@@ -94,16 +95,17 @@ def panels(table: Table) -> list[Panel]:
 
 def floats(table: Table) -> list[list[Panel]]:
     """Return a table's panels as they share pages; a panel longer than a page is split between its blocks."""
+    room = FLOAT_LINES - _note_lines(table)
     pages: list[list[Panel]] = [[]]
     for panel in panels(table):
-        if pages[-1] and sum(p.lines for p in pages[-1]) + panel.lines > FLOAT_LINES:
+        if pages[-1] and sum(p.lines for p in pages[-1]) + panel.lines > room:
             pages.append([])
         rest = panel
-        while rest.lines > FLOAT_LINES and len(rest.blocks) > 1:
-            fitting = max(1, _fitting(rest.blocks))
-            pages[-1].append(Panel(rest.columns, rest.blocks[:fitting]))
+        while rest.lines > room and len(rest.blocks) > 1:
+            count = _fitting(rest.blocks, room)
+            pages[-1].append(Panel(rest.columns, rest.blocks[:count]))
             pages.append([])
-            rest = Panel(rest.columns, rest.blocks[fitting:])
+            rest = Panel(rest.columns, rest.blocks[count:])
         pages[-1].append(rest)
     return pages
 
@@ -139,10 +141,21 @@ def _of(table: Table, columns: Sequence[int]) -> Panel:
     return Panel(tuple(table.columns[n] for n in columns), rows)
 
 
-def _fitting(blocks: Sequence[Block]) -> int:
-    """Return how many blocks fit on a page."""
+def _lines(block: Block) -> float:
+    return RULE_LINES + len(block)
+
+
+def _note_lines(table: Table) -> int:
+    """Return about how many lines the notes under a table take."""
+    line = (TEXT_WIDTH if is_wide(table) else COLUMN_WIDTH) / CHARACTER
+    texts = [*table.remarks, *(text for _, text in table.footnotes)]
+    return sum(ceil(len(text) / line) for text in texts)
+
+
+def _fitting(blocks: Sequence[Block], room: float) -> int:
+    """Return how many blocks fit on a page, at least one."""
     lines, count = HEADING_LINES, 0
-    while count < len(blocks) and lines + len(blocks[count]) <= FLOAT_LINES:
-        lines += len(blocks[count])
+    while count < len(blocks) and lines + _lines(blocks[count]) <= room:
+        lines += _lines(blocks[count])
         count += 1
-    return count
+    return max(1, count)
