@@ -5,6 +5,7 @@ EXACT_MATCH = f"{R}/exact_match.parquet"
 QUESTIONS = f"{R}/questions.parquet"
 SCORES = f"{R}/scores.parquet"
 EFFECTIVE_CONFIG = f"{R}/study.json"
+PAIRED_DIFFERENCES = multiext(f"{R}/tables/paired_differences", ".md", ".tex", ".html", ".csv")
 
 
 rule aggregate:
@@ -28,3 +29,22 @@ rule aggregate:
     shell:
         "python workflow/scripts/aggregate.py --config {input.config:q} --out {output.rates:q}"
         " --benign {output.benign:q} --questions {output.questions:q} --scores {output.scores:q} 2> {log:q}"
+
+
+rule paired_differences:
+    input:
+        config=EFFECTIVE_CONFIG,
+        questions=QUESTIONS,
+    output:
+        PAIRED_DIFFERENCES,
+    log:
+        f"{R}/logs/paired_differences.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Compare each defence with the misaligned arm, question by question"
+    shell:
+        "python workflow/scripts/paired_differences.py --config {input.config:q} --questions {input.questions:q}"
+        " --out {params.out:q} 2> {log:q}"
