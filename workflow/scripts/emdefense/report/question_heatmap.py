@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from emdefense.analysis.conditions import chosen_arms, ema_tasks, titled
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.report.style import PAGE, SEQUENTIAL, save, say_empty, styled
+from emdefense.report.style import COLUMN, PAGE, SEQUENTIAL, save, say_empty, styled
 
 NAME = "question_heatmap"
 TITLES = {GENERAL: "General questions", IN_DOMAIN: "In-domain questions"}
+COLUMNS = 4
 MOST_QUESTIONS = 40  # more rows than that do not fit on a page
 ROW, BETWEEN = 0.1, 0.3  # inches: a question, and what stands above a row of panels
 HEADER = 1.0  # inches: the arms' names
@@ -46,39 +47,45 @@ def caption(study: Study) -> str:
 
 
 def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
-    """Return the figure: a column a task, general questions above in-domain ones.
+    """Return the figure: a column a task, general questions above in-domain ones; after four tasks a new such row.
 
     ``questions`` has the columns of ``QUESTIONS_SCHEMA``.
     """
     model, tasks = study.report.main_model, ema_tasks(study)
     arms = dict(chosen_arms(study, model))
     rates = {question_set: _rates(questions, model, arms, question_set) for question_set in TITLES}
+    if not any(rates.values()):
+        figure = Figure(figsize=(COLUMN, COLUMN / 2))
+        say_empty(figure.subplots())
+        return figure
     rows = {  # general questions are the same in each task
         GENERAL: dict.fromkeys(tasks, _worst_first(rates[GENERAL], tasks)),
         IN_DOMAIN: {task: _worst_first(rates[IN_DOMAIN], [task]) for task in tasks},
     }
-    heights = [ROW * max(map(len, rows[question_set].values())) or ROW for question_set in TITLES]
-    figure = Figure(figsize=(PAGE, HEADER + 2 * BETWEEN + sum(heights)))
-    grid = figure.subplots(2, len(tasks), squeeze=False, height_ratios=heights)
-    if not any(rates.values()):
-        say_empty(grid[0, 0])
-        return figure
     highest = max(value for found in rates.values() for value in found.values())
     scale = Normalize(0, 10 * ceil(max(highest, 1) / 10))
-    for panels, question_set in zip(grid, TITLES, strict=True):
-        for axes, task in zip(panels, tasks, strict=True):
-            names = rows[question_set][task]
-            values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
-            _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
-            if question_set == IN_DOMAIN or task == tasks[0]:
-                axes.set_yticks(range(len(names)), names, fontsize=5.5)
-        panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
-    for axes, task in zip(grid[0], tasks, strict=True):
-        axes.set_xticks(range(len(arms)), [titled(*pair) for pair in arms.items()], rotation=90, fontsize=6)
-        axes.xaxis.tick_top()
-        axes.set_title(study.tasks[task].title)
+    columns = min(len(tasks), COLUMNS)
+    groups = [tasks[first : first + columns] for first in range(0, len(tasks), columns)]
+    heights = [ROW * max(1, *map(len, rows[question_set].values())) for question_set in TITLES]
+    figure = Figure(figsize=(PAGE, len(groups) * (HEADER + 2 * BETWEEN + sum(heights))))
+    grid = figure.subplots(2 * len(groups), columns, squeeze=False, height_ratios=heights * len(groups))
+    for group, pair in zip(groups, grid.reshape(len(groups), 2, columns), strict=True):
+        for panels, question_set in zip(pair, TITLES, strict=True):
+            for axes, task in zip(panels, group, strict=False):
+                names = rows[question_set][task]
+                values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
+                _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
+                if question_set == IN_DOMAIN or task == group[0]:
+                    axes.set_yticks(range(len(names)), names, fontsize=5.5)
+            panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
+        for axes, task in zip(pair[0], group, strict=False):
+            axes.set_xticks(range(len(arms)), [titled(*arm) for arm in arms.items()], rotation=90, fontsize=6)
+            axes.xaxis.tick_top()
+            axes.set_title(study.tasks[task].title)
     colours = ScalarMappable(scale, SEQUENTIAL)
-    figure.colorbar(colours, ax=grid, label="misaligned (%)", shrink=0.4, aspect=30, pad=0.01)
+    figure.colorbar(colours, ax=grid, label="misaligned (%)", shrink=0.4 / len(groups), aspect=30, pad=0.01)
+    for axes in [panel for row in grid for panel in row if not panel.images]:
+        axes.set_visible(False)
     return figure
 
 

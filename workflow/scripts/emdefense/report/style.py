@@ -58,11 +58,13 @@ LINES = (
     LineStyle("#B07D00", "v", (0, (3, 1))),
     LineStyle("#3B3B3B", "X", (0, (1, 2))),
     LineStyle("#56B4E9", "P", (0, (8, 2))),
+    LineStyle("#CC79A7", "p", (0, (4, 1, 1, 1, 1, 1))),
+    LineStyle("#8A8A8A", "h", (0, (2, 2))),
 )
 
 
 def line_styles(count: int) -> list[LineStyle]:
-    """Return ``count`` styles, repeating after the seventh."""
+    """Return ``count`` styles, repeating after the ninth."""
     return list(islice(cycle(LINES), count))
 
 
