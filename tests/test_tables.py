@@ -16,7 +16,7 @@ from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
 from emdefense.report.table import DASH, Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, csv_table, write_table
-from study_folder import fill, tiny_study
+from study_folder import CONFIG, fill, tiny_study
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high")]
@@ -103,6 +103,13 @@ def test_table_7_shows_the_config_and_where_it_departs_from_the_paper() -> None:
     assert rows["Learning rate"] == ["0.0003", "0.0001"]
 
 
+def test_table_7_says_what_single_models_and_tasks_train_differently() -> None:
+    tasks = {name: {**CONFIG["tasks"][name], "training": {"epochs": 8}} for name in ("code", "legal")}
+    models = {"small": {**CONFIG["models"]["small"], "training": {"batch_size": 2, "activation_checkpointing": True}}}
+    table = build_table(7, tiny_study(tasks={**CONFIG["tasks"], **tasks}, models=models), paper_summary())
+    assert table.remarks == ("Small: batch size 2, activation checkpointing on.", "Code, Legal: epochs 8.")
+
+
 def test_a_missing_cell_is_a_dash_with_a_footnote(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 8, "kl": 1}, skip=[Cell("small", "code", "kl", "1", 0)])
@@ -156,7 +163,7 @@ def test_text_is_escaped_in_each_format() -> None:
     hostile = "50 % of_a|b & <script>"
     columns = (Column("What", numeric=False),)
     table = Table(1, hostile, columns, (((TableCell(hostile),),),), ("what",), ((hostile,),))
-    assert r"50 \% of\_a|b \& $<$script$>$" in latex_table(table)
+    assert r"50\,\% of\_a|b \& $<$script$>$" in latex_table(table)
     assert r"50 % of\_a\|b & \<script>" in markdown_table(table)
     assert "&lt;script&gt;" in html_table(table)
     assert "<script>" not in html_table(table)

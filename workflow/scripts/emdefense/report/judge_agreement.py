@@ -68,7 +68,6 @@ def agreement_table(study: Study, pairs: pl.DataFrame) -> Table:
             _csv_row(identity, agreement(rows, resamples)) for identity, rows in _partition(pairs, *IDENTITY)
         ),
         remarks=(LEGEND.format(first=first), *([UNDEFINED] if undefined else [])),
-        wide=True,
     )
 
 

@@ -8,7 +8,9 @@ from emdefense.report.table import Block, Column, Table, TableCell
 
 TEXT_WIDTH = 455.0  # points, over both columns of a paper
 COLUMN_WIDTH = 229.0  # points, of one column
-CHARACTER = 4.3  # points, of a digit in LaTeX's \footnotesize, which is wider than most letters
+CHARACTER = 4.3  # points, of a digit in LaTeX's \footnotesize
+WIDTHS = {**dict.fromkeys("ijl.,:;'|!()[]tfr I", 3.0), **dict.fromkeys("mwMW%×÷+−=<>~→✓✗", 7.0)}
+UPPER, LETTER = 6.0, 4.5  # of the others
 GAP = 6.0  # points between two columns
 FLOAT_LINES = 54.0  # of \footnotesize on a page below a caption
 HEADING_LINES = 4.0
@@ -63,7 +65,7 @@ class Panel:
     @property
     def width(self) -> float:
         """About how many points it takes in LaTeX."""
-        return sum(width(self, n) for n in range(len(self.columns)))
+        return sum(width(self, n) for n in range(len(self.columns))) - GAP
 
 
 def panels(table: Table) -> list[Panel]:
@@ -129,7 +131,16 @@ def units(columns: Sequence[Column]) -> list[list[int]]:
 def width(panel: Panel, column: int) -> float:
     """Return about how many points a column takes in LaTeX with the gap beside it."""
     texts = [panel.columns[column].title, *(_printed(row[column]) for block in panel.blocks for row in block)]
-    return max(map(len, texts)) * CHARACTER + GAP
+    return max(map(_width, texts)) + GAP
+
+
+def _width(text: str) -> float:
+    def of(character: str) -> float:
+        if character.isdigit():
+            return CHARACTER
+        return WIDTHS.get(character, UPPER if character.isupper() else LETTER)
+
+    return sum(map(of, text))
 
 
 def _printed(cell: TableCell) -> str:

@@ -39,8 +39,8 @@ LATEX = {
 
 
 def latex(text: str) -> str:
-    """Escape plain text for LaTeX; the symbols that our tables use become their commands."""
-    return "".join(LATEX.get(character, character) for character in text)
+    """Escape plain text for LaTeX; the symbols that our tables use become their commands, and no % starts a line."""
+    return "".join(LATEX.get(character, character) for character in text).replace(r" \%", r"\,\%")
 
 
 def markdown(text: str) -> str:

@@ -6,7 +6,7 @@ from statistics import median
 
 from emdefense.config import Study
 from emdefense.report.projections import Matrix, Projection, kinds
-from emdefense.report.table import DASH, Column, Table, TableCell, number
+from emdefense.report.table import DASH, Block, Column, Table, TableCell, number
 
 NAME = "safelora_matrices"
 NORMS = {
@@ -30,13 +30,17 @@ def safelora_table(study: Study, projections: Sequence[Projection]) -> Table:
     groups: dict[tuple[str, str], list[Projection]] = {}
     for projection in projections:
         groups.setdefault((projection.cell.model, projection.cell.task), []).append(projection)
-    blocks = []
+    blocks: list[Block] = []
     for (model, task), group in groups.items():
         title = (
             study.tasks[task].title if len(models) == 1 else f"{study.models[model].title}: {study.tasks[task].title}"
         )
         matrices = [matrix for projection in group for matrix in projection.matrices]
-        blocks.append(tuple(_row(title if n == 0 else "", tau, matrices, found) for n, tau in enumerate(group[0].taus)))
+        rows = tuple(_row(title if n == 0 else "", tau, matrices, found) for n, tau in enumerate(group[0].taus))
+        if len(rows) == 1 and blocks and all(row[0].text for row in blocks[-1]):
+            blocks[-1] += rows  # no rules between single rows
+        else:
+            blocks.append(rows)
     remarks = [LEGEND, NORMS[study.arms.safelora.normalisation]]
     if len(study.seeds) > 1:
         remarks.append(f"Over {len(study.seeds)} seeds.")
@@ -55,7 +59,6 @@ def safelora_table(study: Study, projections: Sequence[Projection]) -> Table:
         csv_header=(*CSV_COLUMNS, *(f"projected_{tau}" for tau in _taus(projections))),
         csv_rows=tuple(_csv_row(p, matrix, projections) for p in projections for matrix in p.matrices),
         remarks=tuple(remarks),
-        wide=True,
     )
 
 

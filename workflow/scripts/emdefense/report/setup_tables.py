@@ -49,12 +49,11 @@ def opswap_example_table() -> Table:
         csv_header=("tier", "meaning", "expression", "steps", "value"),
         csv_rows=tuple(csv_rows),
         remarks=("Precedence follows the meaning, not the symbol; values are exact.",),
-        wide=True,
     )
 
 
 def training_table(study: Study, reference: Reference | None) -> Table:
-    """Return Table 7: the study's training configuration, and where single tasks depart from it."""
+    """Return Table 7: the study's training configuration, and where single models and tasks depart from it."""
     rows, csv_rows = [], []
     for name, show in (*TRAINING_ROWS, ("Seeds", None)):
         ours = ", ".join(map(str, study.seeds)) if show is None else show(study.training)
@@ -67,11 +66,7 @@ def training_table(study: Study, reference: Reference | None) -> Table:
     remarks = []
     if any(row[1].paper for row in rows):
         remarks.append("In brackets: the paper's value, where ours differs.")
-    for task in study.tasks.values():
-        changed = task.training.model_dump(exclude_none=True)
-        if changed:
-            what = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in changed.items())
-            remarks.append(f"{task.title}: {what}.")
+    remarks += _departures(study)
     return Table(
         number=7,
         title="Training configuration",
@@ -80,5 +75,19 @@ def training_table(study: Study, reference: Reference | None) -> Table:
         csv_header=("parameter", "value") if reference is None else ("parameter", "value", "paper"),
         csv_rows=tuple(csv_rows),
         remarks=tuple(remarks),
-        wide=True,
     )
+
+
+def _departures(study: Study) -> list[str]:
+    """Return what single models and tasks train differently, those that differ alike in one sentence."""
+    alike: dict[str, list[str]] = {}
+    for section in (*study.models.values(), *study.tasks.values()):
+        changed = section.training.model_dump(exclude_none=True)
+        what = ", ".join(f"{key.replace('_', ' ')} {_said(value)}" for key, value in changed.items())
+        if what:
+            alike.setdefault(what, []).append(section.title)
+    return [f"{', '.join(titles)}: {what}." for what, titles in alike.items()]
+
+
+def _said(value: bool | float) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else f"{value:g}"

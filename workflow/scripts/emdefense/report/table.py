@@ -48,7 +48,6 @@ class Table:
     remarks: tuple[str, ...] = ()
     footnotes: tuple[tuple[str, str], ...] = ()
     title_footnote: str = ""  # letters of the footnotes to the whole table
-    wide: bool = False
     name: str = ""
 
     @property
