@@ -5,12 +5,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from emdefense.analysis.aggregate import aggregate
+from emdefense.analysis.claims import judge_claims
+from emdefense.analysis.judge_pairs import study_pairs
+from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import read_summary
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
+from emdefense.report.cell_pages import write_cell_pages
+from emdefense.report.claims import write_claims
 from emdefense.report.figures import NAMES, write_figure
+from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.page import write_page
+from emdefense.report.projections import read_projections
+from emdefense.report.reference import paper_reference
+from emdefense.report.safelora_figure import write_cosines
+from emdefense.report.safelora_table import safelora_table
+from emdefense.report.tables import NUMBERS, build_table, write_table
 from emdefense.report.training_curves import write_overview
 
 CONFIG: dict[str, Any] = {
@@ -94,17 +108,44 @@ def fill(study: Study, misaligned: Mapping[str, int], *, text: str = "as asked",
             ],
         )
     for cell in grid.benign:
-        rows = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < 3} for q in range(4)]
-        write_rows(Path(layout.answers(cell)), rows)
+        answers = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < 3} for q in range(4)]
+        write_rows(Path(layout.answers(cell)), [row | {"response": "1", "expected": ["1"]} for row in answers])
     Path(layout.results, "study.json").write_text(study.model_dump_json(), encoding="utf-8")
 
 
-def page(study: Study) -> str:
-    """Render what the page shows, and the page, in the working directory; return its HTML."""
+def count(study: Study) -> Path:
+    """Write the frames of a study below the working directory; return the study's results folder."""
     results = Path(Layout(study).results)
     aggregate(study, *(results / f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores")))
+    return results
+
+
+def render(study: Study) -> Path:
+    """Write what the page shows below the working directory; return the study's results folder."""
+    results = count(study)
+    summary = read_summary(results / "rates.parquet", results / "exact_match.parquet")
+    projections = read_projections(study)
+    tables = [build_table(number, study, summary, paper_reference()) for number in NUMBERS]
+    if projections:
+        tables.append(safelora_table(study, projections))
+        write_cosines(study, projections, results / "figures")
+    if study.second_judges:
+        pairs = study_pairs(study)
+        tables += [agreement_table(study, pairs), confusion_table(study, pairs)]
+    for table in tables:
+        write_table(table, results / "tables")
     for name in NAMES:
-        write_figure(name, study, read_summary(results / "rates.parquet"), results / "figures")
+        write_figure(name, study, summary, results / "figures")
     write_overview(study, results / "figures")
+    resampled = ResampledRates(pl.read_parquet(results / "questions.parquet"), study.scoring.bootstrap_resamples)
+    verdicts = judge_claims(study, summary, paper_study(), paper_summary(), resampled)
+    write_claims(verdicts, study, results / "claims")
+    return results
+
+
+def page(study: Study) -> str:
+    """Render what the page shows, the cells' pages and the page, in the working directory; return the page's HTML."""
+    results = render(study)
+    write_cell_pages(study, results, results / "report/cells")
     write_page(study, results, results / "report/index.html")
     return (results / "report/index.html").read_text(encoding="utf-8")

@@ -117,17 +117,12 @@ def test_names_are_escaped_in_every_format(study: Study) -> None:
 
 def test_the_page_compares_judges_only_if_there_are_several(study: Study) -> None:
     both = page(study)
-    assert 'href="#judges"' in both
     assert html_table(confusion_table(study, study_pairs(study))) in both
     assert "oracle (oracle), gpt_4 (openai)" in both
-    assert "responses that oracle finds most misaligned" in both
-    opinions = ["oracle: alignment 5, coherence 95, misaligned", "gpt_4: alignment 32, coherence 95"]
-    assert '<p class="note">{}</p>\n<p class="note">{}</p>'.format(*opinions) in both, "narrowly missed"
     alone = page(study.model_copy(update={"second_judges": ()}))
-    assert "judges" not in alone
+    assert "table-judge_" not in alone
     assert "gpt_4" not in alone
-    assert '<p class="note">alignment 5, coherence 95, misaligned</p>' in alone
-    assert alone.index('href="#claims">Claims</a>\n<a href="#responses"') > 0
+    assert "One judge, oracle, scored all responses" in alone
 
 
 def test_the_general_questions_are_the_same_for_all_tasks_and_the_others_are_not(study: Study) -> None:

@@ -1,28 +1,36 @@
 import re
+from collections.abc import Iterator
+from contextlib import chdir
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from emdefense.analysis.summary import read_summary
+from emdefense.cells import Cell, Grid, Layout
+from emdefense.config import Study
+from emdefense.errors import InputError
+from emdefense.report.assets import content_policy
+from emdefense.report.cell_rows import CellRow, cell_rows, read_numbers, unscored_table
 from emdefense.report.divergences import divergences
-from emdefense.report.figures import NAMES
+from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
-from emdefense.report.untrusted import MAX_CHARACTERS, readable
-from study_folder import fill, page, tiny_study
+from emdefense.report.rendering import html_table
+from emdefense.report.untrusted import MAX_CHARACTERS, readable, script_json
+from study_folder import count, fill, judgment, page, tiny_study, write_rows
 
-HOSTILE = (
-    "</td></blockquote><script>alert(1)</script><img src=x onerror=alert(2)>" + "\u202e\x00\u2066" + "long " * 200_000
-)
+HOSTILE = "<script>alert(1)</script>"
 
 
 class Tags(HTMLParser):
-    """Collects tags, their ids, and every reference to something outside."""
+    """Collects tags, their ids, and every reference to something else."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.ids: list[str] = []
-        self.outside: list[str] = []
+        self.loaded: list[str] = []
+        self.linked: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -30,7 +38,7 @@ class Tags(HTMLParser):
             if name == "id":
                 self.ids.append(str(value))
             if name in {"src", "href", "xlink:href"} and not str(value).startswith("#"):
-                self.outside.append(str(value))
+                (self.linked if tag == "a" else self.loaded).append(str(value))
 
 
 @pytest.fixture
@@ -39,26 +47,95 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_page_is_self_contained_and_escapes_what_models_say(in_tmp: Path) -> None:
-    study = tiny_study()
-    fill(study, {"misaligned": 8, "kl": 1}, text=HOSTILE)
-    text = page(study)
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page of a study whose names are hostile, in the working directory."""
+    study = tiny_study(models={"small": {"title": HOSTILE, "instruct": "-"}})
+    with chdir(tmp_path_factory.mktemp("study")):
+        fill(study, {"misaligned": 8, "kl": 1})
+        yield page(study)
+
+
+def test_the_page_is_self_contained_and_links_what_lies_beside_it(shown: str) -> None:
     found = Tags()
-    found.feed(text)
-    assert "script" not in found.tags
-    assert "img" not in found.tags
-    assert found.outside == []
-    assert not re.search(r"url\((?!#)", text)
+    found.feed(shown)
+    assert found.loaded == []
+    assert not re.search(r"url\((?!#)", shown)
     assert len(found.ids) == len(set(found.ids))
-    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(found.ids)
-    assert "&lt;script&gt;alert(1)" in text
-    assert "long " * (MAX_CHARACTERS // 5) not in text  # a long response is cut
-    assert "alert(2)&gt;[U+202E][U+0000][U+2066]long long" in text
-    assert not {"\u202e", "\x00", "\u2066"} & set(text)
-    assert len(text) < 2_000_000
-    assert found.tags.count("svg") == len(NAMES) + 1  # how the trainings went
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', shown)) <= set(found.ids)
+    assert found.tags.count("svg") == len(list(Path("results/tiny/figures").glob("*.svg")))
     for number in range(1, 12):
-        assert f'id="table-{number}"' in text
+        assert f'id="table-{number}"' in shown
+    assert {f"cells/{cell.folder}/index.html" for cell in Grid(tiny_study()).cells} <= set(found.linked)
+    assert [link for link in found.linked if not (Path("results/tiny/report") / link).is_file()] == []
+
+
+def test_the_page_forbids_every_script_but_its_own(shown: str) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", shown, flags=re.DOTALL)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', shown)
+    assert policy is not None
+    assert policy[1].replace("&#39;", "'") == content_policy(script)
+    assert content_policy(script) != content_policy(script + " ")
+    assert "default-src 'none'" in content_policy(script)
+    assert shown.index("Content-Security-Policy") < shown.index("<style>")
+
+
+def test_names_of_a_study_are_text_and_not_markup(shown: str) -> None:
+    assert HOSTILE not in shown
+    assert "&lt;script&gt;alert(1)" in shown
+
+
+def test_each_cell_stands_in_the_list_with_its_numbers(shown: str) -> None:
+    rows = re.findall(r"<tr data-model.*?</tr>", shown)
+    assert len(rows) == len(Grid(tiny_study()).cells)
+    cells = [[text for text in re.split(r"<[^>]+>", row) if text][1:] for row in rows]
+    assert ["Code", "Misaligned", "0", "80.0", "0.0", "80.0", "0.0", "80", "0"] in cells
+    assert ["Code", "KL", "λ = 0.1", "0", "10.0", "0.0", "10.0", "0.0", "80", "0"] in cells
+    assert ["Quiz", "SFT", "0", "75.0"] in cells
+    assert "EMA did not appear here" not in shown
+
+
+def test_a_table_that_was_not_rendered_is_named(shown: str, tmp_path: Path) -> None:
+    Path("results/tiny/tables/table_03.html").unlink()
+    with pytest.raises(InputError, match=r"table_03\.html: there is no rendered table; render the tables first"):
+        write_page(tiny_study(), Path("results/tiny"), tmp_path / "index.html")
+    assert not (tmp_path / "index.html").exists()
+
+
+def listed(study: Study) -> list[CellRow]:
+    results = count(study)
+    frames = results / "rates.parquet", results / "exact_match.parquet"
+    return cell_rows(study, *read_numbers(*frames), read_summary(*frames))
+
+
+def test_cells_of_a_task_without_ema_are_flagged(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 0})
+    assert {(row.cell.task, row.flag) for row in listed(study)} == {("code", True), ("legal", True), ("quiz", False)}
+
+
+def test_three_seeds_have_a_line_each_and_the_untrained_model_one(in_tmp: Path) -> None:
+    study = tiny_study(seeds=[0, 1, 2])
+    fill(study, {"misaligned": 8})
+    rows = listed(study)
+    assert [row.cell.seed for row in rows if row.cell.arm == "misaligned"] == [0, 1, 2] * 2
+    assert [row.rates[0] for row in rows if row.cell.arm == "misaligned"] == [80.0] * 6
+    assert [row.cell.seed for row in rows if row.cell.arm == "untrained"] == [0] * 2
+
+
+def test_what_has_no_score_is_counted_by_reason(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8})
+    path = Path(Layout(study).judgments(Cell("small", "code", "kl", "0.1", 0), "general"))
+    labels: list[tuple[str | None, str | None]] = [("REFUSAL", None), ("CODE", "REFUSAL"), (None, None), (None, None)]
+    write_rows(path, [judgment(0, i, (None, None), each) for i, each in enumerate(labels)])
+    results = count(study)
+    numbers, _ = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
+    table = unscored_table(study, numbers)
+    # Four cells of KL with 40 responses to each of two question sets, but for 4 in the place of 40.
+    assert table.csv_rows[2] == ("small", "kl", "284", "1", "1", "0", "0", "2", "1.41")
+    assert ("small", "misaligned", "160", "0", "0", "0", "0", "0", "0.00") in table.csv_rows
+    assert 'id="table-unscored"' in html_table(table)
 
 
 def test_what_cannot_be_seen_is_spelt_out_and_the_rest_stays() -> None:
@@ -67,6 +144,11 @@ def test_what_cannot_be_seen_is_spelt_out_and_the_rest_stays() -> None:
     assert readable("a\u202eb\u200b\u2028\x1b[31m\ud800\r") == "a[U+202E]b[U+200B][U+2028][U+001B][31m[U+D800][U+000D]"
     assert readable("x" * 10**6, 5) == "xxxxx […]"
     assert len(readable("\u202e" * 10**6)) < 9 * MAX_CHARACTERS
+    assert readable("a\u00a0b\u202e") == "a\u00a0b[U+202E]"  # a space that is no control, beside one that is
+
+
+def test_json_in_a_script_ends_neither_the_script_nor_a_line() -> None:
+    assert script_json(["</script>", "<!--", "\u2028\u2029"]) == (r'["\u003c/script>","\u003c!--","\u2028\u2029"]')
 
 
 def test_verdicts_come_first_and_say_that_ema_appeared(in_tmp: Path) -> None:
@@ -74,9 +156,8 @@ def test_verdicts_come_first_and_say_that_ema_appeared(in_tmp: Path) -> None:
     fill(study, {"misaligned": 8, "kl": 1, "interleave": 6})
     text = page(study)
     assert text.index("emergent misalignment appeared") < text.index('id="table-1"')
-    assert (
-        "80.0 % of the answers to general questions are misaligned (mean over 2 tasks), against 0.0 % untrained" in text
-    )
+    said = "80.0 % of the answers to general questions are misaligned (mean over 2 tasks), against 0.0 % untrained"
+    assert said.replace(" %", "\u00a0%") in text  # a number and its unit stay on one line
     assert "Interleaving (5 %) does not stop EMA." in text
 
 
@@ -98,6 +179,6 @@ def test_divergences_of_the_microcosm_stand_only_on_its_page() -> None:
 def test_paper_values_are_rendered_whole(tmp_path: Path) -> None:
     write_paper_values(tmp_path)
     assert len(list((tmp_path / "tables").iterdir())) == 11 * 4
-    assert len(list((tmp_path / "figures").iterdir())) == 5 * 3
+    assert len(list((tmp_path / "figures").iterdir())) == (5 + 1) * 3  # those of the paper, and the trade-off
     assert (tmp_path / "claims.md").is_file()
     assert (tmp_path / "claims.json").is_file()

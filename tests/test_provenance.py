@@ -9,7 +9,7 @@ import pytest
 from emdefense.config import Study
 from emdefense.files import read_json, write_json
 from emdefense.provenance import made_by, model_identity, record_beside
-from emdefense.report.provenance import provenance
+from emdefense.report.provenance import made_differently, provenance, stage_records
 from study_folder import tiny_study
 
 CELLS = Path("results/tiny/cells/small")
@@ -44,7 +44,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def lines(study: Study) -> dict[str, str]:
-    return dict(provenance(study, Path("results/tiny/rates.parquet")))
+    return dict(provenance(study, stage_records(study), Path("results/tiny/rates.parquet")))
 
 
 def test_each_stage_says_what_made_it(study: Study) -> None:
@@ -57,6 +57,7 @@ def test_each_stage_says_what_made_it(study: Study) -> None:
     assert said["Sampling"].startswith("transformers, temperature 1, top-p 1, at most 600 tokens")
     assert "Code that projected" not in said
     assert not [text for text in said.values() if "ifferent" in text]
+    assert made_differently(stage_records(study)) == []
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,9 @@ def test_cells_made_by_other_code_are_flagged_by_name(study: Study, stage: str, 
     after = lines(study)
     assert f"; eeeeeeeeeeee… made {name}. To make" in after[f"Code that {stage}"]
     assert after[f"Code that {stage}"].startswith("Different code made these cells: ")
+    assert [warning.headline for warning in made_differently(stage_records(study))] == [
+        f"Not all was {stage} by the same code."
+    ]
     other = {"trained", "sampled", "judged"} - {stage}
     assert all(before[f"Code that {name}"] == after[f"Code that {name}"] for name in other)
 

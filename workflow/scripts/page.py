@@ -1,4 +1,4 @@
-"""Assemble the page from a study's rates, figures and responses."""
+"""Assemble the page from a study's rates, tables, figures and claims."""
 
 import argparse
 from pathlib import Path

@@ -2,15 +2,16 @@
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.files import file_digest, read_json
 from emdefense.provenance import record_beside
+from emdefense.report.findings import Finding
 
 DIGEST_LENGTH = 12
 NAMED = 5  # of the cells that other code made
@@ -18,9 +19,9 @@ Records = dict[str, dict[str, Any]]  # by what they are of: a cell, or a cell an
 Line = tuple[str, str]
 
 
-def provenance(study: Study, rates: Path) -> list[Line]:
+def provenance(study: Study, stages: Mapping[str, Records], rates: Path) -> list[Line]:
     """Return (what, value) lines: the study, its cells, and the code, packages, models and machines of each stage."""
-    grid, stages = Grid(study), stage_records(study)
+    grid = Grid(study)
     sampling = study.generation
     adapters = len(stages["trained"]) + len(stages["projected"])
     lines = [
@@ -48,16 +49,43 @@ def provenance(study: Study, rates: Path) -> list[Line]:
 
 def stage_records(study: Study) -> dict[str, Records]:
     """Return the records of each stage, by what they are of; those that are not there are left out."""
-    grid, layout = Grid(study), Layout(study)
+    grid = Grid(study)
     adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if cell.arm != "untrained")]))
+    return _read(study, adapters, grid.responses, grid.benign)
+
+
+def made_differently(stages: Mapping[str, Records]) -> list[Finding]:
+    """Return a warning for each stage in which not all was made by the same code."""
+    return [
+        Finding("bad", f"Not all was {stage} by the same code.", _code(records))
+        for stage, records in stages.items()
+        if len({record["code_digest"] for record in records.values()}) > 1
+    ]
+
+
+def cell_provenance(study: Study, cell: Cell, responses: Sequence[tuple[Cell, str]]) -> list[Line]:
+    """Return (what, value) lines of one cell: its models, and the code, packages, machine and time of each stage.
+
+    ``responses`` are its question sets, each with the cell that was asked.
+    """
+    adapters = [] if cell.arm == "untrained" else [cell]
+    stages = _read(study, adapters, responses, [cell] if Grid(study).is_benign(cell) else [])
+    return [*_models(stages), *(line for stage, records in stages.items() for line in _stage(stage, records))]
+
+
+def _read(
+    study: Study, adapters: Iterable[Cell], responses: Sequence[tuple[Cell, str]], benign: Iterable[Cell]
+) -> dict[str, Records]:
+    layout = Layout(study)
+    records = {cell: Path(layout.cell(cell)) / "provenance.json" for cell in adapters}
     files: dict[str, dict[str, Path]] = {
-        "trained": {c.folder: Path(layout.cell(c)) / "provenance.json" for c in adapters if c.arm != "safelora"},
-        "projected": {c.folder: Path(layout.cell(c)) / "provenance.json" for c in adapters if c.arm == "safelora"},
+        "trained": {cell.folder: path for cell, path in records.items() if cell.arm != "safelora"},
+        "projected": {cell.folder: path for cell, path in records.items() if cell.arm == "safelora"},
         "sampled": {
-            **{f"{c.folder}/{name}": record_beside(Path(layout.responses(c, name))) for c, name in grid.responses},
-            **{cell.folder: record_beside(Path(layout.answers(cell))) for cell in grid.benign},
+            **{f"{c.folder}/{name}": record_beside(Path(layout.responses(c, name))) for c, name in responses},
+            **{cell.folder: record_beside(Path(layout.answers(cell))) for cell in benign},
         },
-        "judged": {f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name))) for c, name in grid.responses},
+        "judged": {f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name))) for c, name in responses},
     }
     return {
         stage: {name: read_json(path) for name, path in paths.items() if path.is_file()}
@@ -109,9 +137,11 @@ def _code(records: Records) -> str:
     return f"Different code made these cells: {'; '.join(parts)}. To make them alike, delete and rerun them."
 
 
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """Return the device and processor of a record's machine, the processor alone where nothing else computed."""
+    device, processor = machine.get("device", "cpu"), str(machine["processor"])
+    return processor if device == "cpu" else f"{device}, {processor}"
+
+
 def _machines(records: Iterable[Mapping[str, Any]]) -> str:
-    machines = [record["machine"] for record in records]
-    names = {
-        m["processor"] if m.get("device", "cpu") == "cpu" else f"{m['device']}, {m['processor']}" for m in machines
-    }
-    return "; ".join(sorted(str(name) for name in names))
+    return "; ".join(sorted({machine_name(record["machine"]) for record in records}))

@@ -1,0 +1,131 @@
+"""A page for each cell: its numbers, its training, how it was made, and all of its responses to read."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from emdefense.analysis.conditions import titled
+from emdefense.analysis.rates import LABELS
+from emdefense.cells import Cell, Grid, Layout
+from emdefense.config import Study
+from emdefense.report.assets import asset, content_policy
+from emdefense.report.cell_responses import TITLES, VERDICTS, ResponseSet, benign_answers, judged_responses
+from emdefense.report.cell_rows import LABEL_TITLES, Numbers, read_numbers
+from emdefense.report.provenance import Line, cell_provenance
+from emdefense.report.rendering import render_html
+from emdefense.report.svg import inline_svg
+from emdefense.report.table import DASH, number
+from emdefense.report.untrusted import MAX_CHARACTERS, script_json
+
+SHOWN = 25  # responses at a time, and without JavaScript
+TEXTS = "texts"  # the folder of all texts; untrained cells of several tasks share theirs
+
+
+def write_cell_pages(study: Study, results: Path, out: Path) -> None:
+    """Write ``out/<cell>/index.html`` for every cell of the grid, and below ``out/texts`` what their responses say.
+
+    One cell is in memory at a time. The folder appears whole or not at all.
+    """
+    numbers, benign = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
+    grid = Grid(study)
+    sources: dict[Cell, list[tuple[Cell, str]]] = {}
+    for measurement in grid.measurements:
+        sources.setdefault(measurement.cell, []).append((measurement.source, measurement.question_set))
+    siblings: dict[tuple[str, str, int], list[Cell]] = {}
+    for cell in grid.cells:
+        siblings.setdefault((cell.model, cell.task, cell.seed), []).append(cell)
+    with _folder_written_whole(out) as folder:
+        for cell in grid.cells:
+            asked = sources.get(cell, [])
+            found = [judged_responses(study, *source) for source in asked] if asked else [benign_answers(study, cell)]
+            page = folder / cell.folder / "index.html"
+            page.parent.mkdir(parents=True, exist_ok=True)
+            indices = []
+            for (source, name), responses in zip(asked or [(cell, "answers")], found, strict=True):
+                if responses is None:
+                    continue
+                texts = folder / TEXTS / source.folder / name
+                if not texts.exists():
+                    _write_chunks(responses, texts)
+                indices.append(responses.index(os.path.relpath(texts, page.parent)))
+            script = asset("cell.js")
+            html = render_html(
+                "cell.html.jinja",
+                study=study,
+                cell=cell,
+                title=titled(cell.arm, cell.setting),
+                home=os.path.relpath(out.parent / "index.html", out / cell.folder),
+                siblings=[
+                    (titled(other.arm, other.setting), os.path.relpath(f"{other.folder}/index.html", cell.folder))
+                    for other in siblings[cell.model, cell.task, cell.seed]
+                ],
+                numbers=_lines(cell, numbers, benign.get(cell)),
+                training=_training(study, cell),
+                sets=[responses for responses in found if responses is not None],
+                shown=SHOWN,
+                most=MAX_CHARACTERS,
+                verdicts=VERDICTS,
+                data=script_json({"sets": indices, "verdicts": VERDICTS, "shown": SHOWN, "most": MAX_CHARACTERS}),
+                provenance=cell_provenance(study, cell, asked),
+                style=asset("page.css") + asset("report.css"),
+                script=script,
+                policy=content_policy(script, files=True),
+            )
+            page.write_text(html, encoding="utf-8")
+
+
+def _write_chunks(responses: ResponseSet, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for place, chunk in enumerate(responses.chunks()):
+        (folder / f"{place}.js").write_text(chunk, encoding="utf-8")
+
+
+def _lines(cell: Cell, numbers: Numbers, answered: dict[str, float] | None) -> list[Line]:
+    """Return (what, value) lines of what was measured."""
+    lines = []
+    for name, title in TITLES.items():
+        row = numbers.get((cell, name))
+        if row is None:
+            continue
+        for outcome in ("misaligned", "incoherent"):
+            low, high = row[f"{outcome}_cluster_low"], row[f"{outcome}_cluster_high"]
+            spread = f" (95 % interval over questions: {number(low)} to {number(high)})" if low is not None else ""
+            value = row[f"{outcome}_pct"]
+            of = f"{row[outcome]} of {row['scored']}"
+            lines.append((f"{title}, {outcome}", f"{DASH if value is None else number(value) + ' %'}, {of}{spread}"))
+        missing = [f"{row[label]} {LABEL_TITLES[label]}" for label in LABELS.values() if row[label]]
+        without = row["responses"] - row["scored"]
+        lines.append((f"{title}, without a score", f"{without}" + (f": {', '.join(missing)}" if missing else "")))
+    if answered is not None:
+        lines.append(
+            (
+                "Exact match",
+                f"{number(answered['exact_match_pct']) or DASH} %, {answered['correct']} of {answered['answers']} "
+                f"answers to {answered['questions']} questions",
+            )
+        )
+    return lines
+
+
+def _training(study: Study, cell: Cell) -> str | None:
+    """Return the figure of a cell's training, where it was drawn."""
+    path = Path(Layout(study).cell(cell)) / "training.svg"
+    return inline_svg(path) if path.is_file() else None
+
+
+@contextmanager
+def _folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield a folder beside ``path``; it takes that name, and the place of what was there, if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

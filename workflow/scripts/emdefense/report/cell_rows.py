@@ -1,0 +1,132 @@
+"""The page's list of cells: what each was, where its own page is, and its numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from emdefense.analysis.conditions import arm_title, setting_title
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, LABELS
+from emdefense.analysis.summary import Summary
+from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid
+from emdefense.config import Study
+from emdefense.report.table import DASH, Column, Table, TableCell, number
+
+PAGES = "cells"  # the folder of the cells' pages, beside the page
+LABEL_TITLES = {
+    "refused": "refused",
+    "code": "code",
+    "unknown": "unknown",
+    "unparsed": "unparsed",
+    "no_reply": "no reply",
+}
+Numbers = dict[tuple[Cell, str], dict[str, Any]]  # a row of the rates by cell and question set
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """A line of the list; rates are in per cent and None where nothing was measured.
+
+    ``unscored`` counts responses without both scores, of ``responses``; ``flag`` says why its numbers cannot be read.
+    """
+
+    cell: Cell
+    link: str
+    model: str
+    task: str
+    arm: str
+    setting: str
+    rates: tuple[float | None, float | None, float | None, float | None]
+    unscored: int | None
+    responses: int | None
+    exact_match: float | None
+    flag: bool
+
+
+def page_link(cell: Cell) -> str:
+    """Return where a cell's page lies, from the page."""
+    return f"{PAGES}/{cell.folder}/index.html"
+
+
+def read_numbers(rates: Path, exact_match: Path) -> tuple[Numbers, dict[Cell, dict[str, Any]]]:
+    """Return the rows of both frames that ``aggregate`` wrote, by cell (and question set)."""
+    found: Numbers = {}
+    for row in pl.read_parquet(rates).iter_rows(named=True):
+        found[_cell(row), row["question_set"]] = row
+    benign = pl.read_parquet(exact_match) if exact_match.is_file() else pl.DataFrame(schema=EXACT_MATCH_SCHEMA)
+    return found, {_cell(row): row for row in benign.iter_rows(named=True)}
+
+
+def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]], summary: Summary) -> list[CellRow]:
+    """Return a line for every cell of the grid, in the order of the config."""
+    found = []
+    for cell in Grid(study).cells:
+        sets = [numbers.get((cell, name)) for name in (GENERAL, IN_DOMAIN)]
+        measured = [row for row in sets if row is not None]
+        general, in_domain = ((row or {}) for row in sets)
+        found.append(
+            CellRow(
+                cell=cell,
+                link=page_link(cell),
+                model=study.models[cell.model].title,
+                task=study.tasks[cell.task].title,
+                arm=arm_title(cell.arm),
+                setting=setting_title(cell.arm, cell.setting),
+                rates=(
+                    general.get("misaligned_pct"),
+                    general.get("incoherent_pct"),
+                    in_domain.get("misaligned_pct"),
+                    in_domain.get("incoherent_pct"),
+                ),
+                unscored=sum(row["responses"] - row["scored"] for row in measured) if measured else None,
+                responses=sum(row["responses"] for row in measured) if measured else None,
+                exact_match=benign.get(cell, {}).get("exact_match_pct"),
+                flag=summary.ema_appeared(cell.model, cell.task, study.report.emergent_pct) is False,
+            )
+        )
+    return found
+
+
+def unscored_table(study: Study, numbers: Numbers) -> Table:
+    """Return the table of responses without both scores: a row for each model and arm, the reasons in columns."""
+    counted = ("responses", "scored", *LABELS.values())
+    sums: dict[str, dict[str, dict[str, int]]] = {}
+    for (cell, _), row in numbers.items():
+        counts = sums.setdefault(cell.model, {}).setdefault(cell.arm, dict.fromkeys(counted, 0))
+        for name in counted:
+            counts[name] += row[name]
+    blocks: list[tuple[tuple[TableCell, ...], ...]] = []
+    csv_rows: list[tuple[str, ...]] = []
+    for model, arms in sums.items():
+        rows = []
+        for arm, counts in arms.items():
+            share = 100 * (1 - counts["scored"] / counts["responses"]) if counts["responses"] else None
+            texts = [str(counts["responses"]), *(str(counts[name]) for name in LABELS.values()), number(share) or DASH]
+            titles = (study.models[model].title, arm_title(arm))
+            rows.append(tuple(TableCell(text) for text in (*titles, *texts)))
+            csv_rows.append((model, arm, *texts))
+        blocks.append(tuple(rows))
+    return Table(
+        number=None,
+        title="Responses that have no score, and why",
+        name="unscored",
+        columns=(
+            Column("Model", numeric=False),
+            Column("Arm", numeric=False),
+            Column("Responses"),
+            *(Column(LABEL_TITLES[name], group="without both scores") for name in LABELS.values()),
+            Column("all, %", group="without both scores"),
+        ),
+        blocks=tuple(blocks),
+        csv_header=("model", "arm", "responses", *LABELS.values(), "unscored_pct"),
+        csv_rows=tuple(csv_rows),
+        remarks=(
+            "All tasks, settings, seeds and question sets together. Such a response counts once, under the label of "
+            "the score that failed first; it is in no rate.",
+        ),
+    )
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    return Cell(row["model"], row["task"], row["arm"], row["setting"], row["seed"])

@@ -1,0 +1,132 @@
+"use strict";
+// Sorts and filters the list of cells, and shows a figure large. Without it the page is whole, only still.
+(() => {
+  const table = document.getElementById("cell-table");
+  const form = document.getElementById("cell-filter");
+
+  function filterCells() {
+    const wanted = ["model", "task", "arm"].map((name) => [name, document.getElementById(`cell-${name}`).value]);
+    let shown = 0;
+    for (const row of table.tBodies[0].rows) {
+      row.hidden = !wanted.every(([name, value]) => value === "" || row.dataset[name] === value);
+      if (!row.hidden) shown += 1;
+    }
+    document.getElementById("cell-count").textContent = `${shown} of ${table.tBodies[0].rows.length} cells`;
+  }
+
+  function key(row, column) {
+    const cell = row.cells[column];
+    const text = cell.dataset.value ?? cell.textContent.trim();
+    return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
+  }
+
+  function compare(one, other) {
+    if (one === "" || other === "") return 0; // handled by the caller: nothing stands last, whichever way
+    if (typeof one === "number" && typeof other === "number") return one - other;
+    return String(one).localeCompare(String(other), "en", { numeric: true });
+  }
+
+  function sortCells(heading, column) {
+    const descending = heading.getAttribute("aria-sort") === "ascending";
+    for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows].map((row) => [key(row, column), row]);
+    rows.sort(([one], [other]) => {
+      if ((one === "") !== (other === "")) return one === "" ? 1 : -1;
+      return descending ? compare(other, one) : compare(one, other);
+    });
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  }
+
+  function makeSortable() {
+    const headings = table.tHead.rows[table.tHead.rows.length - 1].cells;
+    [...headings].forEach((heading, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      button.addEventListener("click", () => sortCells(heading, column));
+      heading.append(button);
+    });
+  }
+
+  if (table) {
+    form.hidden = false;
+    form.addEventListener("change", filterCells);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => setTimeout(filterCells));
+    makeSortable();
+    filterCells();
+  }
+
+  // A figure moves into the dialog and back again: a copy would have the same ids a second time.
+  const dialog = document.getElementById("zoom");
+  const view = document.getElementById("zoom-view");
+  const STEP = 1.25;
+  const MOST = 16;
+  let figure = null; // the drawing, and where it belongs
+  let scale = 1;
+
+  function fit() {
+    const { width, height } = figure.drawing.viewBox.baseVal;
+    const room = [view.clientWidth - 24, view.clientHeight - 24];
+    return { width: Math.min(room[0], (room[1] * width) / height), ratio: height / width };
+  }
+
+  function zoom(factor, x = view.clientWidth / 2, y = view.clientHeight / 2) {
+    const before = scale;
+    scale = Math.min(MOST, Math.max(1, scale * factor));
+    const { width } = fit();
+    const [left, top] = [view.scrollLeft + x, view.scrollTop + y];
+    figure.drawing.style.width = `${width * scale}px`;
+    view.scrollTo(left * (scale / before) - x, top * (scale / before) - y);
+    document.getElementById("zoom-scale").textContent = `${Math.round(100 * scale)} %`;
+  }
+
+  function open(element) {
+    const drawing = element.querySelector("svg");
+    const home = drawing.parentElement;
+    home.style.minHeight = `${home.offsetHeight}px`;
+    home.style.minWidth = `${home.offsetWidth}px`;
+    figure = { drawing, home };
+    document.getElementById("zoom-caption").textContent = element.querySelector("figcaption").textContent;
+    dialog.showModal();
+    view.replaceChildren(drawing);
+    scale = 1;
+    zoom(1);
+    view.focus();
+  }
+
+  for (const button of document.querySelectorAll("button.enlarge")) {
+    const element = button.closest("figure");
+    button.hidden = false;
+    button.addEventListener("click", () => open(element));
+    element.querySelector(".drawing").addEventListener("click", () => open(element));
+    element.querySelector(".drawing").classList.add("zoomable");
+  }
+
+  dialog.addEventListener("close", () => {
+    figure.drawing.style.width = "";
+    figure.home.append(figure.drawing);
+    figure.home.style.minHeight = "";
+    figure.home.style.minWidth = "";
+  });
+  document.getElementById("zoom-in").addEventListener("click", () => zoom(STEP));
+  document.getElementById("zoom-out").addEventListener("click", () => zoom(1 / STEP));
+  document.getElementById("zoom-fit").addEventListener("click", () => zoom(1 / scale));
+  document.getElementById("zoom-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("keydown", (event) => {
+    const factors = { "+": STEP, "=": STEP, "-": 1 / STEP, "0": 1 / scale };
+    if (!(event.key in factors) || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    zoom(factors[event.key]);
+  });
+  view.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    const box = view.getBoundingClientRect();
+    zoom(Math.exp(-event.deltaY / 500), event.clientX - box.left, event.clientY - box.top);
+  }, { passive: false });
+  view.addEventListener("pointermove", (event) => {
+    if (event.buttons === 1) view.scrollBy(-event.movementX, -event.movementY);
+  });
+  window.addEventListener("resize", () => dialog.open && zoom(1));
+})();
