@@ -175,3 +175,76 @@ def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:
     code = f"import sys, table; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def study_with_variants(chosen: dict[str, float]) -> Study:
+    arms = {"misaligned": None, "kl": [1.0], "kl-response": [0.1, 1.0], "ldifs": [1.0]}
+    return tiny_study(
+        variants={"kl-response": {"of": "kl", "options": {"tokens": "response"}}},
+        grid=[
+            {"models": ["small"], "tasks": ["code"], "arms": arms},
+            {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, "kl-response": [1.0]}},
+        ],
+        report={**CONFIG["report"], "chosen": chosen},
+    )
+
+
+def names(table: Table) -> list[str]:
+    return [cell.text for block in table.blocks for row in block for cell in row if any(x.isalpha() for x in cell.text)]
+
+
+def test_variants_join_the_table_of_the_defence_that_they_vary(in_tmp: Path) -> None:
+    study = study_with_variants({"kl": 1.0})
+    fill(study, {"misaligned": 8, "kl": 2, "kl-response": 0, "ldifs": 4})
+    summary = summarised(study)
+    sweep = build_table(8, study, summary, paper_reference())
+    assert names(sweep)[2:] == ["KL, λ = 1", "kl-response, λ = 0.1", "kl-response, λ = 1"]
+    assert [row[2].underline for row in sweep.blocks[0]] == [False, False, True, True]
+    assert [row[2].bold for row in sweep.blocks[0]] == [False, False, True, True]
+    assert [row[2].paper for row in sweep.blocks[0]] == ["4.01", "0.04", "", ""], "the paper knows no variant"
+    assert [line[:3] for line in lines(sweep)[1:]] == [
+        ["code", "misaligned", ""],
+        ["code", "kl", "1"],
+        ["code", "kl-response", "0.1"],
+        ["code", "kl-response", "1"],
+    ]
+    assert not any("kl-response" in name for name in names(build_table(9, study, summary)))
+    assert "kl-response, λ = 1" in names(build_table(6, study, summary))
+
+
+def test_a_variant_enters_tables_1_and_3_only_with_a_setting_of_its_own(in_tmp: Path) -> None:
+    study = study_with_variants({"kl": 1.0})
+    fill(study, {"misaligned": 8, "kl": 2, "kl-response": 0})
+    summary = summarised(study)
+    for number in (1, 3):
+        assert not any("kl-response" in name for name in names(build_table(number, study, summary)))
+    chosen = study_with_variants({"kl": 1.0, "kl-response": 0.1})
+    for number in (1, 3):
+        found = [name for name in names(build_table(number, chosen, summary, paper_reference())) if "λ" in name]
+        assert found == ["KL, λ = 1", "kl-response, λ = 0.1"]
+
+
+def test_table_1_goes_by_the_configs_thresholds_and_prints_them(in_tmp: Path) -> None:
+    fill(tiny_study(), {"misaligned": 8, "kl": 4})
+    summary = summarised(tiny_study())
+
+    def signs(verdicts: dict[str, list[float]]) -> tuple[list[str], str]:
+        table = build_table(1, tiny_study(report={**CONFIG["report"], "verdicts": verdicts}), summary)
+        return next(row[2:5] for row in lines(table) if row[0] == "kl"), markdown_table(table)
+
+    assert signs({})[0] == ["~", "~", "✓"]  # half of EMA is gone, and half of what was to be learned
+    found, text = signs({"ema_reduction_pct": [50, 10], "retention_pct": [70, 60]})
+    assert found == ["✓", "✗", "✓"]
+    assert "✓ from 50 %, ~ from 10 %" in text
+    assert "✓ from 70 %, ~ from 60 %" in text
+
+
+def test_table_1_says_which_tasks_are_left_out(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8, "kl": 4})
+    assert "first two without" not in markdown_table(build_table(1, study, summarised(study)))
+    for path in Path("results/tiny/cells/small/legal/misaligned").rglob("judgments/*.jsonl"):
+        path.write_text(path.read_text().replace('"alignment": 5.0', '"alignment": 90.0'))
+    text = markdown_table(build_table(1, study, summarised(study)))
+    assert "The first two without Legal, where EMA did not appear" in text
+    assert "~ 50.0 %" in text
