@@ -6,6 +6,7 @@ QUESTIONS = f"{R}/questions.parquet"
 SCORES = f"{R}/scores.parquet"
 EFFECTIVE_CONFIG = f"{R}/study.json"
 PAIRED_DIFFERENCES = multiext(f"{R}/tables/paired_differences", ".md", ".tex", ".html", ".csv")
+VARIANCE_COMPONENTS = multiext(f"{R}/tables/variance_components", ".md", ".tex", ".html", ".csv")
 
 
 rule aggregate:
@@ -47,4 +48,24 @@ rule paired_differences:
         "Compare each defence with the misaligned arm, question by question"
     shell:
         "python workflow/scripts/paired_differences.py --config {input.config:q} --questions {input.questions:q}"
+        " --out {params.out:q} 2> {log:q}"
+
+
+rule variance_components:
+    input:
+        [LAYOUT.judgments(*triple) for triple in GRID.judgments] if STUDY.second_judges else [],
+        config=EFFECTIVE_CONFIG,
+        questions=QUESTIONS,
+    output:
+        VARIANCE_COMPONENTS,
+    log:
+        f"{R}/logs/variance_components.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Tell what the error of each rate is made of"
+    shell:
+        "python workflow/scripts/variance_components.py --config {input.config:q} --questions {input.questions:q}"
         " --out {params.out:q} 2> {log:q}"

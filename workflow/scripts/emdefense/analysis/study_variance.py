@@ -1,0 +1,83 @@
+"""The variance components of every rate of a study."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from emdefense.analysis.agreement import SECOND
+from emdefense.analysis.conditions import Condition
+from emdefense.analysis.rates import OUTCOMES
+from emdefense.analysis.variance import Counts, Numbers, Variance, judge_variance, variance
+from emdefense.cells import SHARED_TASK
+
+KEY = ("model", "task", "arm", "setting", "question_set")
+Measured = tuple[Condition, str]
+"""A condition, and a quantity such as ``general_misaligned``."""
+
+
+def study_variances(questions: pl.DataFrame, pairs: pl.DataFrame | None = None) -> dict[Measured, Variance]:
+    """Return the components of each rate, from ``questions`` (``QUESTIONS_SCHEMA``) and, for judges, ``study_pairs``.
+
+    Only questions with at least two scored responses under every seed of a condition count; a rate with fewer than two
+    of them is left out.
+    """
+    judged = {} if pairs is None else _grouped(pairs)
+    found = {}
+    for key, rows in _grouped(questions).items():
+        *condition, question_set = key
+        place = key
+        if condition[2] == "untrained" and key not in judged:
+            place = (condition[0], SHARED_TASK, *key[2:])  # the general questions are answered once for all tasks
+        for outcome in OUTCOMES:
+            of_rate = variance(*_table(rows, outcome))
+            if of_rate is None:
+                continue
+            if place in judged:
+                of_judges = judge_variance(_outcomes(judged[place], outcome))
+                if of_judges is not None:
+                    of_rate = replace(of_rate, judges=of_judges)
+            found[Condition(*condition), f"{question_set}_{outcome}"] = of_rate
+    return found
+
+
+def _grouped(frame: pl.DataFrame) -> dict[tuple[str, ...], pl.DataFrame]:
+    groups = frame.group_by(*KEY, maintain_order=True)
+    return {tuple(str(part) for part in key): rows for key, rows in groups}
+
+
+def _table(rows: pl.DataFrame, outcome: str) -> tuple[Counts, Counts]:
+    """Return successes and trials of the questions that count, (questions, seeds)."""
+    ids, question = _numbered(rows["question_id"])
+    seeds, seed = _numbered(rows["seed"])
+    tables = []
+    for column in (outcome, "scored"):
+        table = np.zeros((ids, seeds), np.int64)
+        table[question, seed] = rows[column].to_numpy()
+        tables.append(table)
+    enough = (tables[1] >= 2).all(axis=1)
+    return tables[0][enough], tables[1][enough]
+
+
+def _outcomes(pairs: pl.DataFrame, outcome: str) -> list[Numbers]:
+    """Return, for each question, what every judge made of the responses that all scored: (responses, judges)."""
+    of_judges = pairs.partition_by("judge", maintain_order=True)
+    most = max(rows.height for rows in of_judges)
+    complete = [rows for rows in of_judges if rows.height == most]  # these are of the same responses, in one order
+    first = complete[0]
+    scored = np.logical_and.reduce(
+        [first["scored"].to_numpy(), *(rows[f"scored{SECOND}"].to_numpy() for rows in complete)]
+    )
+    table = np.stack(
+        [first[outcome].to_numpy(), *(rows[f"{outcome}{SECOND}"].to_numpy() for rows in complete)], axis=1
+    ).astype(np.float64)
+    ids, question = _numbered(first["question_id"])
+    return [table[scored & (question == n)] for n in range(ids)]
+
+
+def _numbered(values: pl.Series) -> tuple[int, NDArray[Any]]:
+    """Return how many different values there are, and the place of each among them."""
+    different, places = np.unique(values.to_numpy(), return_inverse=True)
+    return len(different), places
