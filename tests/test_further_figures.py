@@ -363,3 +363,4 @@ def test_files_stay_small_however_many_responses(tmp_path: Path, questions: pl.D
     measured = Measured(tmp_path / "-", tmp_path / "questions.parquet", tmp_path / "scores.parquet")
     write_further_figure("score_scatter", tiny_study(), measured, tmp_path)
     assert all((tmp_path / f"score_scatter.{kind}").stat().st_size < 100_000 for kind in FORMATS)
+    assert "image-rendering:pixelated" in (tmp_path / "score_scatter.svg").read_text()  # sharp at any size
