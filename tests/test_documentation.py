@@ -105,7 +105,8 @@ def as_run(command: str) -> str:
     program, *rest = command.replace("snakemake -n", "snakemake").split(maxsplit=1)
     if program == "snakemake" and "--unlock" not in command:
         return " ".join([program, "--dry-run", *rest])
-    if command in {"make", "make smoke", "make control"}:
+    targets = [word for word in rest[0].split() if "=" not in word] if rest else []
+    if program == "make" and set(targets) <= {"smoke", "control"}:
         return f"{command} ARGS=--dry-run"
     return command
 
@@ -168,6 +169,7 @@ def test_a_command_needs_a_mark_or_is_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert found == {"snakemake --cores 2": False, "vllm serve x": True, "make nothing": False, "python big.py": True}
     assert as_run("snakemake --sdm conda -- fetch") == "snakemake --dry-run -- fetch"
     assert as_run("make") == "make ARGS=--dry-run"
+    assert as_run("make PYTHON=python3.12") == "make PYTHON=python3.12 ARGS=--dry-run"
     assert as_run("make schema") == "make schema"
 
 
