@@ -102,6 +102,8 @@ def test_a_wide_table_becomes_panels_alike_in_width() -> None:
         ["Task", "c4", "c5", "c6", "c7"],
     ]
     assert all(panel.width <= TEXT_WIDTH for panel in panels(wide))
+    # Three of the four groups would fit into the first panel, but then the second had only one.
+    assert [len(panel.columns) for panel in panels(made(8, 1, text="12.34 [1.2, 5.6]"))] == [5, 5]
     three_groups = panels(made(6, 1, text="12.34 [12.3, 56.7]"))
     assert [panel.groups for panel in three_groups] == [
         [("", 1), ("group 0", 2), ("group 1", 2)],

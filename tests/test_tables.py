@@ -170,6 +170,18 @@ def test_text_is_escaped_in_each_format() -> None:
     assert latex("a\\b{c}~^#$") == r"a\textbackslash{}b\{c\}$\sim$\textasciicircum{}\#\$"
 
 
+def test_html_marks_what_a_row_is_about() -> None:
+    text = html_table(build_table(4, paper_study(), paper_summary()))
+    assert text.count('<th scope="rowgroup" rowspan="3">') == 4, "a task spans its three arms"
+    assert '<th scope="row">KL, λ = 0.1</th><td class="number">' in text
+    assert text.count('<th scope="row">') == 12
+    assert '<th scope="colgroup" colspan="2" class="group">General (%)</th>' in text
+    assert 'aria-labelledby="table-4-title"' in text
+    single = html_table(build_table(6, paper_study(), paper_summary()))
+    assert '<th scope="row">SFT</th>' in single
+    assert "rowspan" not in single
+
+
 def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:
     heavy = ("torch", "transformers", "datasets", "matplotlib", "scipy")
     code = f"import sys, table; print([name for name in {heavy} if name in sys.modules])"

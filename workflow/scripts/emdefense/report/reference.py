@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from emdefense.analysis.conditions import ARM_TITLES, Condition, Role, chosen_condition, model_in_role
+from emdefense.analysis.conditions import Condition, Role, chosen_condition, model_in_role
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.cells import NO_SETTING
@@ -18,8 +18,6 @@ class Reference:
 
     def chosen(self, role: Role, task: str, arm: str, quantity: str) -> float | None:
         """Return the rate (%) of an arm at the setting that the paper chose; None if it has none."""
-        if arm not in ARM_TITLES:  # a variant, of which the paper knows nothing
-            return None
         condition = chosen_condition(self.study, role, task, arm)
         return None if condition is None else self.summary.value(condition, quantity)
 
