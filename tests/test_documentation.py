@@ -1,7 +1,8 @@
 """README and docs: every command in them works or says what it needs, every link leads somewhere, every key exists.
 
 A command is a line of a shell block, or code in a sentence that begins with the name of a program. It is treated so:
-`snakemake ...`, and the make targets that are a Snakemake, as a dry run (without `--sdm conda`, which wants conda);
+`snakemake ...`, and the make targets that are a Snakemake, as a dry run (without `--sdm conda`, which wants conda; of
+the smallest study, where none is named, but `make` of the default one);
 what `BY_TEST` names, by that test; what stands beside one of `MARKS`, not at all; everything else as it is typed.
 """
 
@@ -104,7 +105,8 @@ def as_run(command: str) -> str:
     command = command.replace(" --sdm conda", "").replace(".venv-vllm/bin/", "").replace("<study>", "smoke")
     program, *rest = command.replace("snakemake -n", "snakemake").split(maxsplit=1)
     if program == "snakemake" and "--unlock" not in command:
-        return " ".join([program, "--dry-run", *rest])
+        study = [] if "--configfile" in command else ["--configfile config/smoke.yaml"]
+        return " ".join([program, *study, "--dry-run", *rest])
     targets = [word for word in rest[0].split() if "=" not in word] if rest else []
     if program == "make" and set(targets) <= {"smoke", "control"}:
         return f"{command} ARGS=--dry-run"
@@ -167,7 +169,8 @@ def test_a_command_needs_a_mark_or_is_run(tmp_path: Path, monkeypatch: pytest.Mo
     )
     found = {command.text: marked(command) for command in commands_of(document)}
     assert found == {"snakemake --cores 2": False, "vllm serve x": True, "make nothing": False, "python big.py": True}
-    assert as_run("snakemake --sdm conda -- fetch") == "snakemake --dry-run -- fetch"
+    assert as_run("snakemake --sdm conda -- fetch") == "snakemake --configfile config/smoke.yaml --dry-run -- fetch"
+    assert as_run("snakemake -n --configfile a.yaml") == "snakemake --dry-run --configfile a.yaml"
     assert as_run("make") == "make ARGS=--dry-run"
     assert as_run("make PYTHON=python3.12") == "make PYTHON=python3.12 ARGS=--dry-run"
     assert as_run("make schema") == "make schema"
