@@ -12,6 +12,8 @@ from emdefense.provenance import record_beside
 
 TABLES = tuple(f"{number:02d}" for number in range(1, 12))
 FIGURES = ("2a", "2b", "3", "4", "5")
+FURTHER_FIGURES = ("tradeoff", "question_heatmap", "score_scatter")
+STATISTICS = ("paired_differences", "variance_components")
 
 
 def study_jobs(study: Study) -> list[Job]:
@@ -184,23 +186,30 @@ def _report(grid: Grid, layout: Layout) -> Iterator[Job]:
     def kinds(stem: str, *endings: str) -> tuple[str, ...]:
         return tuple(f"{stem}.{ending}" for ending in endings)
 
-    files = ("md", "tex", "html", "csv")  # of a table
+    files, drawn = ("md", "tex", "html", "csv"), ("pdf", "svg", "png")  # of a table, of a figure
     yield job("effective_config", ("study.json",))
     benchmark = f"{results}/benchmarks/aggregate.tsv"
     measured = tuple(f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores"))
     yield job("aggregate", measured, benchmark=benchmark)
+    for name in STATISTICS:
+        yield job(name, kinds(f"tables/{name}", *files))
     for number in TABLES:
         yield job("table", kinds(f"tables/table_{number}", *files), f"table/{number}", number)
     for name in FIGURES:
-        yield job("figure", kinds(f"figures/figure_{name}", "pdf", "svg", "png"), f"figure/{name}", name)
+        yield job("figure", kinds(f"figures/figure_{name}", *drawn), f"figure/{name}", name)
+    for name in FURTHER_FIGURES:
+        yield job("further_figure", kinds(f"figures/{name}", *drawn), f"figure/{name}", name)
     if grid.projections:
         yield job("safelora_table", kinds("tables/safelora_matrices", *files))
-        yield job("safelora_figure", kinds("figures/safelora_cosines", "pdf", "svg", "png"))
+        yield job("safelora_figure", kinds("figures/safelora_cosines", *drawn))
     if grid.study.second_judges:
         tables = (*kinds("tables/judge_agreement", *files), *kinds("tables/judge_confusion", *files))
         yield job("judge_agreement", tables)
-    drawn = tuple(f"cells/{cell.folder}/training.svg" for cell in grid.trained)
-    drawn = (*drawn, *kinds("figures/training_curves", "pdf", "svg", "png"))
-    yield job("training_curves", drawn, benchmark=f"{results}/benchmarks/training_curves.tsv")
+    curves = (
+        *(f"cells/{cell.folder}/training.svg" for cell in grid.trained),
+        *kinds("figures/training_curves", *drawn),
+    )
+    yield job("training_curves", curves, benchmark=f"{results}/benchmarks/training_curves.tsv")
     yield job("claims", kinds("claims", "md", "json"))
+    yield job("cell_pages", ("report/cells",), benchmark=f"{results}/benchmarks/cell_pages.tsv")
     yield job("page", ("report/index.html",))
