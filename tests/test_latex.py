@@ -6,11 +6,14 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.cells import Cell, Grid
+from emdefense.report.difference_table import difference_table
 from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
 from emdefense.report.projections import read_projections
@@ -19,6 +22,7 @@ from emdefense.report.rendering import latex_table
 from emdefense.report.safelora_table import safelora_table
 from emdefense.report.table import Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, write_table
+from emdefense.report.variance_table import variance_table
 from study_folder import fill, tiny_study
 from test_judge_agreement import SECOND, judged_again
 from test_safelora_report import study_with_safelora, write_cosines_of
@@ -51,12 +55,16 @@ def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for cell in Grid(projected).projections:
         write_cosines_of(projected, cell)
     summary, pairs = summarised(study), study_pairs(study)
+    aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+    questions = pl.read_parquet("q.parquet")
     tables = [
         *(build_table(number, paper_study(), paper_summary()) for number in NUMBERS if number not in (3, 8)),
         *(build_table(number, study, summary, paper_reference()) for number in (3, 8)),
         agreement_table(study, pairs),
         confusion_table(study, pairs),
         safelora_table(projected, read_projections(projected)),
+        difference_table(study, questions),
+        variance_table(study, questions, pairs),
     ]
     for table in tables:
         write_table(table, tmp_path)
@@ -65,7 +73,7 @@ def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @needs_latex
 def test_each_table_compiles_on_its_own(stems: list[str]) -> None:
-    assert len(stems) == 14
+    assert len(stems) == 16
     for stem in stems:
         pdflatex(Path(f"{stem}.tex"))
         assert Path(f"{stem}.pdf").is_file()

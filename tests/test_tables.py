@@ -176,6 +176,7 @@ def test_html_marks_what_a_row_is_about() -> None:
     assert '<th scope="row">KL, λ = 0.1</th><td class="number">' in text
     assert text.count('<th scope="row">') == 12
     assert '<th scope="colgroup" colspan="2" class="group">General (%)</th>' in text
+    assert '<th scope="col" class="number">misaligned ↓</th>' in text
     assert 'aria-labelledby="table-4-title"' in text
     single = html_table(build_table(6, paper_study(), paper_summary()))
     assert '<th scope="row">SFT</th>' in single

@@ -10,7 +10,7 @@ TEXT_WIDTH = 455.0  # points, over both columns of a paper
 COLUMN_WIDTH = 229.0  # points, of one column
 CHARACTER = 4.3  # points, of a digit in LaTeX's \footnotesize
 WIDTHS = {**dict.fromkeys("ijl.,:;'|!()[]tfr I", 3.0), **dict.fromkeys("mwMW%×÷+−=<>~→✓✗", 7.0)}
-UPPER, LETTER = 6.0, 4.5  # of the others
+UPPER, LETTER = 5.8, 4.2  # of the others
 GAP = 6.0  # points between two columns
 FLOAT_LINES = 54.0  # of \footnotesize on a page below a caption
 HEADING_LINES = 4.0
@@ -65,7 +65,11 @@ class Panel:
     @property
     def width(self) -> float:
         """About how many points it takes in LaTeX."""
-        return sum(width(self, n) for n in range(len(self.columns))) - GAP
+        found = 0.0
+        for unit in units(self.columns):
+            heading = _width(self.columns[unit[0]].group) + GAP
+            found += max(heading, sum(width(self, column) for column in unit))
+        return found - GAP
 
 
 def panels(table: Table) -> list[Panel]:
