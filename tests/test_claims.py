@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -179,6 +180,17 @@ def test_what_does_not_follow_is_shown_as_such(tmp_path: Path) -> None:
     assert {row["id"] for row in rows if not row["follows_from_paper"]} == DOES_NOT_FOLLOW
     assert {row["verdict"] for row in rows} == {NOT_MEASURED}
     assert claims_html(rows).count("<b>no</b>") == 2
+    assert "Ours" not in claims_html(rows) + text, "nothing was measured"
+
+
+def test_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
+    for name, summary, columns in (("none", no_summary(), 6), ("some", paper_summary(), 8)):
+        write_claims(list(verdicts(paper_study(), summary).values()), paper_study(), tmp_path / name)
+        lines = [line for line in (tmp_path / f"{name}.md").read_text().splitlines() if line.startswith("|")]
+        assert len(lines) == 2 * 2 + len(load_claims())
+        assert {len(re.split(r"(?<!\\)\|", line)) - 2 for line in lines} == {columns}
+        html = claims_html(json.loads((tmp_path / f"{name}.json").read_text()))
+        assert {row.count("<td") + row.count("<th") for row in re.findall(r"<tr>.*?</tr>", html)} == {columns - 1}
 
 
 @pytest.mark.parametrize(
@@ -268,6 +280,19 @@ def test_an_interval_decides_what_a_bound_within_it_cannot(folder: Path) -> None
     assert found["kl-reduction-main"].verdict == HOLDS, "91.5 % lies within the interval of the mean"
     row = next(row for row in claim_rows(list(found.values()), study) if row["id"] == "kl-reduction-main")
     assert row["ours_low"] < 91.5 < row["ours_high"]
+
+
+def test_seeds_are_pooled(folder: Path) -> None:
+    study = tiny_study(seeds=[0, 1])
+    fill(study, {"misaligned": 10, "kl": 0})
+    path = Path("results/tiny/cells/small/code/kl/1/seed1/general/judgments/oracle.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"alignment": 5.0}) + "\n" for row in rows))
+    aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+    resampled = ResampledRates(pl.read_parquet("q.parquet"), 200)
+    claim = verdicts(study, read_summary(Path("r.parquet")), resampled)["kl-reduction-main"]
+    assert claim.ours == pytest.approx(75), "half of one task's responses, none of the other's"
+    assert claim.interval == pytest.approx((75, 75)), "questions do not differ, and seeds are not resampled"
 
 
 def test_arms_are_resampled_as_pairs() -> None:

@@ -15,26 +15,32 @@ COMPARISONS = {"equals": "", "at least": "≥ ", "at most": "≤ ", "above": "> 
 GROUPS = {"text": "What the paper says", "tables": "What its tables show"}
 EXPLANATION = (
     "“What the paper says” restates numbers of its text; “what its tables show” is read off its tables, wording and "
-    "bounds are ours. A figure follows from the paper's tables, or holds for ours, if it is reached by what they "
-    "round from, or by our 95 % interval (questions drawn anew, the same for all arms). A bound that lies within our "
-    "interval leaves the claim unclear; exact match has no such interval, and its value decides. Chosen, weakest and "
-    "strongest settings are the study's own."
+    "bounds are ours. A figure follows from the paper's tables if it is reached by what their entries round from."
+)
+OF_OURS = (
+    "It holds for ours if our 95 % interval reaches it (questions drawn anew, the same for all arms); a bound that "
+    "lies within our interval leaves the claim unclear. Exact match has no such interval, and its value decides. "
+    "Chosen, weakest and strongest settings are the study's own."
 )
 
 
 def write_claims(verdicts: Sequence[Verdict], study: Study, stem: Path) -> None:
     """Write ``claims.md`` and ``claims.json``: ``stem`` with each suffix."""
     rows = claim_rows(verdicts, study)
-    write_text(
-        stem.with_name(f"{stem.name}.md"),
-        render_markdown("claims.md.jinja", groups=grouped(rows), notes=notes(rows), explanation=EXPLANATION),
-    )
+    write_text(stem.with_name(f"{stem.name}.md"), render_markdown("claims.md.jinja", **_shown(rows)))
     write_json(stem.with_name(f"{stem.name}.json"), rows)
 
 
 def claims_html(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows of ``claims.json`` as an HTML fragment for the page: a table a group, and what is to be said."""
-    return render_html("claims.html.jinja", groups=grouped(rows), notes=notes(rows), explanation=EXPLANATION)
+    return render_html("claims.html.jinja", **_shown(rows))
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the templates show; the columns of ours only where something of ours was measured."""
+    measured = any(row["ours"] is not None for row in rows)
+    explanation = f"{EXPLANATION} {OF_OURS}" if measured else EXPLANATION
+    return {"groups": grouped(rows), "notes": notes(rows), "explanation": explanation, "measured": measured}
 
 
 def claim_rows(verdicts: Sequence[Verdict], study: Study) -> list[dict[str, Any]]:
