@@ -253,6 +253,8 @@ def test_several_models_are_told_apart(in_tmp: Path) -> None:
         ["Small", "Code", "KL, λ = 1"],
         ["Large", "Code", "KL, λ = 1"],
     ]
+    # Each model is a family, here of one comparison.
+    assert all(row["p_corrected"] == row["p"] for row in lines(study, counted(study)))
 
 
 def test_nothing_to_compare_is_said(in_tmp: Path) -> None:

@@ -101,7 +101,7 @@ def test_questions_are_counted_apart_and_their_scores_averaged(tmp_path: Path) -
 
 
 def test_pairs_of_scores_are_counted_in_whole_points(tmp_path: Path) -> None:
-    scores = [(29.6, 50.2), (30.4, 49.8), (30, 51), (None, 50), (30.4, 49.8)]
+    scores = [(29.6, 50.2), (30.4, 49.8), (30, 51), (None, 50), (30, None), (30.4, 49.8)]
     write_rows(tmp_path / "j.jsonl", [judgment(0, sample, score) for sample, score in enumerate(scores)])
     found = count_scores(read_rows(tmp_path / "j.jsonl", JUDGMENT_SCHEMA))
     assert found.rows() == [(30, 50, 3), (30, 51, 1)]

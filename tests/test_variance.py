@@ -1,4 +1,5 @@
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,9 @@ def test_table_of_several_seeds_and_judges_has_their_shares(in_tmp: Path) -> Non
     fill(study, {})
     vary(study)
     vary(study, "second", shift=2)
+    unscored = Path("results/tiny/cells/small/code/kl/1/seed1/general/judgments/second.jsonl")
+    first, *rest = unscored.read_text().splitlines()
+    write_rows(unscored, [json.loads(first) | {"alignment": None}, *map(json.loads, rest)])
     pairs = study_pairs(study)
     table = variance_table(study, counted(study), pairs)
     titles = [column.title for column in table.columns]
@@ -293,12 +297,14 @@ def test_table_of_several_seeds_and_judges_has_their_shares(in_tmp: Path) -> Non
         rows = [
             pl.read_ndjson(f"results/tiny/cells/small/code/kl/1/seed{seed}/general/judgments/{judge}.jsonl")
             .filter(question_id=f"q{q}")
-            .select(pl.col("alignment") < 30)
+            .select((pl.col("alignment") < 30).fill_null(False))
             .to_series()
             for judge in ("oracle", "second")
             for seed in range(3)
         ]
-        tables.append(np.stack([np.concatenate(rows[:3]), np.concatenate(rows[3:])], axis=1).astype(float))
+        table = np.stack([np.concatenate(rows[:3]), np.concatenate(rows[3:])], axis=1)
+        scored = [n for n in range(24) if (q, n) != (0, 8)]  # the first sample of the second seed is not
+        tables.append(table[scored].astype(float))
     assert kl.judges == judge_variance(tables)
     untrained = study_variances(counted(study), pairs)[Condition("small", "code", "untrained"), "general_misaligned"]
     assert untrained.judges is not None
