@@ -50,8 +50,8 @@ def test_each_column_says_what_it_is_called() -> None:
     assert texts(RATE, *KINDS) == ["12.35", "[9.00, 16.00]", "1,234/10,000", "9.00", "+3.35", "yes", ""]
     assert texts(Rate(None, paper=9.0), *KINDS) == ["–", "", "", "9.00", "", "", ""]
     assert texts(Rate(RATE.estimate), "interval", "paper", "inside") == ["12.35", "[9.00, 16.00]", "", ""]
-    wilson = Rate(Estimate(12.345, wilson=(10.0, 15.0)), paper=9.0)
-    assert texts(wilson, "interval", "inside") == ["12.35", "[10.00, 15.00]", "no"], "for want of the other interval"
+    outside = Rate(Estimate(12.345, wilson=(8.0, 15.0), cluster=(10.0, 15.0)), paper=9.0)
+    assert texts(outside, "interval", "inside") == ["12.35", "[10.00, 15.00]", "no"], "not by Wilson's interval"
 
 
 def test_the_paper_alone_stands_in_brackets() -> None:

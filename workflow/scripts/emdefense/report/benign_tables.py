@@ -96,7 +96,7 @@ def _table(
         csv_rows=tuple(_csv_row(row, of_row) for row, of_row in rates.items()),
         remarks=(
             LEGEND if rows else "This study has no such task.",
-            *remarks(shown, flat, "correct answers of all", paper),
+            *remarks(shown, "correct answers of all", paper),
             *([f"Over {len(study.seeds)} seeds together."] if rows and len(study.seeds) > 1 else []),
         ),
         footnotes=notes.lettered(),

@@ -49,8 +49,8 @@ class Rate:
 
     @property
     def interval(self) -> Interval | None:
-        """Its interval for questions like these; for these questions where that is all there is."""
-        return None if self.estimate is None else self.estimate.cluster or self.estimate.wilson
+        """Its interval for questions like these."""
+        return None if self.estimate is None else self.estimate.cluster
 
     @property
     def difference(self) -> float | None:
@@ -100,14 +100,11 @@ def cells(rate: Rate, kinds: Sequence[TableColumn], footnote: str) -> list[Table
     return [ours, *(TableCell(_text(rate, kind)) for kind in kinds)]
 
 
-def remarks(kinds: Sequence[TableColumn], rates: Iterable[Rate], counted: str, paper: str) -> list[str]:
+def remarks(kinds: Sequence[TableColumn], counted: str, paper: str) -> list[str]:
     """Return what the columns mean: ``counted`` is what a count is of, ``paper`` what the paper's rate is of."""
     legends = {**LEGENDS, "count": f"Count: {counted}.", "paper": f"Paper: its rate for {paper}."}
     if tuple(kinds) == ("paper",):
         return [f"In brackets: the paper's rate for {paper}."]
-    measured = [rate.estimate for rate in rates if rate.estimate is not None]
-    if measured and not any(estimate.cluster for estimate in measured):
-        legends["interval"] = "Interval: Wilson's, for these questions."
     return [" ".join(legends[kind] for kind in kinds)] if kinds else []
 
 

@@ -193,7 +193,7 @@ def _table(
         csv_rows=tuple(_csv_row(task, row) for task in tasks for row in rows),
         remarks=(
             *([marks.LEGEND] if tasks else []),
-            *remarks(kinds, rates, "responses of all that have both scores", _of_paper(number_, role, reference)),
+            *remarks(kinds, "responses of all that have both scores", _of_paper(number_, role, reference)),
             *([_no_setting(number_)] if number_ in SWEEPS and len(rows) == 1 else []),
             *([f"Over {len(study.seeds)} seeds together."] if len(study.seeds) > 1 else []),
         ),
