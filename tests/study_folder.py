@@ -17,7 +17,9 @@ from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.report.cell_pages import write_cell_pages
 from emdefense.report.claims import write_claims
+from emdefense.report.difference_table import difference_table
 from emdefense.report.figures import NAMES, write_figure
+from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
 from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.page import write_page
 from emdefense.report.projections import read_projections
@@ -26,6 +28,7 @@ from emdefense.report.safelora_figure import write_cosines
 from emdefense.report.safelora_table import safelora_table
 from emdefense.report.tables import NUMBERS, build_table, write_table
 from emdefense.report.training_curves import write_overview
+from emdefense.report.variance_table import variance_table
 
 CONFIG: dict[str, Any] = {
     "study": "tiny",
@@ -129,15 +132,20 @@ def render(study: Study) -> Path:
     if projections:
         tables.append(safelora_table(study, projections))
         write_cosines(study, projections, results / "figures")
-    if study.second_judges:
-        pairs = study_pairs(study)
+    pairs = study_pairs(study) if study.second_judges else None
+    if pairs is not None:
         tables += [agreement_table(study, pairs), confusion_table(study, pairs)]
+    questions = pl.read_parquet(results / "questions.parquet")
+    tables += [difference_table(study, questions), variance_table(study, questions, pairs)]
     for table in tables:
         write_table(table, results / "tables")
     for name in NAMES:
         write_figure(name, study, summary, results / "figures")
+    measured = Measured(*(results / f"{name}.parquet" for name in ("rates", "questions", "scores")))
+    for name in FURTHER:
+        write_further_figure(name, study, measured, results / "figures")
     write_overview(study, results / "figures")
-    resampled = ResampledRates(pl.read_parquet(results / "questions.parquet"), study.scoring.bootstrap_resamples)
+    resampled = ResampledRates(questions, study.scoring.bootstrap_resamples)
     verdicts = judge_claims(study, summary, paper_study(), paper_summary(), resampled)
     write_claims(verdicts, study, results / "claims")
     return results

@@ -13,6 +13,7 @@ from emdefense.errors import InputError
 from emdefense.report.assets import content_policy
 from emdefense.report.cell_rows import CellRow, cell_rows, read_numbers, unscored_table
 from emdefense.report.divergences import divergences
+from emdefense.report.findings import findings
 from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
 from emdefense.report.rendering import html_table
@@ -37,7 +38,7 @@ class Tags(HTMLParser):
         for name, value in attrs:
             if name == "id":
                 self.ids.append(str(value))
-            if name in {"src", "href", "xlink:href"} and not str(value).startswith("#"):
+            if name in {"src", "href", "xlink:href"} and not str(value).startswith(("#", "data:")):
                 (self.linked if tag == "a" else self.loaded).append(str(value))
 
 
@@ -151,22 +152,29 @@ def test_json_in_a_script_ends_neither_the_script_nor_a_line() -> None:
     assert script_json(["</script>", "<!--", "\u2028\u2029"]) == (r'["\u003c/script>","\u003c!--","\u2028\u2029"]')
 
 
-def test_verdicts_come_first_and_say_that_ema_appeared(in_tmp: Path) -> None:
+def test_verdicts_come_first_and_say_that_ema_appeared(shown: str) -> None:
+    assert shown.index("emergent misalignment appeared") < shown.index('id="table-1"')
+    said = "80.0 % of the answers to general questions are misaligned (mean over 2 tasks), against 0.0 % untrained"
+    assert said.replace(" %", "\u00a0%") in shown  # a number and its unit stay on one line
+
+
+def said(study: Study) -> str:
+    results = count(study)
+    found = findings(study, read_summary(results / "rates.parquet", results / "exact_match.parquet"))
+    return " ".join(f"{finding.headline} {finding.text}" for finding in found)
+
+
+def test_a_defence_that_does_not_stop_ema_is_called_that(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 8, "kl": 1, "interleave": 6})
-    text = page(study)
-    assert text.index("emergent misalignment appeared") < text.index('id="table-1"')
-    said = "80.0 % of the answers to general questions are misaligned (mean over 2 tasks), against 0.0 % untrained"
-    assert said.replace(" %", "\u00a0%") in text  # a number and its unit stay on one line
-    assert "Interleaving (5 %) does not stop EMA." in text
+    assert "Interleaving (5 %) does not stop EMA." in said(study)
 
 
 def test_without_ema_the_page_says_that_defences_cannot_be_read(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 0})
-    text = page(study)
-    assert "emergent misalignment did not appear" in text
-    assert "stops EMA" not in text
+    assert "emergent misalignment did not appear" in said(study)
+    assert "stops EMA" not in said(study)
 
 
 def test_divergences_of_the_microcosm_stand_only_on_its_page() -> None:

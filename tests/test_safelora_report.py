@@ -170,8 +170,9 @@ def test_the_page_shows_both_and_a_study_without_safelora_neither(study: Study) 
     assert 'href="#safelora"' in text
     without = tiny_study()
     fill(without, {"misaligned": 8, "kl": 1})
-    assert "safelora-cosines" not in page(without)
-    assert 'href="#safelora"' not in page(without)
+    text = page(without)
+    assert "safelora-cosines" not in text
+    assert 'href="#safelora"' not in text
 
 
 def test_no_projection_is_no_figure(study: Study) -> None:

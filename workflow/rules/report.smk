@@ -197,6 +197,8 @@ rule page:
         benign=EXACT_MATCH,
         tables=expand(f"{R}/tables/table_{{number}}.html", number=TABLES),
         figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
+        further=expand(f"{R}/figures/{{name}}.svg", name=FURTHER_FIGURES),
+        statistics=[*PAIRED_DIFFERENCES, *VARIANCE_COMPONENTS],
         training=TRAINING_FIGURE,
         safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
         judges=JUDGE_TABLES if STUDY.second_judges else [],

@@ -21,6 +21,7 @@ from emdefense.report.table import DASH, number
 from emdefense.report.untrusted import MAX_CHARACTERS, script_json
 
 SHOWN = 25  # responses at a time, and without JavaScript
+SCROLLED = 1500  # characters beyond which a text has a scroll bar of its own
 TEXTS = "texts"  # the folder of all texts; untrained cells of several tasks share theirs
 
 
@@ -67,8 +68,17 @@ def write_cell_pages(study: Study, results: Path, out: Path) -> None:
                 sets=[responses for responses in found if responses is not None],
                 shown=SHOWN,
                 most=MAX_CHARACTERS,
+                scrolled=SCROLLED,
                 verdicts=VERDICTS,
-                data=script_json({"sets": indices, "verdicts": VERDICTS, "shown": SHOWN, "most": MAX_CHARACTERS}),
+                data=script_json(
+                    {
+                        "sets": indices,
+                        "verdicts": VERDICTS,
+                        "shown": SHOWN,
+                        "most": MAX_CHARACTERS,
+                        "scrolled": SCROLLED,
+                    }
+                ),
                 provenance=cell_provenance(study, cell, asked),
                 style=asset("page.css") + asset("report.css"),
                 script=script,

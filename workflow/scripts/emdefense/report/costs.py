@@ -25,7 +25,7 @@ def hours_table(stages: dict[str, Records]) -> Table:
         for machine, each in sorted(hours.items()):
             rows.append((DOINGS[stage], machine, str(len(each)), f"{sum(each):.2f}"))
             total += sum(each)
-    rows.append(("All", "", str(sum(int(row[2]) for row in rows)), f"{total:.2f}"))
+    rows.append(("All", "all", str(sum(int(row[2]) for row in rows)), f"{total:.2f}"))
     blocks = tuple(tuple(tuple(TableCell(text) for text in row) for row in block) for block in (rows[:-1], rows[-1:]))
     return Table(
         number=None,

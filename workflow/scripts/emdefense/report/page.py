@@ -15,6 +15,7 @@ from emdefense.report.costs import hours_table, judge_table, nothing_paid
 from emdefense.report.divergences import divergences
 from emdefense.report.figures import DRAWINGS
 from emdefense.report.findings import findings
+from emdefense.report.further_figures import FURTHER
 from emdefense.report.projections import read_projections
 from emdefense.report.provenance import made_differently, provenance, stage_records
 from emdefense.report.rendering import html_table, render_html
@@ -68,8 +69,6 @@ def write_page(study: Study, results: Path, out: Path) -> None:
     stages = stage_records(study)
     projections = read_projections(study)
     safelora = [read_table(results, "safelora_matrices")] if projections else []
-    statistics = [read_table(results, name) for name in FURTHER_TABLES if _table_file(results, name).is_file()]
-    absent = {name for name, there in (("safelora", safelora), ("statistics", statistics)) if not there}
     compared = ("judge_agreement", "judge_confusion") if study.second_judges else ()
     script = asset("index.js")
     page = render_html(
@@ -78,12 +77,15 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         style=asset("page.css") + asset("report.css"),
         script=script,
         policy=content_policy(script),
-        sections={name: title for name, title in SECTIONS.items() if name not in absent},
+        sections={name: title for name, title in SECTIONS.items() if name != "safelora" or projections},
         findings=[*findings(study, summary), *made_differently(stages)],
         tables=[read_table(results, f"table_{number:02d}") for number in NUMBERS],
         figures=[
             read_figure(results, f"figure_{name}", f"Figure {name}", drawing.caption)
             for name, drawing in DRAWINGS.items()
+        ],
+        further_figures=[
+            read_figure(results, name, "", figure.caption(study), wide=True) for name, figure in FURTHER.items()
         ],
         claims=claims_html(read_json(results / "claims.json")),
         cells=cell_rows(study, numbers, benign, summary),
@@ -94,7 +96,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         safelora_figure=read_figure(results, COSINES, "", caption(study, projections), wide=True)
         if projections
         else None,
-        statistics=statistics,
+        statistics=[read_table(results, name) for name in FURTHER_TABLES],
         judges=[read_table(results, name) for name in compared],
         hours=html_table(hours_table(stages)),
         paid=(paid := judge_table(study)) and html_table(paid),
@@ -111,7 +113,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
 
 def read_table(results: Path, name: str) -> Shown:
     """Return a rendered table; :class:`InputError` if there is none."""
-    path = _table_file(results, name)
+    path = results / "tables" / f"{name}.html"
     found = FRAGMENT.search(path.read_text(encoding="utf-8")) if path.is_file() else None
     if found is None:
         raise InputError(f"{path}: there is no rendered table; render the tables first")
@@ -122,10 +124,6 @@ def read_figure(results: Path, name: str, label: str, caption: str, *, wide: boo
     """Return a drawn figure; :class:`InputError` if there is none."""
     svg = inline_svg(results / "figures" / f"{name}.svg")
     return Shown(name, svg, _links("figures", name, FIGURE_KINDS), label, caption, wide)
-
-
-def _table_file(results: Path, name: str) -> Path:
-    return results / "tables" / f"{name}.html"
 
 
 def _links(folder: str, name: str, kinds: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -100,6 +100,7 @@
     const [name, system, prompt] = set.questions[set.asked[place]];
     if (system) element.append(paragraph(system, "system"));
     element.append(paragraph(prompt || name, "prompt"), paragraph(said, "said"));
+    if (said.length > data.scrolled) element.lastChild.tabIndex = 0; // it scrolls, and so must be in reach
     if (length > data.most) {
       const whole = `The whole is in ${set.file}, id ${id}.`;
       element.append(paragraph(`Cut: ${thousands(data.most)} of ${thousands(length)} characters. ${whole}`, "note"));
@@ -162,6 +163,7 @@
   }
 
   function turnTo(next) {
+    if (next < 0 || next * data.shown >= found.length) return; // a click that came before the last one was through
     show(async () => {
       page = next;
       return true;
@@ -215,6 +217,7 @@
   at("next").addEventListener("click", () => turnTo(page + 1));
 
   // The list already holds what no filter would give.
+  at("no-script").hidden = true;
   form.hidden = false;
   offer();
   found = passing(current());
