@@ -50,6 +50,21 @@ def test_an_arms_difference_stands_at_its_rows_or_at_the_title_of_its_own_table(
     assert not any(note.startswith(attached) for note in at_title(table(8, study_with())))
 
 
+def test_a_variants_rows_say_what_it_is_and_what_is_of_its_defence_stands_at_the_defences() -> None:
+    variants = {"loose": {"of": "ldifs", "options": {"detached": True, "every": 2}}, "again": {"of": "ldifs"}}
+    grid = [{"models": ["small"], "tasks": ["code"], "arms": {**ARMS, "loose": [1.0], "again": [1.0]}}]
+    found = table(9, study_with(variants=variants, grid=grid))
+    assert at_title(found) == []
+    notes = at(found, 1)
+    assert [note.split()[0] for note in notes["LDIFS, λ = 0.1"]] == ["With", "Of"]
+    assert notes["loose, λ = 1"] == ["LDIFS with detached: true, every: 2."]
+    assert notes["again, λ = 1"] == ["LDIFS with the same options."]
+
+
+def test_a_sweep_without_settings_differs_from_nothing() -> None:
+    assert at_title(table(11, study_with(microcosm={"models": {"a": 0}}))) == []
+
+
 @pytest.mark.parametrize(
     ("arm", "options", "number", "start"),
     [
@@ -93,7 +108,7 @@ def test_the_microcosm_says_so_in_every_table_of_results() -> None:
     microcosm = study_with(microcosm={"models": {"a": 0}})
     for number in NUMBERS:
         says = any("synthetic world" in note for note in at_title(table(number, microcosm)))
-        assert says == (number not in (2, 7))
+        assert says == (number not in (2, 4, 7, 11)), number
         assert not any("synthetic world" in note for note in at_title(table(number, study_with())))
 
 

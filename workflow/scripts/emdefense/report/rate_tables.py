@@ -173,7 +173,9 @@ def _table(
     number_: int, what: str, study: Study, summary: Summary, role: Role, rows: list[Row], reference: Reference | None
 ) -> Table:
     model = model_in_role(study, role)
-    notes = TableNotes(study, number_, compared=reference is not None, arm=SWEEPS.get(number_))
+    has_variants = any(arm in study.variants for arm, _ in rows)
+    whole = None if has_variants else SWEEPS.get(number_)
+    notes = TableNotes(study, number_, compared=reference is not None and len(rows) > 1, arm=whole)
     in_grid = {c.task for c in conditions(study) if c.model == model}
     tasks = [
         _Task(study, summary, reference, role, model, task, number_, rows)

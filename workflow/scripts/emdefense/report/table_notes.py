@@ -1,5 +1,6 @@
 """The footnotes of a table: what was not measured, what cannot be read, and where it differs from the paper."""
 
+from emdefense.analysis.conditions import arm_title
 from emdefense.config import Study
 from emdefense.report.divergences import divergences
 from emdefense.report.table import Footnotes
@@ -30,7 +31,9 @@ class TableNotes:
         return self.letter(NOT_MEASURED)
 
     def of_arm(self, arm: str) -> str:
-        """Return the letters at the rows of an arm; none if the whole table is of that arm."""
+        """Return the letters at the rows of an arm, or of a variant; none if the whole table is of that arm."""
+        if arm in self._study.variants:
+            return self.letter(_of_variant(self._study, arm))
         return "" if arm == self._arm else self._letters([e.note for e in self._divergences if e.arm == arm])
 
     def of_task(self, task: str, *further: str) -> str:
@@ -43,3 +46,9 @@ class TableNotes:
 
     def _letters(self, texts: list[str]) -> str:
         return ",".join(map(self.letter, texts))
+
+
+def _of_variant(study: Study, name: str) -> str:
+    variant = study.variants[name]
+    options = ", ".join(f"{key}: {str(value).lower()}" for key, value in variant.options.items())
+    return f"{arm_title(variant.of)} with {options or 'the same options'}."
