@@ -82,9 +82,8 @@ def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]
     groups: dict[str, list[dict[str, str]]] = {title: [] for title in GROUPS.values()}
     for row in rows:
         unit, tables = row["unit"], row["tables"]
-        ours = quantity_text(row["ours"], unit)
-        if row["ours_low"] is not None:
-            ours += f" [{row['ours_low']:.1f}, {row['ours_high']:.1f}]".replace("-", "−")
+        ends = (row["ours_low"], row["ours_high"])
+        interval = "" if None in ends else "{:.1f} to {:.1f}".format(*ends).replace("-", "−")
         groups[GROUPS[row["source"]]].append(
             {
                 "claim": row["claim"],
@@ -93,7 +92,8 @@ def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]
                 "paper": f"{COMPARISONS[row['comparison']]}{row['paper']} {unit}",
                 "recomputed": quantity_text(row["recomputed_from_paper"], unit),
                 "follows": "follows" if row["follows_from_paper"] else "does not follow",
-                "ours": ours,
+                "ours": quantity_text(row["ours"], unit),
+                "interval": interval,
                 "verdict": row["verdict"],
             }
         )
