@@ -39,12 +39,18 @@ def fabricated_study(cells: int) -> Study:
         {
             "study": "fabricated",
             "seeds": list(range(max(1, cells // TRAINED_CONDITIONS))),
-            "models": {"large": {"title": "Large", "instruct": "-", "base": "-"}},
+            "models": {"large": {"title": "Large", "instruct": "{results}/instruct", "base": "{results}/base"}},
             "tasks": {
-                task: {"kind": "ema", "title": task.title(), "misaligned": "-", "aligned": "-"} for task in TASKS
+                task: {
+                    "kind": "ema",
+                    "title": task.title(),
+                    "misaligned": "{results}/rows",
+                    "aligned": "{results}/rows",
+                }
+                for task in TASKS
             },
-            "general_questions": "-",
-            "safe_data": "-",
+            "general_questions": "{results}/questions",
+            "safe_data": "{results}/rows",
             "grid": [{"models": ["large"], "tasks": list(TASKS), "arms": ARMS}],
             "judge": {"kind": "openai", "name": "judge", "model": "gpt-4o-mini-2024-07-18"},
             "report": {"main_model": "large", "chosen": {"kl": 1.0, "ldifs": 1.0, "safelora": 0.5, "interleave": 5}},

@@ -3,26 +3,37 @@
     python benchmarks/report.py [--cells 1000] [--judgments 1000] [--quick]
 
 A study is fabricated: 1,000 trained cells (4 tasks x 25 conditions x 10 seeds) of 1,000 judgments each, from a judge
-whose 20 most likely tokens are kept. Each step is the script that the workflow runs, in a process of its own. The
-alternative reads the same files with json.loads, line by line, and counts; it draws no intervals.
+whose 20 most likely tokens are kept. Each step is the script that the workflow runs, in a process of its own; then
+Snakemake makes the same from the judgments on two cores, and after that one figure again, as after a change of its
+style. Memory is that of all processes of a step together. The alternative reads the same files with json.loads, line
+by line, and counts; it draws no intervals, and nothing else.
 """
 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
 from measuring import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 ALTERNATIVE = "json.loads, line by line"
+RESULTS = Path("results/fabricated")
+TABLES, FIGURES = [*(f"table_{number:02d}" for number in range(1, 12))], ["2a", "2b", "3", "4", "5"]
+FURTHER_TABLES = ["paired_differences", "variance_components"]
+FURTHER_FIGURES = ["tradeoff", "question_heatmap", "score_scatter"]
+# What Snakemake may make; the cells' judgments are there.
+RULES = ["aggregate", "table", "figure", "further_figure", *FURTHER_TABLES, "claims"]
+POLL_SECONDS = 0.05
 
 
 def main() -> None:
@@ -37,32 +48,106 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         judgments = write_judgments(study, given.judgments)
-        results = Path("results/fabricated")
-        config = ["--config", str(results / "study.json")]
-        parquet = {name: str(results / f"{name}.parquet") for name in ("rates", "exact_match", "questions", "scores")}
-        commands = {
-            f"aggregate, {judgments:,} judgments": [
-                *("aggregate.py", *config, "--out", parquet["rates"], "--benign", parquet["exact_match"]),
-                *("--questions", parquet["questions"], "--scores", parquet["scores"]),
-            ],
-        }
-        found = {step: run([str(SCRIPTS / script), *options]) for step, (script, *options) in commands.items()}
-        ours = next(iter(found.values()))[0]
-        found[ALTERNATIVE] = run([__file__, "--read", str(results)])
-    header = ["step", "seconds", "peak MB", "÷ aggregate"]
-    rows = [[step, f"{wall:.1f}", f"{peak:,.0f}", f"{wall / ours:.1f}"] for step, (wall, peak) in found.items()]
+        steps = scripts(f"{judgments:,} judgments")
+        if given.quick:
+            steps = dict(list(steps.items())[:2])
+        found = {step: run([sys.executable, *command]) for step, command in steps.items()}
+        for path in RESULTS.glob("*.parquet"):
+            path.unlink()
+        Path("workflow").symlink_to(ROOT / "workflow")
+        Path("study.json").write_text(study.model_dump_json())
+        everything = targets([], ["3"], []) if given.quick else targets(TABLES, FIGURES, FURTHER_FIGURES)
+        found["all of it, and what is left, by Snakemake"] = run(snakemake(everything))
+        found["Figure 3 again, by Snakemake"] = run(snakemake(targets([], ["3"], []), "--force"))
+        found[ALTERNATIVE] = run([sys.executable, __file__, "--read", str(RESULTS)])
+    alternative = found[ALTERNATIVE][0]
+    header = ["step", "seconds", "peak MB", f"÷ {ALTERNATIVE}"]
+    rows = [[step, f"{wall:.1f}", f"{peak:,.0f}", f"{wall / alternative:.2f}"] for step, (wall, peak) in found.items()]
     print(markdown_table(header, rows))
 
 
+def scripts(judgments: str) -> dict[str, list[str]]:
+    """The scripts that turn judgments into tables and figures, one of each kind, with their arguments."""
+    config = f"--config={RESULTS}/study.json"
+    rates, benign, questions, scores = (
+        f"{RESULTS}/{name}.parquet" for name in ("rates", "exact_match", "questions", "scores")
+    )
+    counts = [f"--rates={rates}", f"--questions={questions}", f"--scores={scores}"]
+    found = {
+        f"aggregate, {judgments}": [
+            *("aggregate", f"--out={rates}", f"--benign={benign}", f"--questions={questions}", f"--scores={scores}"),
+        ],
+        "Table 3": ["table", f"--rates={rates}", f"--benign={benign}", "--number=3", "--out=tables"],
+        "Figure 3": ["figure", f"--rates={rates}", "--name=3", "--out=figures"],
+        **{name: ["further_figure", *counts, f"--name={name}", "--out=figures"] for name in FURTHER_FIGURES},
+        **{name: [name, f"--questions={questions}", "--out=tables"] for name in FURTHER_TABLES},
+        "claims": ["claims", f"--rates={rates}", f"--benign={benign}", f"--questions={questions}", "--out=claims"],
+    }
+    return {
+        step.replace("_", " "): [str(SCRIPTS / f"{script}.py"), config, *options]
+        for step, (script, *options) in found.items()
+    }
+
+
+def targets(tables: list[str], figures: list[str], further: list[str]) -> list[str]:
+    """The files that Snakemake is asked for; each rule makes its other formats along with them."""
+    names = [f"figure_{name}" for name in figures] + further
+    found = [f"{RESULTS}/figures/{name}.pdf" for name in names] + [f"{RESULTS}/tables/{name}.tex" for name in tables]
+    if further:
+        found += [f"{RESULTS}/tables/{name}.tex" for name in FURTHER_TABLES] + [f"{RESULTS}/claims.md"]
+    return found
+
+
+def snakemake(asked_for: list[str], *more: str) -> list[str]:
+    """Snakemake on two cores with the project's rules, as far as they report."""
+    options = [
+        *more,
+        "--cores",
+        "2",
+        "--configfile",
+        "study.json",
+        "--workflow-profile",
+        "none",
+        "--scheduler",
+        "greedy",
+    ]
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", ".", *options),
+        *("--quiet", "all", "--allowed-rules", *RULES, "--", *asked_for),
+    ]
+
+
 def run(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak memory (MB) of a Python process."""
+    """Wall seconds of a process, and the most memory (MB) that it and its children held at once."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], env={**os.environ, "PYTHONPATH": str(SCRIPTS)})
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"error: {command[:1]} ended with status {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6
+    process = psutil.Popen(command, env={**os.environ, "PYTHONPATH": str(SCRIPTS), "PATH": path})
+    peak, ended = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(POLL_SECONDS):
+            peak = max(peak, resident(process))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    status = process.wait()
+    wall = time.perf_counter() - start
+    ended.set()
+    watcher.join()
+    if status:
+        raise SystemExit(f"error: {' '.join(command[:3])} ended with status {status}")
+    return wall, peak / 1e6
+
+
+def resident(process: psutil.Process) -> int:
+    """The memory (bytes) of a process and all below it; pages that they share count for each."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+    return total
 
 
 def read_plainly(results: Path) -> None:

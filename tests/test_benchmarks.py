@@ -81,5 +81,10 @@ def test_report() -> None:
     assert header[:3] == ["step", "seconds", "peak MB"]
     # 4 tasks × 25 conditions × 40 judgments, and untrained ones: the general questions once, each task's own
     assert rows[0][0] == "aggregate, 4,100 judgments"
+    assert [row[0] for row in rows[1:-1]] == [
+        "Table 3",
+        "all of it, and what is left, by Snakemake",
+        "Figure 3 again, by Snakemake",
+    ]
     assert rows[-1][0] == "json.loads, line by line"
     assert all(float(row[2].replace(",", "")) > 0 for row in rows)
