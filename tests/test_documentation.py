@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from emdefense.judging.judge_file import judge_file
 from judge_runs import judge_settings, write_input
@@ -246,6 +247,26 @@ def test_the_keys_that_are_named_exist(document: Path) -> None:
             assert has_key(schema(), parts), f"{key} in {document.name}"
 
 
+YAML = [
+    pytest.param(block, id=f"{document.name}-{number}")
+    for document in DOCUMENTS
+    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", document.read_text(), flags=re.DOTALL | re.M), 1)
+]
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_the_parts_of_studies_that_are_shown_have_keys_of_the_schema(block: str) -> None:
+    def check(value: Any, keys: list[str]) -> None:
+        assert has_key(schema(), keys), ".".join(keys)
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                check(inner, [*keys, key])
+
+    shown = yaml.safe_load(block)
+    if isinstance(shown, dict):  # a list is a file of questions
+        check(shown, [])
+
+
 def test_a_key_that_does_not_exist_is_noticed() -> None:
     assert has_key(schema(), ["training", "max_length"])
     assert has_key(schema(), ["models", "<name>", "shape"])
@@ -255,7 +276,6 @@ def test_a_key_that_does_not_exist_is_noticed() -> None:
 
 
 def test_the_citation_is_of_this_version() -> None:
-    yaml = pytest.importorskip("yaml")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert version is not None
