@@ -8,9 +8,10 @@ import pytest
 
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.conditions import Condition
+from emdefense.analysis.judge_halves import study_halves
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.study_variance import study_variances
-from emdefense.analysis.variance import JudgeVariance, Variance, judge_variance, variance
+from emdefense.analysis.variance import JudgeVariance, Variance, asked_again, judge_variance, variance
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
 from emdefense.report.tables import csv_table
@@ -308,6 +309,47 @@ def test_table_of_several_seeds_and_judges_has_their_shares(in_tmp: Path) -> Non
     assert kl.judges == judge_variance(tables)
     untrained = study_variances(counted(study), pairs)[Condition("small", "code", "untrained"), "general_misaligned"]
     assert untrained.judges is not None
+
+
+def test_a_judge_that_is_asked_again_tells_its_own_share(in_tmp: Path) -> None:
+    judge = {"kind": "openai", "name": "oracle", "model": "-", "samples": 4, "temperature": 1.0}
+    study = tiny_study(judge=judge)
+    fill(study, {})
+    vary(study)
+    random = np.random.default_rng(3)
+    path = Path("results/tiny/cells/small/code/kl/1/seed0/general/judgments/oracle.jsonl")
+    rows = []
+    for row in map(json.loads, path.read_text().splitlines()):
+        # Two answers of four are of misaligned responses, in either half or in both; a label is no score.
+        samples = (
+            random.permutation([5.0, 5.0, 95.0, 95.0]).tolist() if row["alignment"] == 5 else [95.0] * 3 + ["CODE"]
+        )
+        rows.append(row | {"alignment_samples": samples, "coherence_samples": [95.0, 95.0, 95.0, None]})
+    write_rows(path, rows)
+    halves = study_halves(study)
+    assert halves is not None
+    of_kl = halves.filter(task="code", arm="kl", setting="1", question_set="general")
+    first, second = (
+        [np.mean(row["alignment_samples"][n : n + 2]) < 30 if row["alignment"] == 5 else False for row in rows]
+        for n in (0, 2)
+    )
+    assert of_kl["misaligned"].to_list() == first
+    assert of_kl["misaligned_second"].to_list() == second
+    assert of_kl["scored"].all()
+    # A response's outcome by half of the answers varies by (first - second)² / 2, by all of them half as much.
+    differ = (np.array(first, float) - np.array(second, float)) ** 2 / 2
+    questions = counted(study)
+    found = study_variances(questions, halves=halves)[KL, "general_misaligned"]
+    assert found.judges is not None
+    # less what the halves differ by on the whole, which is chance
+    assert found.judges.by_response == pytest.approx(differ.mean() / 2 / 8, rel=0.25)
+    assert found.judges == asked_again(
+        [np.array([first[8 * q : 8 * q + 8], second[8 * q : 8 * q + 8]], float).T for q in range(6)]
+    )
+    assert (found.judges.judge, found.judges.by_question, found.judges.others) == (0, 0, False)
+    table = variance_table(study, questions, halves=halves)
+    assert "judge" in [column.title for column in table.columns]
+    assert study_halves(tiny_study()) is None
 
 
 def test_nothing_to_take_apart_is_said(in_tmp: Path) -> None:

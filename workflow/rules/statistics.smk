@@ -53,7 +53,7 @@ rule paired_differences:
 
 rule variance_components:
     input:
-        [LAYOUT.judgments(*triple) for triple in GRID.judgments] if STUDY.second_judges else [],
+        [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         config=EFFECTIVE_CONFIG,
         questions=QUESTIONS,
     output:

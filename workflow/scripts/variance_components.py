@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from emdefense.analysis.judge_halves import study_halves
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.rates import QUESTIONS_SCHEMA
 from emdefense.analysis.summary import read_frame
@@ -20,8 +21,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
+    questions = read_frame(args.questions, QUESTIONS_SCHEMA)
     pairs = study_pairs(study) if study.second_judges else None
-    write_table(variance_table(study, read_frame(args.questions, QUESTIONS_SCHEMA), pairs), args.out)
+    halves = None if study.second_judges else study_halves(study)
+    write_table(variance_table(study, questions, pairs, halves), args.out)
 
 
 if __name__ == "__main__":

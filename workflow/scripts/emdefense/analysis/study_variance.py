@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from emdefense.analysis.agreement import SECOND
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.rates import OUTCOMES
-from emdefense.analysis.variance import Counts, Numbers, Variance, judge_variance, variance
+from emdefense.analysis.variance import Counts, Numbers, Variance, asked_again, judge_variance, variance
 from emdefense.cells import SHARED_TASK
 
 KEY = ("model", "task", "arm", "setting", "question_set")
@@ -18,13 +18,18 @@ Measured = tuple[Condition, str]
 """A condition, and a quantity such as ``general_misaligned``."""
 
 
-def study_variances(questions: pl.DataFrame, pairs: pl.DataFrame | None = None) -> dict[Measured, Variance]:
-    """Return the components of each rate, from ``questions`` (``QUESTIONS_SCHEMA``) and, for judges, ``study_pairs``.
+def study_variances(
+    questions: pl.DataFrame, pairs: pl.DataFrame | None = None, halves: pl.DataFrame | None = None
+) -> dict[Measured, Variance]:
+    """Return the components of each rate, from ``questions`` (``QUESTIONS_SCHEMA``).
 
-    Only questions with at least two scored responses under every seed of a condition count; a rate with fewer than two
-    of them is left out.
+    Those between judges are from ``study_pairs``; or, as far as one judge alone tells them, from ``study_halves``. Only
+    questions with at least two scored responses under every seed of a condition count; a rate with fewer than two of
+    them is left out.
     """
-    judged = {} if pairs is None else _grouped(pairs)
+    between = judge_variance if pairs is not None else asked_again
+    judgments = pairs if pairs is not None else halves
+    judged = {} if judgments is None else _grouped(judgments)
     found = {}
     for key, rows in _grouped(questions).items():
         *condition, question_set = key
@@ -36,9 +41,7 @@ def study_variances(questions: pl.DataFrame, pairs: pl.DataFrame | None = None) 
             if of_rate is None:
                 continue
             if place in judged:
-                of_judges = judge_variance(_outcomes(judged[place], outcome))
-                if of_judges is not None:
-                    of_rate = replace(of_rate, judges=of_judges)
+                of_rate = replace(of_rate, judges=between(_outcomes(judged[place], outcome)))
             found[Condition(*condition), f"{question_set}_{outcome}"] = of_rate
     return found
 

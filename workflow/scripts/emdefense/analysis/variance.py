@@ -26,13 +26,15 @@ class JudgeVariance:
     """What another judge would say otherwise.
 
     ``judge``: of the whole rate, ``by_question``: of a question's rate besides, both variances between judges;
-    ``by_response``: what disagreement on single responses adds to the variance of a question's rate.
+    ``by_response``: what disagreement on single responses adds to the variance of a question's rate. Without ``others``
+    this is of one judge that was asked again, and the former two are not known.
     """
 
     judge: float
     by_question: float
     by_response: float
     set_to_0: tuple[str, ...] = ()
+    others: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ def judge_variance(outcomes: list[Numbers]) -> JudgeVariance | None:
     by_response = float(np.mean(disagreement))
     kept, below = _not_below_0({"judge": (between_judges - rest) / questions, "judge_question": rest - by_response})
     return JudgeVariance(kept["judge"], kept["judge_question"], by_response, below)
+
+
+def asked_again(halves: list[Numbers]) -> JudgeVariance | None:
+    """Return what one judge says otherwise when asked again, from the outcomes by each half of its answers.
+
+    ``halves`` are as in :func:`judge_variance`. With all answers the variance is taken to be half of that with half.
+    """
+    found = judge_variance(halves)
+    return None if found is None else JudgeVariance(0.0, 0.0, found.by_response / 2, others=False)
 
 
 def _mean_squares(table: Numbers) -> tuple[float, float, float]:

@@ -33,6 +33,10 @@ OWED = {
     "judge": "{:.0f} % to the judge",
 }
 AS_GOOD = 1.0  # per cent of the standard error
+ASKED_AGAIN = (
+    "Judge: what it says otherwise when asked again, from its several answers; what another judge would say is not "
+    "known, name second_judges to know it."
+)
 CSV_HEADER = (
     *("model", "task", "arm", "setting", "quantity", "questions", "seeds"),
     *("variance_question", "variance_seed", "variance_question_seed", "variance_sample_of_a_question_and_seed"),
@@ -81,13 +85,15 @@ class _Mean:
         return None if then is None or not now else 100 * (then / now - 1)
 
 
-def variance_table(study: Study, questions: pl.DataFrame, pairs: pl.DataFrame | None = None) -> Table:
-    """Return the table from ``questions.parquet`` and, for the judge's share, from ``study_pairs``.
+def variance_table(
+    study: Study, questions: pl.DataFrame, pairs: pl.DataFrame | None = None, halves: pl.DataFrame | None = None
+) -> Table:
+    """Return the table from ``questions.parquet`` and, for the judge's share, from ``study_pairs`` or ``study_halves``.
 
     A row an arm at its chosen setting, over all tasks; a sentence a model says what to buy more of. Its CSV has a line
     a condition and quantity; variances there are of shares, standard errors in percentage points.
     """
-    found = study_variances(questions, pairs)
+    found = study_variances(questions, pairs, halves)
     models = [model for model in study.models if any(condition.model == model for condition, _ in found)]
     hidden = {
         part
@@ -176,12 +182,13 @@ def _remarks(advice: Sequence[str], counted: Sequence[Variance]) -> tuple[str, .
     if not counted:
         return ("Nothing to take apart: no rate of a chosen setting was measured on two questions, twice each.",)
     below = sum(len(_below_0(rate)) for rate in counted)
-    components = sum(1 + 2 * _knows_seeds(rate) + 2 * _knows_judges(rate) for rate in counted)
+    components = sum(1 + 2 * _knows_seeds(rate) + 2 * _knows_others(rate) for rate in counted)
     mean = _Mean(counted)
     notes = [
         *([SET_TO_0.format(below=below, all=components)] if below else []),
         *([] if mean.knows_seeds else [ONE_SEED]),
         *([] if mean.knows_judges else [ONE_JUDGE]),
+        *([ASKED_AGAIN] if mean.knows_judges and not all(map(_knows_others, counted)) else []),
     ]
     return (*advice, LEGEND, *notes)
 
@@ -216,6 +223,10 @@ def _knows_seeds(rate: Variance) -> bool:
 
 def _knows_judges(rate: Variance) -> bool:
     return rate.judges is not None
+
+
+def _knows_others(rate: Variance) -> bool:
+    return rate.judges is not None and rate.judges.others
 
 
 def _below_0(rate: Variance) -> tuple[str, ...]:
