@@ -12,5 +12,6 @@ def inline_svg(path: Path) -> str:
         raise InputError(f"{path}: there is no such file; draw the figures first")
     text = path.read_text(encoding="utf-8")
     prefix = path.stem.replace("_", "-")
+    text = re.sub(r'(<image [^>]*) id="[^"]*"', r"\1", text)  # two images that look alike have one there
     text = re.sub(r'\bid="', f'id="{prefix}-', text[text.index("<svg") :])
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
