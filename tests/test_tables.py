@@ -261,3 +261,20 @@ def test_table_1_says_which_tasks_are_left_out(in_tmp: Path) -> None:
     text = markdown_table(build_table(1, study, summarised(study)))
     assert "The first two without Legal, where EMA did not appear" in text
     assert "~ 50.0 %" in text
+
+
+def test_table_1_says_where_learning_is_judged_without_benign_tasks_and_never_by_them_alone(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8, "kl": 4})
+    table = build_table(1, study, summarised(study))
+    learning = {row[0].text: row[2] for row in table.blocks[0]}
+    notes = dict(table.footnotes)
+    assert (learning["KL, λ = 1"].footnote, learning["Misaligned"].footnote) == ("", "")
+    assert "not measured on all benign tasks" in notes[learning["Interleaving, 5 %"].footnote]
+    Path("results/tiny/cells/small/quiz/kl/1/seed0/answers.jsonl").unlink()
+    table = build_table(1, study, summarised(study))
+    assert all(row[2].footnote for row in table.blocks[0][1:]), "nor is KL now"
+    for path in Path("results/tiny/cells/small").rglob("kl/1/seed0/in_domain/judgments/*.jsonl"):
+        path.unlink()
+    row = next(row for row in build_table(1, study, summarised(study)).blocks[0] if row[0].text == "KL, λ = 1")
+    assert [cell.text[0] for cell in row] == ["K", "~", DASH, "✓"]

@@ -29,6 +29,7 @@ from emdefense.report.table_notes import NOT_MEASURED, TableNotes
 
 YES, PARTLY, NO = "✓", "~", "✗"
 NOT_INTERPRETABLE = "EMA did not appear in the misaligned arm of any task, so there is nothing to prevent."
+NO_BENIGN = "In domain alone: the arm was not measured on all benign tasks."
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Overview:
 
     @property
     def learning(self) -> float | None:
-        """The smaller of the two retentions."""
-        found = [value for value in (self.in_domain_retention, self.benign_retention) if value is not None]
-        return min(found, default=None)
+        """The smaller of the two retentions; without benign tasks, the one in domain."""
+        if self.in_domain_retention is None or self.benign_retention is None:
+            return self.in_domain_retention
+        return min(self.in_domain_retention, self.benign_retention)
 
 
 def overview(study: Study, summary: Summary, arm: str) -> Overview:
@@ -82,24 +84,24 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
         if arm not in ("misaligned", *summed_up(study)) or setting is None:
             continue
         found = overview(study, summary, arm)
+        no_benign = NO_BENIGN if found.benign_retention is None and arm != "misaligned" else ""
         judged = (
-            (verdict(found.reduction, verdicts.ema_reduction_pct), found.reduction),
-            (verdict(found.learning, verdicts.retention_pct), found.learning),
-            (verdict_below(found.incoherent, verdicts.incoherent_pct), found.incoherent),
+            (verdict(found.reduction, verdicts.ema_reduction_pct), found.reduction, why, ""),
+            (verdict(found.learning, verdicts.retention_pct), found.learning, why, no_benign),
+            (verdict_below(found.incoherent, verdicts.incoherent_pct), found.incoherent, NOT_MEASURED, ""),
         )
         cells = [TableCell(titled(arm, setting), footnote=notes.of_arm(arm))]
-        for mark, value in judged:
-            if value is None:
-                cells.append(TableCell(DASH, footnote=notes.letter(why)))
-            else:
-                cells.append(TableCell(f"{mark} {percent(value)}"))
+        for mark, value, if_missing, otherwise in judged:
+            note = if_missing if value is None else otherwise
+            text = DASH if value is None else f"{mark} {percent(value)}"
+            cells.append(TableCell(text, footnote=notes.letter(note) if note else ""))
         rows.append(tuple(cells))
         numbers = (found.reduction, found.in_domain_retention, found.benign_retention, found.incoherent)
         csv_rows.append(
             (
                 arm,
                 "" if setting == NO_SETTING else setting,
-                *(mark for mark, _ in judged),
+                *(mark for mark, *_ in judged),
                 *("" if value is None else f"{value:.2f}" for value in numbers),
             )
         )
@@ -152,21 +154,23 @@ def verdict_below(value: float | None, thresholds: Sequence[float]) -> str:
 
 
 def _benign_retention(study: Study, summary: Summary, arm: str) -> float | None:
-    """Return the mean share (%) of plain SFT's exact match, over benign tasks and the arm's settings on them."""
+    """Return the mean share (%) of plain SFT's exact match, over benign tasks and the arm's settings on them.
+
+    None if any of the grid is missing, or there is none.
+    """
     if arm in PLAIN_ARMS:
         return None
     model = study.report.main_model
-    shares = []
+    shares: list[float | None] = []
     for name, task in study.tasks.items():
-        if task.kind != "benign":
-            continue
-        plain = summary.value(Condition(model, name, "sft"), EXACT_MATCH)
         in_grid = [c.setting for c in conditions(study) if (c.model, c.task, c.arm) == (model, name, arm)]
+        plain = summary.value(Condition(model, name, "sft"), EXACT_MATCH)
+        if task.kind != "benign" or not in_grid or plain == 0:  # of nothing there is no share
+            continue
         for setting in benign_settings(study, arm, in_grid):
             mine = summary.value(Condition(model, name, arm, setting), EXACT_MATCH)
-            if mine is not None and plain:
-                shares.append(100 * min(mine / plain, 1))
-    return fmean(shares) if shares else None
+            shares.append(None if mine is None or plain is None else 100 * min(mine / plain, 1))
+    return _mean(shares)
 
 
 def _mean(values: list[float | None]) -> float | None:
