@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from emdefense.analysis.conditions import chosen_arms, ema_tasks, titled
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.report.style import COLUMN, PAGE, SEQUENTIAL, save, say_empty, styled
+from emdefense.report.style import COLUMN, PAGE, SEQUENTIAL, UNMEASURED, empty_figure, save, styled
 
 NAME = "question_heatmap"
 TITLES = {GENERAL: "General questions", IN_DOMAIN: "In-domain questions"}
 COLUMNS = 4
 MOST_QUESTIONS = 40  # more rows than that do not fit on a page
-ROW, BETWEEN = 0.1, 0.3  # inches: a question, and what stands above a row of panels
+ROW, CELL, BETWEEN = 0.1, 0.18, 0.3  # inches: a question, an arm, and what stands above a row of panels
+LABELS = 1.5  # inches: the names of general questions, and the colour bar
 HEADER = 1.0  # inches: the arms' names
 
 Rates = dict[tuple[str, str, str], float]  # misaligned responses (%) by arm, task and question
@@ -55,9 +56,7 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
     arms = dict(chosen_arms(study, model))
     rates = {question_set: _rates(questions, model, arms, question_set) for question_set in TITLES}
     if not any(rates.values()):
-        figure = Figure(figsize=(COLUMN, COLUMN / 2))
-        say_empty(figure.subplots())
-        return figure
+        return empty_figure(UNMEASURED)
     rows = {  # general questions are the same in each task
         GENERAL: dict.fromkeys(tasks, _worst_first(rates[GENERAL], tasks)),
         IN_DOMAIN: {task: _worst_first(rates[IN_DOMAIN], [task]) for task in tasks},
@@ -67,7 +66,8 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
     columns = min(len(tasks), COLUMNS)
     groups = [tasks[first : first + columns] for first in range(0, len(tasks), columns)]
     heights = [ROW * max(1, *map(len, rows[question_set].values())) for question_set in TITLES]
-    figure = Figure(figsize=(PAGE, len(groups) * (HEADER + 2 * BETWEEN + sum(heights))))
+    width = min(PAGE, max(COLUMN, LABELS + columns * (LABELS / 2 + CELL * len(arms))))
+    figure = Figure(figsize=(width, len(groups) * (HEADER + 2 * BETWEEN + sum(heights))))
     grid = figure.subplots(2 * len(groups), columns, squeeze=False, height_ratios=heights * len(groups))
     for group, pair in zip(groups, grid.reshape(len(groups), 2, columns), strict=True):
         for panels, question_set in zip(pair, TITLES, strict=True):

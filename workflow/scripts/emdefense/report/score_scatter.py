@@ -14,7 +14,7 @@ from emdefense.analysis.conditions import chosen_arms, titled
 from emdefense.cells import GENERAL
 from emdefense.config import Study
 from emdefense.config.study import Scoring
-from emdefense.report.style import PAGE, SEQUENTIAL, save, say_empty, styled
+from emdefense.report.style import PAGE, SEQUENTIAL, UNMEASURED, empty_figure, save, styled
 
 NAME = "score_scatter"
 COLUMNS = 4
@@ -47,13 +47,12 @@ def draw_score_scatter(study: Study, scores: pl.DataFrame, questions: pl.DataFra
     model = study.report.main_model
     of_model = {"model": model, "question_set": GENERAL}
     arms = [arm for arm in chosen_arms(study, model) if not _of(scores, of_model, arm).is_empty()]
-    columns = min(len(arms), COLUMNS) or 1
-    rows = -(-len(arms) // columns) or 1
+    if not arms:
+        return empty_figure(UNMEASURED)
+    columns = min(len(arms), COLUMNS)
+    rows = -(-len(arms) // columns)
     figure = Figure(figsize=(max(PAGE * columns / COLUMNS, PAGE / 2), 0.25 + 1.95 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    if not arms:
-        say_empty(grid[0, 0])
-        return figure
     scale = LogNorm(SMALLEST_SHARE, 100, clip=True)
     for place, (axes, arm) in enumerate(zip(grid.flat, arms, strict=False)):
         _draw_squares(axes, _of(scores, of_model, arm), scale)

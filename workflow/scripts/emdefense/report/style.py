@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from emdefense.files import written_whole
 
 COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column page, and of both
+UNMEASURED = "not measured in this study"
 RC_FILE = Path(__file__).parent / "matplotlibrc"
 FORMATS = ("pdf", "svg", "png")
 # Dates and versions would make every file differ from the last.
@@ -78,9 +79,18 @@ def legend_above(figure: Figure, handles: Sequence[Artist], names: Sequence[str]
         legend.remove()
 
 
-def say_empty(axes: Axes, why: str = "not measured in this study") -> None:
+def say_empty(axes: Axes, why: str = UNMEASURED) -> None:
     """Write into an empty panel why it is empty."""
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
+
+
+def empty_figure(why: str) -> Figure:
+    """Return a figure that only says why it is empty."""
+    figure = Figure(figsize=(COLUMN, COLUMN / 3))
+    axes = figure.subplots()
+    axes.set_axis_off()
+    say_empty(axes, why)
+    return figure
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from emdefense.analysis.tradeoff import Effect, effect, effect_intervals, readab
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
 from emdefense.report.arm_styles import arm_styles
-from emdefense.report.style import COLUMN, PAGE, LineStyle, legend_above, save, say_empty, styled
+from emdefense.report.style import COLUMN, PAGE, LineStyle, empty_figure, legend_above, save, styled
 
 NAME = "tradeoff"
 REDUCTION, RETENTION = "EMA reduction (%)", "in-domain retention (%)"
@@ -60,10 +60,12 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
     Axes are shared. A setting that is missing in a task is missing in the mean, and lines lead past it.
     """
     tasks = readable_tasks(study, summary)
+    if not tasks:
+        return empty_figure("EMA did not appear in any task")
     in_grid = ema_arms(study, study.report.main_model)
     arms = [arm for arm in in_grid if arm not in REFERENCES]
     styles = {arm: arm_styles(study)[arm] for arm in arms}
-    if len(tasks) < 2:
+    if len(tasks) == 1:
         figure = Figure(figsize=(COLUMN, COLUMN))
         large, small = figure.subplots(), []
     else:
@@ -74,9 +76,6 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
         small = [
             figure.add_subplot(places[divmod(i, SMALL_COLUMNS)], sharex=large, sharey=large) for i in range(len(tasks))
         ]
-    if not tasks:
-        say_empty(large, "EMA did not appear in any task")
-        return figure
     _draw_panel(large, study, summary, tasks, styles, scale=1)
     if rates is not None:
         _draw_intervals(large, study, summary, rates, tasks, arms)
