@@ -94,6 +94,8 @@ def test_each_cell_stands_in_the_list_with_its_numbers(shown: str) -> None:
     assert ["Code", "KL", "λ = 0.1", "0", "10.0", "0.0", "10.0", "0.0", "80", "0"] in cells
     assert ["Quiz", "SFT", "0", "75.0"] in cells
     assert "EMA did not appear here" not in shown
+    assert "Every response has both scores." in shown
+    assert [cell[1] for cell in cells if cell[0] == "Code"] == ["Untrained", "Misaligned", "KL", "KL", "Interleaving"]
 
 
 def test_a_table_that_was_not_rendered_is_named(shown: str, tmp_path: Path) -> None:
@@ -133,10 +135,12 @@ def test_what_has_no_score_is_counted_by_reason(in_tmp: Path) -> None:
     results = count(study)
     numbers, _ = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
     table = unscored_table(study, numbers)
+    assert table is not None
     # Four cells of KL with 40 responses to each of two question sets, but for 4 in the place of 40.
     assert table.csv_rows[2] == ("small", "kl", "284", "1", "1", "0", "0", "2", "1.41")
     assert ("small", "misaligned", "160", "0", "0", "0", "0", "0", "0.00") in table.csv_rows
     assert 'id="table-unscored"' in html_table(table)
+    assert unscored_table(study, {key: row for key, row in numbers.items() if key[0].arm == "misaligned"}) is None
 
 
 def test_what_cannot_be_seen_is_spelt_out_and_the_rest_stays() -> None:

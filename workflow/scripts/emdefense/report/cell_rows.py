@@ -6,11 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from emdefense.analysis.conditions import arm_title, setting_title
+from emdefense.analysis.conditions import arm_title, defences, setting_title
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, LABELS
 from emdefense.analysis.summary import Summary
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid
 from emdefense.config import Study
+from emdefense.config.study import PLAIN_ARMS
 from emdefense.report.table import DASH, Column, Table, TableCell, number
 
 PAGES = "cells"  # the folder of the cells' pages, beside the page
@@ -59,9 +60,16 @@ def read_numbers(rates: Path, exact_match: Path) -> tuple[Numbers, dict[Cell, di
 
 
 def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]], summary: Summary) -> list[CellRow]:
-    """Return a line for every cell of the grid, in the order of the config."""
+    """Return a line for every cell of the grid: by model and task as in the config, arms in reading order."""
+    models, tasks = list(study.models), list(study.tasks)
+    arms = [*PLAIN_ARMS, *defences(study)]
+
+    def place(cell: Cell) -> tuple[int, int, int, float, int]:
+        order = models.index(cell.model), tasks.index(cell.task), arms.index(cell.arm)
+        return *order, cell.setting_value or 0.0, cell.seed
+
     found = []
-    for cell in Grid(study).cells:
+    for cell in sorted(Grid(study).cells, key=place):
         sets = [numbers.get((cell, name)) for name in (GENERAL, IN_DOMAIN)]
         measured = [row for row in sets if row is not None]
         general, in_domain = ((row or {}) for row in sets)
@@ -88,8 +96,13 @@ def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]]
     return found
 
 
-def unscored_table(study: Study, numbers: Numbers) -> Table:
-    """Return the table of responses without both scores: a row for each model and arm, the reasons in columns."""
+def unscored_table(study: Study, numbers: Numbers) -> Table | None:
+    """Return the table of responses without both scores: a row for each model and arm, the reasons in columns.
+
+    None if every response has both.
+    """
+    if all(row["scored"] == row["responses"] for row in numbers.values()):
+        return None
     counted = ("responses", "scored", *LABELS.values())
     sums: dict[str, dict[str, dict[str, int]]] = {}
     for (cell, _), row in numbers.items():

@@ -23,9 +23,9 @@ def hours_table(stages: dict[str, Records]) -> Table:
             if "seconds" in record and "copied_from" not in record:
                 hours[machine_name(record["machine"])].append(record["seconds"]["all"] / 3600)
         for machine, each in sorted(hours.items()):
-            rows.append((DOINGS[stage], machine, str(len(each)), f"{sum(each):.2f}"))
+            rows.append((DOINGS[stage], machine, str(len(each)), _hours(sum(each))))
             total += sum(each)
-    rows.append(("All", "all", str(sum(int(row[2]) for row in rows)), f"{total:.2f}"))
+    rows.append(("All", "all", str(sum(int(row[2]) for row in rows)), _hours(total)))
     blocks = tuple(tuple(tuple(TableCell(text) for text in row) for row in block) for block in (rows[:-1], rows[-1:]))
     return Table(
         number=None,
@@ -40,6 +40,10 @@ def hours_table(stages: dict[str, Records]) -> Table:
             "that died before its end not included, nor fetching and preparing data, nor rendering.",
         ),
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours >= 0.01 or hours == 0 else "< 0.01"
 
 
 def judge_table(study: Study) -> Table | None:

@@ -90,7 +90,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         claims=claims_html(read_json(results / "claims.json")),
         cells=cell_rows(study, numbers, benign, summary),
         emergent_pct=study.report.emergent_pct,
-        unscored=html_table(unscored_table(study, numbers)),
+        unscored=(unscored := unscored_table(study, numbers)) and html_table(unscored),
         training=read_figure(results, OVERVIEW, "", overview_caption(study), wide=True),
         safelora_tables=safelora,
         safelora_figure=read_figure(results, COSINES, "", caption(study, projections), wide=True)
