@@ -12,6 +12,7 @@ import pytest
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
+from emdefense.report.arm_styles import arm_styles
 from emdefense.report.style import styled
 from emdefense.report.training_curves import (
     draw_cell,
@@ -107,6 +108,20 @@ def test_the_overview_has_a_panel_a_task_and_a_line_a_trained_arm_at_its_chosen_
         ends = {line.get_label(): line.get_ydata()[-1] for line in axes.lines}
         assert ends == pytest.approx({"Misaligned": 0.5, "KL, λ = 1": 0.1, "Interleaving, 5 %": 0.4})
     assert "Small" in overview_caption(study)
+
+
+def test_arms_stand_in_reading_order_and_look_as_in_other_figures(in_tmp: Path) -> None:
+    arms = {"interleave": [5], "slow": [1.0], "kl": [1.0], "misaligned": None}  # a variant has the chosen λ of KL
+    grid = [{"models": ["small"], "tasks": ["code"], "arms": arms}]
+    study = tiny_study(grid=grid, variants={"slow": {"of": "kl"}})
+    write_logs(study)
+    with styled():
+        figure = draw_overview(study)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["Misaligned", "KL, λ = 1", "slow, λ = 1", "Interleaving, 5 %"]
+    colours = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+    assert colours["KL, λ = 1"] == arm_styles(study)["kl"].color
+    assert len(set(colours.values())) == 4
 
 
 def test_seeds_are_averaged(in_tmp: Path) -> None:

@@ -29,8 +29,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class FurtherFigure:
-    """A figure: its caption, a sentence without its stop, and what writes it as PDF, SVG and PNG into a folder."""
+    """A figure: its title, its caption, a text without its last stop, and what writes it as PDF, SVG and PNG."""
 
+    title: str
     caption: Callable[[Study], str]
     write: Callable[[Study, Measured, Path], None]
 
@@ -50,9 +51,9 @@ def _score_scatter(study: Study, measured: Measured, folder: Path) -> None:
 
 
 FURTHER = {
-    tradeoff.NAME: FurtherFigure(tradeoff.caption, _tradeoff),
-    question_heatmap.NAME: FurtherFigure(question_heatmap.caption, _question_heatmap),
-    score_scatter.NAME: FurtherFigure(score_scatter.caption, _score_scatter),
+    tradeoff.NAME: FurtherFigure("EMA against the narrow task", tradeoff.caption, _tradeoff),
+    question_heatmap.NAME: FurtherFigure("Question by question", question_heatmap.caption, _question_heatmap),
+    score_scatter.NAME: FurtherFigure("Scores of responses", score_scatter.caption, _score_scatter),
 }
 
 
