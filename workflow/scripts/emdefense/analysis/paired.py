@@ -45,17 +45,15 @@ class Pair:
 
         If the arms do not differ, each question could as well have had its two sets of responses the other way round.
         The p-value is the share of all ways to swap whose difference is at least as large as the one found; with more
-        than ``SWAPS`` ways, of so many random ones, the one found among them (Phipson and Smyth
-        2010, "Permutation p-values should never be zero").
+        than ``SWAPS`` ways, of so many random ones, the one found among them (Phipson and Smyth 2010, "Permutation
+        p-values should never be zero").
         """
         swapped = _swaps(len(self.trials))
-        pooled_successes, pooled_trials = (
-            (self.successes + self.other_successes).sum(),
-            (self.trials + self.other_trials).sum(),
-        )
         successes = self.successes.sum() + swapped @ (self.other_successes - self.successes)
         trials = self.trials.sum() + swapped @ (self.other_trials - self.trials)
-        differences = successes / trials - (pooled_successes - successes) / (pooled_trials - trials)
+        other_successes = self.successes.sum() + self.other_successes.sum() - successes
+        other_trials = self.trials.sum() + self.other_trials.sum() - trials
+        differences = successes / trials - other_successes / other_trials
         return float(np.mean(np.abs(differences) >= abs(self.difference) - _ROUNDING))
 
     @property

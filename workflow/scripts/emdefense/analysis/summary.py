@@ -1,7 +1,7 @@
 """Rates over all seeds, looked up by condition, and the effects that follow from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -88,19 +88,20 @@ class Summary:
 
 
 def _estimate(of_seeds: list[float], counts: tuple[int, int] | None, cluster: Interval | None) -> Estimate:
-    spread = stdev(of_seeds) if len(of_seeds) > 1 else None
-    if counts is None:
-        return Estimate(fmean(of_seeds), None, cluster, len(of_seeds), spread, seed_interval(of_seeds))
-    low, high = wilson_interval(*counts)
-    return Estimate(
-        100 * counts[0] / counts[1],
-        (100 * low, 100 * high),
-        cluster,
-        len(of_seeds),
-        spread,
-        seed_interval(of_seeds),
-        *counts,
+    """Return the estimate from each seed's rate (%), all seeds' counts together, and the interval over questions."""
+    found = Estimate(
+        value=fmean(of_seeds),
+        cluster=cluster,
+        seeds=len(of_seeds),
+        seed_sd=stdev(of_seeds) if len(of_seeds) > 1 else None,
+        seed_interval=seed_interval(of_seeds),
     )
+    if counts is None:
+        return found
+    successes, trials = counts
+    low, high = wilson_interval(successes, trials)
+    value = 100 * successes / trials
+    return replace(found, value=value, wilson=(100 * low, 100 * high), successes=successes, trials=trials)
 
 
 def no_summary() -> Summary:
