@@ -18,7 +18,7 @@ from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
 from emdefense.report.projections import read_projections
 from emdefense.report.reference import paper_reference
-from emdefense.report.rendering import latex_table
+from emdefense.report.rendering import latex, latex_table
 from emdefense.report.safelora_table import safelora_table
 from emdefense.report.table import Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, write_table
@@ -143,3 +143,20 @@ def test_only_what_needs_both_columns_of_a_paper_takes_them() -> None:
     assert not is_wide(made(2, 1))
     assert is_wide(made(8, 1))
     assert r"\begin{table*}" in latex_table(made(8, 1))
+
+
+@needs_latex
+def test_no_title_keeps_a_table_from_compiling(tmp_path: Path) -> None:
+    letters = "".join(map(chr, range(1, 0x180))) + "…‘’“”—€" + "αβλτ→×÷−✓✗~中文😀ẽ\u202e"
+    rows = tuple((TableCell(character), TableCell("1.00")) for character in letters)
+    blocks = tuple(rows[start : start + 20] for start in range(0, len(rows), 20))
+    table = Table(
+        1, f"\\end{{document}} %{' '.join(letters[:64])}", (Column("x", numeric=False), Column("y")), blocks, ("a",), ()
+    )
+    write_table(table, tmp_path)
+    pdflatex(tmp_path / "table_01.tex")
+
+
+def test_what_latex_has_no_sign_for_is_spelt_out() -> None:
+    assert latex("Kaczér, Łódź, naïve — “so”") == "Kaczér, Łódź, naïve — “so”"
+    assert latex("A 中 λ ą") == r"A [U+4E2D] $\lambda$ [U+0105]"

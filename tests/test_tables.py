@@ -1,4 +1,5 @@
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,20 @@ def test_html_marks_what_a_row_is_about() -> None:
     single = html_table(build_table(6, paper_study(), paper_summary()))
     assert '<th scope="row">SFT</th>' in single
     assert "rowspan" not in single
+
+
+def test_files_are_the_same_in_every_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from emdefense.analysis.paper import paper_study, paper_summary;"
+        "from emdefense.report.tables import NUMBERS, build_table, write_table;"
+        "[write_table(build_table(n, paper_study(), paper_summary()), Path(sys.argv[1])) for n in NUMBERS]"
+    )
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, tmp_path / seed], cwd=SCRIPTS, env=environment, check=True)
+    files = {seed: {file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()} for seed in ("1", "2")}
+    assert len(files["1"]) == 4 * len(NUMBERS)
+    assert files["1"] == files["2"]
 
 
 def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:

@@ -1,6 +1,7 @@
 """Templates, and the escapes of the formats that they write."""
 
 import re
+import unicodedata
 from functools import cache
 from pathlib import Path
 
@@ -36,11 +37,28 @@ LATEX = {
     "α": r"$\alpha$",
     "–": "--",
 }
+# What LaTeX's standard fonts have besides ASCII: letters with these accents up to U+017F, and some further signs.
+ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
+SIGNS = frozenset("ßøØłŁæÆœŒı…‘’“”—·°²³½¼€")
 
 
 def latex(text: str) -> str:
-    """Escape plain text for LaTeX; the symbols that our tables use become their commands, and no % starts a line."""
-    return "".join(LATEX.get(character, character) for character in text).replace(r" \%", r"\,\%")
+    """Escape plain text for LaTeX; the symbols that our tables use become their commands, and no % starts a line.
+
+    What LaTeX has no sign for is spelt out (``[U+4E2D]``), so that a title cannot keep a table from compiling; nor can
+    what would be an option of the line break before it.
+    """
+    escaped = "".join(map(_in_latex, " ".join(text.split()))).replace(r" \%", r"\,\%")
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
+
+
+def _in_latex(character: str) -> str:
+    if character in LATEX:
+        return LATEX[character]
+    base, *marks = unicodedata.normalize("NFD", character)
+    accented = character <= "\u017f" and base.isascii() and base.isalpha() and ACCENTS.issuperset(marks)
+    plain = character.isascii() and character.isprintable()
+    return character if plain or accented or character in SIGNS else f"[U+{ord(character):04X}]"
 
 
 def markdown(text: str) -> str:
