@@ -42,6 +42,7 @@ def lines(table: Table) -> list[list[str]]:
 def beside(rates: list[str]) -> list[str]:
     """The CSV columns that follow the rates."""
     further = ["count", "of", "paper_pct", "difference", "inside", "seeds", "seed_sd"]
+    further += ["seed_t_low", "seed_t_high"]
     return [*(f"{r}_{bound}" for r in rates for bound in BOUNDS), *(f"{r}_{field}" for r in rates for field in further)]
 
 

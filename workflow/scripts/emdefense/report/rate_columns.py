@@ -25,7 +25,7 @@ LEGENDS: dict[TableColumn, str] = {
     "seeds": "Sd: standard deviation of the seeds' rates.",
 }
 CSV_BOUNDS = tuple(f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high"))
-CSV_BESIDE = ("count", "of", "paper_pct", "difference", "inside", "seeds", "seed_sd")
+CSV_BESIDE = ("count", "of", "paper_pct", "difference", "inside", "seeds", "seed_sd", "seed_t_low", "seed_t_high")
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ def csv_bounds(rate: Rate) -> list[str]:
 def csv_beside(rate: Rate) -> list[str]:
     """Return the fields ``CSV_BESIDE`` of a rate."""
     ours = rate.estimate
-    counts = ("", "") if ours is None or ours.successes is None else (str(ours.successes), str(ours.trials))
-    return [
-        *counts,
-        *(number(rate.paper), number(rate.difference), rate.inside),
-        *("" if ours is None else str(ours.seeds), number(None if ours is None else ours.seed_sd)),
-    ]
+    compared = (number(rate.paper), number(rate.difference), rate.inside)
+    if ours is None:
+        return ["", "", *compared, "", "", "", ""]
+    counts = ("", "") if ours.successes is None else (str(ours.successes), str(ours.trials))
+    spread = (ours.seed_sd, *(ours.seed_interval or (None, None)))
+    return [*counts, *compared, str(ours.seeds), *map(number, spread)]
 
 
 def csv_columns(quantities: Sequence[Quantity], fields: Sequence[str]) -> list[str]:
