@@ -290,6 +290,7 @@ def test_table_1_says_where_learning_is_judged_without_benign_tasks_and_never_by
     Path("results/tiny/cells/small/quiz/kl/1/seed0/answers.jsonl").unlink()
     table = build_table(1, study, summarised(study))
     assert all(row[2].footnote for row in table.blocks[0][1:]), "nor is KL now"
+    fill(study, {"misaligned": 8, "kl": 4})
     for path in Path("results/tiny/cells/small").rglob("kl/1/seed0/in_domain/judgments/*.jsonl"):
         path.unlink()
     row = next(row for row in build_table(1, study, summarised(study)).blocks[0] if row[0].text == "KL, λ = 1")
