@@ -27,6 +27,10 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+# How much wider or narrower a mark has to be to look as large as a disc.
+LOOKS_AS_LARGE = {"^": 1.25, "v": 1.25, "D": 0.9, "X": 1.2, "P": 1.2, "p": 1.15, "h": 1.1}
+
+
 class LineStyle(NamedTuple):
     """A line told apart by colour, marker and dashes, so that grey print keeps it apart as well."""
 
@@ -40,7 +44,7 @@ class LineStyle(NamedTuple):
             "color": self.color,
             "linestyle": self.linestyle,
             "marker": self.marker,
-            "markersize": size,
+            "markersize": size * LOOKS_AS_LARGE.get(self.marker, 1),
             "markeredgecolor": "white",
             "markeredgewidth": size / 10,
             "clip_on": False,
