@@ -14,6 +14,7 @@ from emdefense.analysis.study_variance import study_variances
 from emdefense.analysis.variance import JudgeVariance, Variance, asked_again, judge_variance, variance
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
+from emdefense.report.difference_table import difference_table
 from emdefense.report.tables import csv_table
 from emdefense.report.variance_table import variance_table
 from study_folder import fill, judgment, tiny_study, write_rows
@@ -358,7 +359,35 @@ def test_nothing_to_take_apart_is_said(in_tmp: Path) -> None:
     table = variance_table(study, counted(study).clear())
     assert table.blocks == ()
     assert "Nothing to take apart" in table.remarks[0]
+
+
+def test_outcomes_that_are_all_alike_tell_no_error(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 4})
+    rows = {row[1].text: row for row in variance_table(study, counted(study)).blocks[0]}
+    assert [cell.text for cell in rows["KL, λ = 1"][2:]] == ["–"] * 5
+    assert rows["Misaligned"][4].text == "8.16"  # √(0.4 × 0.6 / 9 / 4)
+    assert any(
+        remark.startswith("A dash: all outcomes are alike") for remark in variance_table(study, counted(study)).remarks
+    )
+    fill(study, {})
     everywhere_0 = variance_table(study, counted(study))
     assert everywhere_0.remarks[0] == (
         "Small: the general misaligned rates have no error that more of anything would lower."
     )
+
+
+def test_a_variant_has_a_row_if_a_setting_was_chosen_for_it(in_tmp: Path) -> None:
+    grid = [{"models": ["small"], "tasks": ["code"], "arms": {"misaligned": None, "ldifs": [1.0], "again": [0.1, 1.0]}}]
+    variants = {"again": {"of": "ldifs", "options": {"detached": True}}}
+    for chosen, expected in (({}, []), ({"again": 0.1}, ["again, λ = 0.1"])):
+        study = tiny_study(
+            grid=grid, variants=variants, report={"main_model": "small", "chosen": {"ldifs": 1.0} | chosen}
+        )
+        fill(study, {"misaligned": 4, "ldifs": 2})
+        questions = counted(study)
+        assert [row[1].text for row in variance_table(study, questions).blocks[0]] == [
+            *("Misaligned", "LDIFS, λ = 1"),
+            *expected,
+        ]
+        assert [row[1].text for row in difference_table(study, questions).blocks[0]] == ["LDIFS, λ = 1", *expected]

@@ -6,7 +6,7 @@ from math import sqrt
 
 import polars as pl
 
-from emdefense.analysis.conditions import Condition, chosen_arms, conditions, ema_tasks, titled
+from emdefense.analysis.conditions import Condition, chosen_arms, conditions, ema_tasks, summed_up, titled
 from emdefense.analysis.study_variance import Measured, study_variances
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 from emdefense.analysis.variance import Variance
@@ -33,6 +33,7 @@ OWED = {
     "judge": "{:.0f} % to the judge",
 }
 AS_GOOD = 1.0  # per cent of the standard error
+ALL_ALIKE = "A dash: all outcomes are alike and do not tell the error; Wilson's interval of the rate does."
 ASKED_AGAIN = (
     "Judge: what it says otherwise when asked again, from its several answers; what another judge would say is not "
     "known, name second_judges to know it."
@@ -133,7 +134,7 @@ def variance_table(
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,
         csv_rows=tuple(_csv_row(measured, found[measured]) for measured in _in_order(study, found)),
-        remarks=_remarks(advice, counted),
+        remarks=_remarks(advice, counted, any(row[-1].text == DASH for block in blocks for row in block)),
     )
 
 
@@ -145,7 +146,7 @@ def _rows(
     for arm, setting in chosen_arms(study, model):
         places = [(Condition(model, task, arm, setting), quantity) for task in ema_tasks(study)]
         rates = [found[place] for place in places if place in found]
-        if rates and arm not in ("untrained", "aligned"):
+        if rates and (arm == "misaligned" or arm in summed_up(study)):
             rows[arm, setting] = rates
     return rows
 
@@ -155,7 +156,7 @@ def _cells(mean: _Mean, parts: Sequence[str], more: Sequence[str]) -> tuple[Tabl
     errors = [mean.error(), *(mean.error(what) for what in more)]
     return (
         *(TableCell(DASH if share is None else f"{share:.0f}") for share in shares),
-        *(TableCell(number(error) or DASH) for error in errors),
+        *(TableCell(number(error) if error else DASH) for error in errors),
     )
 
 
@@ -178,7 +179,7 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _remarks(advice: Sequence[str], counted: Sequence[Variance]) -> tuple[str, ...]:
+def _remarks(advice: Sequence[str], counted: Sequence[Variance], all_alike: bool) -> tuple[str, ...]:
     if not counted:
         return ("Nothing to take apart: no rate of a chosen setting was measured on two questions, twice each.",)
     below = sum(len(_below_0(rate)) for rate in counted)
@@ -186,6 +187,7 @@ def _remarks(advice: Sequence[str], counted: Sequence[Variance]) -> tuple[str, .
     mean = _Mean(counted)
     notes = [
         *([SET_TO_0.format(below=below, all=components)] if below else []),
+        *([ALL_ALIKE] if all_alike else []),
         *([] if mean.knows_seeds else [ONE_SEED]),
         *([] if mean.knows_judges else [ONE_JUDGE]),
         *([ASKED_AGAIN] if mean.knows_judges and not all(map(_knows_others, counted)) else []),
