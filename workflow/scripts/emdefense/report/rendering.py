@@ -55,7 +55,7 @@ def latex(text: str) -> str:
 def _in_latex(character: str) -> str:
     if character in LATEX:
         return LATEX[character]
-    base, *marks = unicodedata.normalize("NFD", character)
+    base, *marks = list(unicodedata.normalize("NFD", character))
     accented = character <= "\u017f" and base.isascii() and base.isalpha() and ACCENTS.issuperset(marks)
     plain = character.isascii() and character.isprintable()
     return character if plain or accented or character in SIGNS else f"[U+{ord(character):04X}]"
