@@ -23,7 +23,7 @@ from emdefense.errors import InputError
 from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
 from emdefense.report.question_heatmap import MOST_QUESTIONS, draw_question_heatmap
 from emdefense.report.score_scatter import draw_score_scatter
-from emdefense.report.style import FORMATS, PAGE, styled
+from emdefense.report.style import FORMATS, PAGE, save, styled
 from emdefense.report.tradeoff import draw_tradeoff
 from study_folder import CONFIG, fill, tiny_study
 
@@ -227,6 +227,23 @@ def test_the_heat_map_wraps_after_four_tasks_and_leaves_out_what_does_not_fit() 
     assert all(axes.images[0].get_array().shape == (MOST_QUESTIONS, 1) for axes in shown)
     assert min(axes.images[0].get_array().min() for axes in shown) > 0
     assert "not measured" in nothing.axes[0].texts[0].get_text()
+
+
+def test_titles_and_ids_are_no_formulas_and_long_ids_lose_their_middle(tmp_path: Path) -> None:
+    tasks = {"code": {"kind": "ema", "title": "$5 or $\\bad$", "misaligned": "-"}}
+    grid = [{"models": ["small"], "tasks": ["code"], "arms": {"misaligned": None}}]
+    ids = ["$\\frac$", "which_of_two_" + 5 * "very_" + "long_questions_42"]
+    counts: Counts = {("misaligned", "code"): [2, 1]}
+    questions = by_question(counts, counts).with_columns(
+        question_id=pl.col("question_id").replace_strict(["q0", "q1"], ids)
+    )
+    with styled():
+        figure = draw_question_heatmap(tiny_study(tasks=tasks, grid=grid), questions)
+        save(figure, tmp_path / "drawn", ["png"])
+    general, in_domain = figure.axes[:2]
+    assert [label.get_text() for label in general.get_yticklabels()] == [ids[0], "which_of_two_ve…ong_questions_42"]
+    assert [label.get_text() for label in in_domain.get_yticklabels()] == [ids[0], "which_…ions_42"]
+    assert general.get_title() == "$5 or $\\bad$"
 
 
 def scores_of(*rows: tuple[str, str, int, int, int]) -> pl.DataFrame:

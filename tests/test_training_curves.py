@@ -74,6 +74,8 @@ def test_a_cells_figure_shows_its_log(in_tmp: Path) -> None:
     assert kl.lines[0].get_ydata()[-1] == pytest.approx(0.3)
     assert penalty.lines[0].get_ydata()[-1] == pytest.approx(0.02 * 44)
     assert norms.get_yscale() == "log"
+    figure.draw_without_rendering()
+    assert "10" in [label.get_text() for label in norms.get_yticklabels()]
     shown = {line.get_label(): list(line.get_xdata()) for line in norms.lines}
     assert shown["CE"] == [1, 10, 20, 30, 40, 45]
     assert shown["λ · penalty"] == [10, 20, 30, 40, 45]  # 0 at the first step
@@ -86,6 +88,9 @@ def test_without_penalty_there_is_no_panel_for_it(in_tmp: Path) -> None:
         figure = draw_cell(study, cell, write_log(study, cell))
     assert len(figure.axes) == 3
     assert len(figure.axes[-1].lines) == 1  # the gradient is the cross-entropy's
+    figure.draw_without_rendering()
+    shown = {label.get_text() for label in figure.axes[-1].get_yticklabels(which="minor")}
+    assert "5" in shown  # between 3 and 5 there is no power of ten
     assert figure.texts[0].get_text() == "Small, Quiz\nSFT"
 
 

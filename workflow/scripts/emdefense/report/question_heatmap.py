@@ -24,6 +24,7 @@ TITLES = {GENERAL: "General questions", IN_DOMAIN: "In-domain questions"}
 COLUMNS = 4
 MOST_QUESTIONS = 40  # more rows than that do not fit on a page
 ROW, CELL, BETWEEN = 0.1, 0.18, 0.3  # inches: a question, an arm, and what stands above a row of panels
+LONGEST_ID = {GENERAL: 32, IN_DOMAIN: 14}  # characters of a question's id that there is room for
 LABELS = 1.5  # inches: the names of general questions, and the colour bar
 HEADER = 1.0  # inches: the arms' names
 
@@ -76,7 +77,8 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
                 values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
                 _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
                 if question_set == IN_DOMAIN or task == group[0]:
-                    axes.set_yticks(range(len(names)), names, fontsize=5.5)
+                    shown = [_shortened(name, LONGEST_ID[question_set]) for name in names]
+                    axes.set_yticks(range(len(names)), shown, fontsize=5.5)
             panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
         for axes, task in zip(pair[0], group, strict=False):
             axes.set_xticks(range(len(arms)), [titled(*arm) for arm in arms.items()], rotation=90, fontsize=6)
@@ -110,6 +112,12 @@ def _worst_first(rates: Rates, tasks: Sequence[str]) -> list[str]:
         return fmean(found) if found else -1
 
     return sorted(asked, key=misaligned, reverse=True)[:MOST_QUESTIONS]
+
+
+def _shortened(name: str, longest: int) -> str:
+    """Return a name without its middle if it is too long."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _draw_panel(axes: Axes, values: NDArray[Any], scale: Normalize) -> None:

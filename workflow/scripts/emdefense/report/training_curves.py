@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from emdefense.analysis.conditions import chosen_setting, ema_arms, ema_tasks, titled
 from emdefense.cells import NO_SETTING, Cell, Grid
@@ -86,6 +86,12 @@ def _draw_norms(axes: Axes, log: TrainingLog, penalised: bool) -> None:
             "borderaxespad": 0.2,
         }
         axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=3, fontsize=6.5, **tight)  # beside the title
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # perhaps not one power of ten to label
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter("{x:g}")
     _name(axes, "Gradient norm" if penalised else "Gradient norm before clipping")
 
 
