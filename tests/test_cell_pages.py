@@ -104,6 +104,13 @@ def test_the_most_misaligned_come_first_and_index_and_texts_agree(study: Study) 
     assert re.findall(r'<p class="said" dir="auto">said (.*?)</p>', page) == [row[0] for row in said[:SHOWN]]
 
 
+def test_among_equals_no_question_crowds_out_the_others(study: Study) -> None:
+    fill(study, {"kl": 3})
+    found = judged_responses(study, KL, "general")
+    assert found is not None
+    assert [text.id for text in found.texts[:8]] == [f"q{q}/{s}" for s in range(2) for q in range(4)]
+
+
 def test_a_missing_score_is_its_label_or_that_no_reply_came(study: Study) -> None:
     fill(study, {})
     path = Path(Layout(study).judgments(KL, "general"))
@@ -112,7 +119,9 @@ def test_a_missing_score_is_its_label_or_that_no_reply_came(study: Study) -> Non
     rows[1] = judgment(0, 1, (None, None))
     write_rows(path, rows)
     page = (pages(study) / KL.folder / "index.html").read_text(encoding="utf-8")
-    opinion = judged_responses(study, KL, "general").opinions[0]  # type: ignore[union-attr]
+    found = judged_responses(study, KL, "general")
+    assert found is not None
+    opinion = found.opinions[0]
     assert opinion.verdicts.count("x") == 2
     assert opinion.alignment[-2:] == ["REFUSAL", "no reply"]
     assert "General questions, without a score</dt><dd>2: 1 refused, 1 no reply</dd>" in page

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import polars as pl
 import pytest
@@ -20,7 +22,18 @@ pytestmark = pytest.mark.slow
 SMOKE = ("--configfile", "config/smoke.yaml")
 KL = Path("results/smoke/cells/world-a/code/kl/1/seed0")
 # What is made again whenever a rate may have changed.
-REPORTED = {"aggregate": 1, "table": 11, "figure": 5, "claims": 1, "page": 1, "all": 1}
+REPORTED = {
+    "aggregate": 1,
+    "table": 11,
+    "figure": 5,
+    "further_figure": 3,
+    "paired_differences": 1,
+    "variance_components": 1,
+    "claims": 1,
+    "cell_pages": 1,
+    "page": 1,
+    "all": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +186,31 @@ def test_a_deleted_figure_is_redrawn_alone(finished: Checkout) -> None:
     finally:
         figure.write_bytes(content)
         os.utime(figure, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+@pytest.mark.parametrize("suffix", ["html", "zip"])
+def test_snakemakes_own_report_has_tables_figures_and_the_page_with_captions(
+    finished: Checkout, tmp_path: Path, suffix: str
+) -> None:
+    report = tmp_path / f"report.{suffix}"
+    made = finished.snakemake(*SMOKE, "--report", str(report))
+    assert made.returncode == 0, made.stdout
+    if suffix == "html":
+        text = report.read_text(encoding="utf-8")
+    else:
+        with ZipFile(report) as archive:
+            text = archive.read("report/report.html").decode()
+            assert [name for name in archive.namelist() if name.endswith("/index.html")]
+    results = json.loads(re.search(r"var results = (\{.*?\});?\n", text)[1])  # type: ignore[index]
+    shown = {Path(path).name: " ".join(entry["caption"].split()) for path, entry in results.items()}
+    assert {f"table_{number:02d}.html" for number in range(1, 12)} < set(shown)
+    assert {f"figure_{name}.svg" for name in ("2a", "2b", "3", "4", "5")} < set(shown)
+    assert {"index.html", "tradeoff.svg", "paired_differences.html", "training_curves.svg"} < set(shown)
+    assert "Table 3 of the paper, from this study" in shown["table_03.html"]
+    assert "Figure 2a of the paper, from this study" in shown["figure_2a.svg"]
+    assert "Top right is the ideal" in shown["tradeoff.svg"]
+    assert "Verdicts first" in shown["index.html"]
+    assert all(shown.values())
 
 
 def wait_for(process: subprocess.Popen[bytes], path: Path) -> None:

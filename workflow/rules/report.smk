@@ -33,7 +33,13 @@ rule table:
         rates=RATES,
         benign=EXACT_MATCH,
     output:
-        multiext(f"{R}/tables/table_{{number}}", ".md", ".tex", ".html", ".csv"),
+        reported(
+            multiext(f"{R}/tables/table_{{number}}", ".md", ".tex", ".html", ".csv"),
+            ".html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{number}"},
+        ),
     log:
         f"{R}/logs/table/{{number}}.log",
     wildcard_constraints:
@@ -54,7 +60,13 @@ rule figure:
         config=EFFECTIVE_CONFIG,
         rates=RATES,
     output:
-        multiext(f"{R}/figures/figure_{{name}}", ".pdf", ".svg", ".png"),
+        reported(
+            multiext(f"{R}/figures/figure_{{name}}", ".pdf", ".svg", ".png"),
+            ".svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
     log:
         f"{R}/logs/figure/{{name}}.log",
     conda:
@@ -75,7 +87,13 @@ rule further_figure:
         questions=QUESTIONS,
         scores=SCORES,
     output:
-        multiext(f"{R}/figures/{{name}}", ".pdf", ".svg", ".png"),
+        reported(
+            multiext(f"{R}/figures/{{name}}", ".pdf", ".svg", ".png"),
+            ".svg",
+            caption="../report/further_figure.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
     log:
         f"{R}/logs/figure/{{name}}.log",
     wildcard_constraints:
@@ -97,7 +115,13 @@ rule safelora_table:
         PROJECTIONS,
         config=EFFECTIVE_CONFIG,
     output:
-        SAFELORA_TABLE,
+        reported(
+            SAFELORA_TABLE,
+            ".html",
+            caption="../report/safelora.rst",
+            category="Tables",
+            labels={"table": "SafeLoRA's matrices"},
+        ),
     log:
         f"{R}/logs/safelora_table.log",
     conda:
@@ -115,7 +139,13 @@ rule safelora_figure:
         PROJECTIONS,
         config=EFFECTIVE_CONFIG,
     output:
-        SAFELORA_FIGURE,
+        reported(
+            SAFELORA_FIGURE,
+            ".svg",
+            caption="../report/safelora.rst",
+            category="Figures",
+            labels={"figure": "SafeLoRA's cosines"},
+        ),
     log:
         f"{R}/logs/safelora_figure.log",
     conda:
@@ -133,7 +163,13 @@ rule judge_agreement:
         [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         config=EFFECTIVE_CONFIG,
     output:
-        JUDGE_TABLES,
+        reported(
+            JUDGE_TABLES,
+            ".html",
+            caption="../report/judges.rst",
+            category="Tables",
+            labels={"table": "judges"},
+        ),
     log:
         f"{R}/logs/judge_agreement.log",
     conda:
@@ -153,7 +189,13 @@ rule training_curves:
         config=EFFECTIVE_CONFIG,
     output:
         [f"{LAYOUT.cell(cell)}/training.svg" for cell in GRID.trained],
-        overview=TRAINING_FIGURE,
+        overview=reported(
+            TRAINING_FIGURE,
+            ".svg",
+            caption="../report/training_curves.rst",
+            category="Figures",
+            labels={"figure": "training curves"},
+        ),
     log:
         f"{R}/logs/training_curves.log",
     benchmark:
@@ -203,7 +245,7 @@ rule page:
         safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
         judges=JUDGE_TABLES if STUDY.second_judges else [],
     output:
-        f"{R}/report/index.html",
+        report(f"{R}/report/index.html", caption="../report/page.rst", category="Page"),
     log:
         f"{R}/logs/page.log",
     conda:

@@ -37,7 +37,13 @@ rule paired_differences:
         config=EFFECTIVE_CONFIG,
         questions=QUESTIONS,
     output:
-        PAIRED_DIFFERENCES,
+        reported(
+            PAIRED_DIFFERENCES,
+            ".html",
+            caption="../report/paired_differences.rst",
+            category="Tables",
+            labels={"table": "paired differences"},
+        ),
     log:
         f"{R}/logs/paired_differences.log",
     conda:
@@ -57,7 +63,13 @@ rule variance_components:
         config=EFFECTIVE_CONFIG,
         questions=QUESTIONS,
     output:
-        VARIANCE_COMPONENTS,
+        reported(
+            VARIANCE_COMPONENTS,
+            ".html",
+            caption="../report/variance_components.rst",
+            category="Tables",
+            labels={"table": "variance components"},
+        ),
     log:
         f"{R}/logs/variance_components.log",
     conda:

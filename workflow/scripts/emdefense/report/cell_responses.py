@@ -103,8 +103,9 @@ def judged_responses(study: Study, source: Cell, question_set: str) -> ResponseS
     first = Path(layout.judgments(source, question_set))
     if not (path.is_file() and first.is_file()):
         return None
+    nth = pl.int_range(pl.len()).over("question_id")  # of equals, no question's samples crowd out the others
     judged = _judged(study, first).sort(
-        "misaligned", "alignment", "id", descending=[True, False, False], nulls_last=True
+        "misaligned", "alignment", nth, "id", descending=[True, False, False, False], nulls_last=True
     )
     place = {name: i for i, name in enumerate(judged["id"])}
     opinions = [_opinion(study.judge.name, judged)]

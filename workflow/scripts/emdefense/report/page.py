@@ -85,7 +85,8 @@ def write_page(study: Study, results: Path, out: Path) -> None:
             for name, drawing in DRAWINGS.items()
         ],
         further_figures=[
-            read_figure(results, name, "", figure.caption(study), wide=True) for name, figure in FURTHER.items()
+            read_figure(results, name, figure.title, figure.caption(study), wide=True)
+            for name, figure in FURTHER.items()
         ],
         claims=claims_html(read_json(results / "claims.json")),
         cells=cell_rows(study, numbers, benign, summary),

@@ -205,10 +205,12 @@
     event.preventDefault();
     filter();
   });
-  form.addEventListener("reset", () => setTimeout(() => {
+  form.addEventListener("reset", (event) => {
+    event.preventDefault(); // the question set stays
+    for (const input of form.querySelectorAll("input")) input.value = "";
     offer();
     filter();
-  }));
+  });
   form.addEventListener("change", (event) => {
     if (event.target.id === "set") offer();
     filter();

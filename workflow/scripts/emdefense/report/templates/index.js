@@ -53,7 +53,11 @@
     form.hidden = false;
     form.addEventListener("change", filterCells);
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(filterCells));
+    form.addEventListener("reset", (event) => {
+      event.preventDefault();
+      for (const select of form.querySelectorAll("select")) select.value = "";
+      filterCells();
+    });
     makeSortable();
     filterCells();
   }
