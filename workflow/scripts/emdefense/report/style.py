@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from emdefense.files import written_whole
@@ -111,6 +112,10 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> None:
     FigureCanvasAgg(figure)
     for kind in formats:
         content = io.BytesIO()
-        figure.savefig(content, format=kind, metadata=METADATA[kind])
+        if kind == "svg" and figure.get_layout_engine() is None:
+            # What savefig does, but for a first drawing that only finds the layout.
+            FigureCanvasSVG(figure).print_svg(content, metadata=METADATA[kind])
+        else:
+            figure.savefig(content, format=kind, metadata=METADATA[kind])
         with written_whole(stem.with_name(f"{stem.name}.{kind}")) as temporary:
             temporary.write_bytes(content.getvalue())
