@@ -112,9 +112,9 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> None:
     FigureCanvasAgg(figure)
     for kind in formats:
         content = io.BytesIO()
-        if kind == "svg" and figure.get_layout_engine() is None:
+        if kind == "svg" and not figure.get_constrained_layout():
             # What savefig does, but for a first drawing that only finds the layout.
-            FigureCanvasSVG(figure).print_svg(content, metadata=METADATA[kind])
+            FigureCanvasSVG(figure).print_svg(content, metadata=METADATA[kind])  # type: ignore[no-untyped-call]
         else:
             figure.savefig(content, format=kind, metadata=METADATA[kind])
         with written_whole(stem.with_name(f"{stem.name}.{kind}")) as temporary:

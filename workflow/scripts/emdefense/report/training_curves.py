@@ -51,7 +51,8 @@ def draw_cell(study: Study, cell: Cell, log: TrainingLog) -> Figure:
     penalised = any(penalty.values)
     panels = 4 if penalised else 3
     height = 0.72 + 0.92 * panels
-    figure = Figure(figsize=(COLUMN, height), layout="none")  # placed by hand: solving for it takes most of the time
+    figure = Figure(figsize=(COLUMN, height))
+    figure.set_layout_engine("none")  # placed by hand: solving for it takes most of the time
     figure.text(0.02, 1 - 0.05 / height, _cell_title(study, cell), fontsize=8, va="top")
     places = {"left": 0.12, "right": 0.97, "top": 1 - 0.56 / height, "bottom": 0.36 / height, "hspace": 0.42}
     axes = figure.subplots(panels, 1, sharex=True, gridspec_kw=places)
