@@ -17,7 +17,7 @@ from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.report.cell_pages import write_cell_pages
 from emdefense.report.claims import write_claims
-from emdefense.report.difference_table import difference_table
+from emdefense.report.difference_table import defence_table, difference_table
 from emdefense.report.figures import NAMES, write_figure
 from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
 from emdefense.report.judge_agreement import agreement_table, confusion_table
@@ -136,7 +136,8 @@ def render(study: Study) -> Path:
     if pairs is not None:
         tables += [agreement_table(study, pairs), confusion_table(study, pairs)]
     questions = pl.read_parquet(results / "questions.parquet")
-    tables += [difference_table(study, questions), variance_table(study, questions, pairs)]
+    tables += [difference_table(study, questions), defence_table(study, questions)]
+    tables.append(variance_table(study, questions, pairs))
     for table in tables:
         write_table(table, results / "tables")
     for name in NAMES:

@@ -9,10 +9,10 @@ from scipy.stats import permutation_test
 
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.conditions import Condition
-from emdefense.analysis.differences import Difference, differences
+from emdefense.analysis.differences import Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS, Pair, holm
 from emdefense.config import Study
-from emdefense.report.difference_table import difference_table
+from emdefense.report.difference_table import defence_table, difference_table
 from emdefense.report.tables import csv_table
 from study_folder import fill, judgment, tiny_study, write_rows
 
@@ -147,18 +147,18 @@ def of(found: list[Difference], condition: Condition, against: Condition, quanti
 def test_differences_of_a_study(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 6, "kl": 1, "interleave": 4})
-    found = differences(study, counted(study))
+    found, pairs = against_misaligned(study, counted(study)), among_defences(study, counted(study))
     # Each task: untrained, two KL and interleaving against misaligned; KL against interleaving; four quantities.
-    assert len(found) == 2 * (4 + 1) * 4
+    assert (len(found), len(pairs)) == (2 * 4 * 4, 2 * 4)
     kl, interleave = (Condition("small", "code", arm, setting) for arm, setting in (("kl", "1"), ("interleave", "5")))
-    against_misaligned = of(found, kl, MISALIGNED, "general_misaligned")
-    assert against_misaligned.value == pytest.approx(-50)
-    assert against_misaligned.interval == pytest.approx((-50, -50))
-    assert (against_misaligned.questions, against_misaligned.is_exact) == (4, True)
-    assert against_misaligned.p == 2 / 16  # no swap, and all four, are as large
+    of_kl = of(found, kl, MISALIGNED, "general_misaligned")
+    assert of_kl.value == pytest.approx(-50)
+    assert of_kl.interval == pytest.approx((-50, -50))
+    assert (of_kl.questions, of_kl.is_exact) == (4, True)
+    assert of_kl.p == 2 / 16  # no swap, and all four, are as large
     # A family of 2 tasks × 2 defences, all with the same p; and one of 2 tasks with one pair of defences.
-    assert against_misaligned.p_corrected == 4 * 2 / 16
-    among = of(found, kl, interleave, "in_domain_misaligned")
+    assert of_kl.p_corrected == 4 * 2 / 16
+    among = of(pairs, kl, interleave, "in_domain_misaligned")
     assert among.value == pytest.approx(-30)
     assert among.p_corrected == 2 * 2 / 16
     # Nothing was chosen of these, so they are in no family.
@@ -178,7 +178,7 @@ def test_seeds_are_pooled_by_question_and_only_shared_questions_count(in_tmp: Pa
             for s in range(10)
         ]
         write_rows(folder / f"seed{seed}/general/judgments/oracle.jsonl", rows)
-    found = differences(study, counted(study))
+    found = against_misaligned(study, counted(study))
     kl = of(found, Condition("small", "code", "kl", "1"), MISALIGNED, "general_misaligned")
     assert kl.questions == 2  # question 7 is not the misaligned arm's, question 2 has no score
     assert kl.value == pytest.approx(100 * 12 / 40 - 60)
@@ -188,10 +188,9 @@ def test_what_was_not_measured_is_left_out(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 6})
     questions = counted(study).filter((pl.col("arm") != "misaligned") | (pl.col("task") != "legal"))
-    found = differences(study, questions)
-    assert {d.condition.task for d in found if d.against.arm == "misaligned"} == {"code"}
-    assert {d.condition.task for d in found if d.against.arm == "interleave"} == {"code", "legal"}
-    assert differences(study, questions.clear()) == []
+    assert {d.condition.task for d in against_misaligned(study, questions)} == {"code"}
+    assert {d.condition.task for d in among_defences(study, questions)} == {"code", "legal"}
+    assert against_misaligned(study, questions.clear()) == among_defences(study, questions.clear()) == []
 
 
 def lines(study: Study, questions: pl.DataFrame) -> list[dict[str, str]]:
@@ -213,11 +212,9 @@ def test_table_shows_defences_at_their_chosen_setting_and_the_csv_the_rest(in_tm
     # Four questions cannot give a p below 2 / 16.
     assert not any(cell.bold for block in table.blocks for row in block for cell in row)
     rows = lines(study, counted(study))
-    assert len(rows) == 2 * (4 + 1) * 4
-    assert {(row["arm"], row["setting"], row["against"]) for row in rows} == {
-        *((arm, setting, "misaligned") for arm, setting in (("untrained", ""), ("kl", "0.1"), ("kl", "1"))),
-        *(("interleave", "5", "misaligned"), ("kl", "1", "interleave")),
-    }
+    assert len(rows) == 2 * 4 * 4
+    settings = {("untrained", ""), ("kl", "0.1"), ("kl", "1"), ("interleave", "5")}
+    assert {(row["arm"], row["setting"], row["against"]) for row in rows} == {(*s, "misaligned") for s in settings}
     assert {row["ema_appeared"] for row in rows} == {"yes"}
     first = next(row for row in rows if (row["arm"], row["setting"], row["quantity"]) == ("kl", "1", RATE))
     assert [first[name] for name in ("questions", "difference", "low", "high", "p", "test", "p_corrected")] == [
@@ -263,3 +260,17 @@ def test_nothing_to_compare_is_said(in_tmp: Path) -> None:
     table = difference_table(study, counted(study).clear())
     assert table.blocks == ()
     assert "Nothing to compare" in table.remarks[0]
+
+
+def test_table_of_defences_against_each_other(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 6, "kl": 1, "interleave": 4})
+    table = defence_table(study, counted(study))
+    shown = [[cell.text for cell in row[:4]] for block in table.blocks for row in block]
+    assert shown == [[task, "KL − Interleaving", "−30.0", "−30.0 to −30.0"] for task in ("Code", "Legal")]
+    rows = list(csv.DictReader(csv_table(table).splitlines()))
+    first = [rows[0][name] for name in ("arm", "setting", "against", "against_setting", "p", "p_corrected")]
+    assert first == ["kl", "1", "interleave", "5", "0.125", "0.25"]
+    assert len(rows) == 2 * 4
+    assert "At the chosen settings: KL, λ = 1; Interleaving, 5 %." in table.remarks[-1]
+    assert "all tasks and pairs of defences" in table.remarks[1]

@@ -13,7 +13,7 @@ from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.cells import Cell, Grid
-from emdefense.report.difference_table import difference_table
+from emdefense.report.difference_table import defence_table, difference_table
 from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
 from emdefense.report.projections import read_projections
@@ -64,6 +64,7 @@ def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         confusion_table(study, pairs),
         safelora_table(projected, read_projections(projected)),
         difference_table(study, questions),
+        defence_table(study, questions),
         variance_table(study, questions, pairs),
     ]
     for table in tables:
@@ -73,7 +74,7 @@ def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @needs_latex
 def test_each_table_compiles_on_its_own(stems: list[str]) -> None:
-    assert len(stems) == 16
+    assert len(stems) == 17
     for stem in stems:
         pdflatex(Path(f"{stem}.tex"))
         assert Path(f"{stem}.pdf").is_file()

@@ -5,7 +5,9 @@ EXACT_MATCH = f"{R}/exact_match.parquet"
 QUESTIONS = f"{R}/questions.parquet"
 SCORES = f"{R}/scores.parquet"
 EFFECTIVE_CONFIG = f"{R}/study.json"
-PAIRED_DIFFERENCES = multiext(f"{R}/tables/paired_differences", ".md", ".tex", ".html", ".csv")
+PAIRED_DIFFERENCES = [
+    f"{R}/tables/paired_{name}.{kind}" for name in ("differences", "defences") for kind in ("md", "tex", "html", "csv")
+]
 VARIANCE_COMPONENTS = multiext(f"{R}/tables/variance_components", ".md", ".tex", ".html", ".csv")
 
 
@@ -51,7 +53,7 @@ rule paired_differences:
     params:
         out=subpath(output[0], parent=True),
     message:
-        "Compare each defence with the misaligned arm, question by question"
+        "Compare each defence with the misaligned arm and with each other, question by question"
     shell:
         "python workflow/scripts/paired_differences.py --config {input.config:q} --questions {input.questions:q}"
         " --out {params.out:q} 2> {log:q}"

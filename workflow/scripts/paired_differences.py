@@ -1,4 +1,4 @@
-"""Render the table of paired differences as Markdown, LaTeX, HTML and CSV."""
+"""Render the tables of paired differences as Markdown, LaTeX, HTML and CSV."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from emdefense.analysis.summary import read_frame
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
-from emdefense.report.difference_table import difference_table
+from emdefense.report.difference_table import defence_table, difference_table
 from emdefense.report.tables import write_table
 
 
@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
-    write_table(difference_table(study, read_frame(args.questions, QUESTIONS_SCHEMA)), args.out)
+    questions = read_frame(args.questions, QUESTIONS_SCHEMA)
+    for table in (difference_table(study, questions), defence_table(study, questions)):
+        write_table(table, args.out)
 
 
 if __name__ == "__main__":

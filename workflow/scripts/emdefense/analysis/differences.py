@@ -1,7 +1,7 @@
 """Paired differences of a study: every arm against the misaligned one, and chosen defences against each other."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -52,47 +52,69 @@ class Difference:
         return self.p_corrected is not None and self.p_corrected < SIGNIFICANT
 
 
-def differences(study: Study, questions: pl.DataFrame) -> list[Difference]:
-    """Return the differences of a study from its ``questions`` (``QUESTIONS_SCHEMA``), as far as both were measured.
+def against_misaligned(study: Study, questions: pl.DataFrame) -> list[Difference]:
+    """Return every arm and setting less the misaligned arm, as far as both were measured.
 
-    The p-values of the chosen defences are corrected within a family: one model and quantity, all tasks and defences;
-    those against the misaligned arm and those against each other apart. Settings that were not chosen, and arms that
-    are no defence, are in no family.
+    ``questions`` is as in ``QUESTIONS_SCHEMA``. The p-values of defences at their chosen settings are corrected within
+    a family: one model and quantity, all tasks and defences. Other settings, and arms that are no defence, are in none.
     """
-    counts = _pooled(questions)
-    defences = {arm: setting for arm in summed_up(study) if (setting := chosen_setting(study, arm)) is not None}
-    found: list[Difference] = []
-    families: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
-    for condition, against in _comparisons(study, defences):
-        among_defences = against.arm != "misaligned"
-        for quantity in QUANTITIES:
-            difference = _difference(counts, condition, against, quantity, study.scoring.bootstrap_resamples)
-            if difference is None:
-                continue
-            if defences.get(condition.arm) == condition.setting:
-                families[condition.model, quantity, among_defences].append(len(found))
-            found.append(difference)
-    for members in families.values():
-        corrected = holm([found[place].p for place in members])
-        for place, p in zip(members, corrected, strict=True):
-            found[place] = replace(found[place], p_corrected=p)
-    return found
+    in_grid, chosen = set(conditions(study)), _chosen(study)
+    pairs = [
+        (condition, Condition(model, task, "misaligned"))
+        for model, task in _places(study)
+        for arm in ema_arms(study, model)
+        for setting in ([NO_SETTING] if arm in PLAIN_ARMS else settings(study, model, arm))
+        if arm != "misaligned" and (condition := Condition(model, task, arm, setting)) in in_grid
+    ]
+    return _corrected(_differences(study, questions, pairs), lambda d: (d.condition.arm, d.condition.setting) in chosen)
 
 
-def _comparisons(study: Study, defences: dict[str, str]) -> Iterator[tuple[Condition, Condition]]:
-    """Yield what is compared with what: first all with the misaligned arm, then defences with each other."""
+def among_defences(study: Study, questions: pl.DataFrame) -> list[Difference]:
+    """Return every pair of defences at their chosen settings, the first less the second, as far as both were measured.
+
+    The family of the p-values is one model and quantity, all tasks and pairs.
+    """
     in_grid = set(conditions(study))
-    models = list(dict.fromkeys(condition.model for condition in conditions(study)))
-    places = [(model, task) for model in models for task in ema_tasks(study)]
-    for model, task in places:
-        for arm in ema_arms(study, model):
-            for setting in [NO_SETTING] if arm in PLAIN_ARMS else settings(study, model, arm):
-                condition = Condition(model, task, arm, setting)
-                if arm != "misaligned" and condition in in_grid:
-                    yield condition, Condition(model, task, "misaligned")
-    for model, task in places:
-        chosen = [Condition(model, task, *pair) for pair in defences.items()]
-        yield from combinations([condition for condition in chosen if condition in in_grid], 2)
+    pairs: list[tuple[Condition, Condition]] = []
+    for model, task in _places(study):
+        here = [Condition(model, task, *chosen) for chosen in _chosen(study)]
+        pairs += combinations([condition for condition in here if condition in in_grid], 2)
+    return _corrected(_differences(study, questions, pairs), lambda _: True)
+
+
+def _places(study: Study) -> list[tuple[str, str]]:
+    models = dict.fromkeys(condition.model for condition in conditions(study))
+    return [(model, task) for model in models for task in ema_tasks(study)]
+
+
+def _chosen(study: Study) -> list[tuple[str, str]]:
+    """Return the defences that have a chosen setting, with it."""
+    return [(arm, setting) for arm in summed_up(study) if (setting := chosen_setting(study, arm)) is not None]
+
+
+def _differences(
+    study: Study, questions: pl.DataFrame, pairs: Iterable[tuple[Condition, Condition]]
+) -> list[Difference]:
+    counts, resamples = _pooled(questions), study.scoring.bootstrap_resamples
+    found = (
+        _difference(counts, condition, against, quantity, resamples)
+        for condition, against in pairs
+        for quantity in QUANTITIES
+    )
+    return [difference for difference in found if difference is not None]
+
+
+def _corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -> list[Difference]:
+    """Return the differences, those that belong to a family with corrected p-values."""
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, difference in enumerate(found):
+        if belongs(difference):
+            families[difference.condition.model, difference.quantity].append(place)
+    corrected = list(found)
+    for members in families.values():
+        for place, p in zip(members, holm([found[place].p for place in members]), strict=True):
+            corrected[place] = replace(found[place], p_corrected=p)
+    return corrected
 
 
 def _pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame]:

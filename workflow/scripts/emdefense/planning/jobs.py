@@ -13,7 +13,6 @@ from emdefense.provenance import record_beside
 TABLES = tuple(f"{number:02d}" for number in range(1, 12))
 FIGURES = ("2a", "2b", "3", "4", "5")
 FURTHER_FIGURES = ("tradeoff", "question_heatmap", "score_scatter")
-STATISTICS = ("paired_differences", "variance_components")
 
 
 def study_jobs(study: Study) -> list[Job]:
@@ -191,8 +190,10 @@ def _report(grid: Grid, layout: Layout) -> Iterator[Job]:
     benchmark = f"{results}/benchmarks/aggregate.tsv"
     measured = tuple(f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores"))
     yield job("aggregate", measured, benchmark=benchmark)
-    for name in STATISTICS:
-        yield job(name, kinds(f"tables/{name}", *files))
+    yield job(
+        "paired_differences", (*kinds("tables/paired_differences", *files), *kinds("tables/paired_defences", *files))
+    )
+    yield job("variance_components", kinds("tables/variance_components", *files))
     for number in TABLES:
         yield job("table", kinds(f"tables/table_{number}", *files), f"table/{number}", number)
     for name in FIGURES:

@@ -1,16 +1,19 @@
-"""The table of paired differences: each defence against the misaligned arm on the same questions."""
+"""The tables of paired differences: defences against the misaligned arm, and each other, on the same questions."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import polars as pl
 
-from emdefense.analysis.conditions import Condition, ema_tasks, titled
-from emdefense.analysis.differences import SIGNIFICANT, Difference, differences
+from emdefense.analysis.conditions import arm_title, ema_tasks, titled
+from emdefense.analysis.differences import SIGNIFICANT, Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS
 from emdefense.analysis.summary import QUANTITIES
 from emdefense.cells import GENERAL, NO_SETTING
 from emdefense.config import Study
 from emdefense.report.table import DASH, Block, Column, Footnotes, Table, TableCell, signed
 
-NAME = "paired_differences"
+NAME, DEFENCES_NAME = "paired_differences", "paired_defences"
 TITLES = {
     "general_misaligned": "General misaligned",
     "general_incoherent": "General incoherent",
@@ -18,76 +21,123 @@ TITLES = {
     "in_domain_incoherent": "In-domain incoherent",
 }
 LEGEND = (
-    "The defence's rate less the misaligned arm's on the same questions, in percentage points{seeds}. Interval: 95 %, "
-    "when whole questions are drawn anew for both arms at once."
+    "{first} rate less {second} on the same questions, in percentage points{seeds}. Interval: 95 %, when whole "
+    "questions are drawn anew for both arms at once."
 )
 TEST = (
     "Bold: p below {level:g} % in a permutation test that swaps the two arms' responses to whole questions ({ways}), "
-    "corrected by Holm's method over all tasks and defences of a model and quantity."
+    "corrected by Holm's method over all tasks and {compared} of a model and quantity."
 )
 DECIMALS = 1
 EXACT, RANDOM = "all ways to swap", "{swaps:,} random ways to swap"
 ONE_SEED = "One seed: the differences are those of these trainings; another seed may give others."
-CSV_ONLY = "The CSV has the p-values, every setting and arm, and the chosen defences against each other."
 CSV_HEADER = (
     *("model", "task", "arm", "setting", "against", "against_setting", "quantity", "questions"),
     *("difference", "low", "high", "p", "test", "p_corrected", "significant", "ema_appeared"),
 )
 
 
-def difference_table(study: Study, questions: pl.DataFrame) -> Table:
-    """Return the table from ``questions.parquet``: a row a task and defence at its chosen setting, a block a task.
+class _Words(NamedTuple):
+    """What is compared, in the words of a table."""
 
-    Its CSV has a line a comparison and quantity. Tasks in which EMA did not appear are flagged.
+    name: str
+    title: str
+    heading: str
+    first: str
+    second: str
+    compared: str
+    note: str
+
+
+def difference_table(study: Study, questions: pl.DataFrame) -> Table:
+    """Return the table of defences less the misaligned arm, from ``questions.parquet``.
+
+    A row a task and defence at its chosen setting; the CSV has a line a condition and quantity. Tasks in which EMA did
+    not appear are flagged.
     """
-    found = differences(study, questions)
+    words = _Words(
+        name=NAME,
+        title="defences against the misaligned arm, paired by question",
+        heading="Defence",
+        first="The defence's",
+        second="the misaligned arm's",
+        compared="defences",
+        note="The CSV has the p-values, and every setting and arm.",
+    )
+    found = against_misaligned(study, questions)
+    return _table(study, questions, found, words, lambda d: titled(d.condition.arm, d.condition.setting))
+
+
+def defence_table(study: Study, questions: pl.DataFrame) -> Table:
+    """Return the table of chosen defences less each other, as :func:`difference_table`."""
+    found = among_defences(study, questions)
+    chosen = dict.fromkeys(titled(c.arm, c.setting) for d in found for c in (d.condition, d.against))
+    words = _Words(
+        name=DEFENCES_NAME,
+        title="defences against each other, paired by question",
+        heading="Defences",
+        first="The first defence's",
+        second="the second's",
+        compared="pairs of defences",
+        note=f"At the chosen settings: {'; '.join(chosen)}. The CSV has the p-values.",
+    )
+    return _table(
+        study, questions, found, words, lambda d: f"{arm_title(d.condition.arm)} − {arm_title(d.against.arm)}"
+    )
+
+
+def _table(
+    study: Study, questions: pl.DataFrame, found: list[Difference], words: _Words, label: Callable[[Difference], str]
+) -> Table:
     appeared = _ema_appeared(study, questions)
-    shown: dict[tuple[str, str], dict[Condition, dict[str, Difference]]] = {}
+    shown: dict[tuple[str, str], dict[str, dict[str, Difference]]] = {}
     for difference in found:
-        if difference.p_corrected is not None and difference.against.arm == "misaligned":
-            condition = difference.condition
-            rows = shown.setdefault((condition.model, condition.task), {})
-            rows.setdefault(condition, {})[difference.quantity] = difference
+        if difference.p_corrected is not None:
+            rows = shown.setdefault(difference.condition[:2], {})
+            rows.setdefault(label(difference), {})[difference.quantity] = difference
     footnotes = Footnotes()
     blocks: list[Block] = []
     models = list(dict.fromkeys(model for model, _ in shown))
-    for model, task in shown:
+    for (model, task), rows in shown.items():
         flag = "" if appeared.get((model, task)) else footnotes.letter(_no_ema(study))
         block = []
-        for n, (condition, of_quantities) in enumerate(shown[model, task].items()):
+        for n, (text, of_quantities) in enumerate(rows.items()):
             first = [study.models[model].title] if len(models) > 1 else []
-            names = [TableCell(text if n == 0 else "") for text in first]
+            names = [TableCell(left if n == 0 else "") for left in first]
             names.append(TableCell(study.tasks[task].title if n == 0 else "", footnote=flag if n == 0 else ""))
-            names.append(TableCell(titled(condition.arm, condition.setting)))
+            names.append(TableCell(text))
             block.append((*names, *(cell for q in QUANTITIES for cell in _cells(of_quantities.get(q)))))
         blocks.append(tuple(block))
-    words = (*(["Model"] if len(models) > 1 else []), "Task", "Defence")
-    prefix = f"{study.models[models[0]].title}: " if len(models) == 1 else ""
-    title = f"{prefix}defences against the misaligned arm, paired by question"
+    headings = (*(["Model"] if len(models) > 1 else []), "Task", words.heading)
+    title = f"{study.models[models[0]].title}: {words.title}" if len(models) == 1 else words.title
     return Table(
         number=None,
-        name=NAME,
+        name=words.name,
         title=title[0].upper() + title[1:],
         columns=(
-            *(Column(word, numeric=False) for word in words),
+            *(Column(heading, numeric=False) for heading in headings),
             *(Column(part, TITLES[q]) for q in QUANTITIES for part in ("points", "95 % interval")),
         ),
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,
         csv_rows=tuple(_csv_row(difference, appeared) for difference in found),
-        remarks=_remarks(study, [d for rows in shown.values() for row in rows.values() for d in row.values()]),
+        remarks=_remarks(study, [d for d in found if d.p_corrected is not None], words),
         footnotes=footnotes.lettered(),
     )
 
 
-def _remarks(study: Study, shown: list[Difference]) -> tuple[str, ...]:
+def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str, ...]:
     if not shown:
-        return ("Nothing to compare: the study measured no defence, at a setting that it chose, and misaligned arm.",)
+        return ("Nothing to compare: the study did not measure two such arms at chosen settings.",)
     seeds = f", {len(study.seeds)} seeds together" if len(study.seeds) > 1 else ""
     exact, random = any(d.is_exact for d in shown), any(not d.is_exact for d in shown)
     ways = " or ".join(text for text, used in ((EXACT, exact), (RANDOM.format(swaps=SWAPS), random)) if used)
-    test = TEST.format(ways=ways, level=100 * SIGNIFICANT)
-    return (LEGEND.format(seeds=seeds), test, *([] if seeds else [ONE_SEED]), CSV_ONLY)
+    return (
+        LEGEND.format(first=words.first, second=words.second, seeds=seeds),
+        TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared),
+        *([] if seeds else [ONE_SEED]),
+        words.note,
+    )
 
 
 def _cells(difference: Difference | None) -> tuple[TableCell, ...]:

@@ -28,7 +28,7 @@ from emdefense.report.training_curves import OVERVIEW, overview_caption
 TABLE_KINDS = ("csv", "md", "tex", "html")
 FIGURE_KINDS = ("svg", "pdf", "png")
 FRAGMENT = re.compile(r"<main>\n(.*)</main>", re.DOTALL)
-FURTHER_TABLES = ("paired_differences", "variance_components")
+FURTHER_TABLES = ("paired_differences", "paired_defences", "variance_components")
 SECTIONS = {
     "verdicts": "Verdicts",
     "tables": "Tables",
