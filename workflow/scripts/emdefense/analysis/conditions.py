@@ -79,8 +79,9 @@ def ema_arms(study: Study, model: str) -> list[str]:
 
 def chosen_arms(study: Study, model: str) -> list[tuple[str, str]]:
     """Return the model's arms on the EMA tasks, each with its chosen setting, as far as the grid has that."""
+    tasks = set(ema_tasks(study))
     pairs = [(arm, chosen_setting(study, arm)) for arm in ema_arms(study, model)]
-    in_grid = {(c.arm, c.setting) for c in conditions(study) if c.model == model}
+    in_grid = {(c.arm, c.setting) for c in conditions(study) if c.model == model and c.task in tasks}
     return [(arm, setting) for arm, setting in pairs if setting is not None and (arm, setting) in in_grid]
 
 
