@@ -214,6 +214,13 @@ def test_the_heat_map_shows_each_questions_rate_worst_first(questions: pl.DataFr
     assert scales == {100}
 
 
+def test_what_is_not_measured_yet_has_no_panel(questions: pl.DataFrame) -> None:
+    one_task = questions.filter((pl.col("question_set") == "general") | (pl.col("task") == "legal"))
+    with styled():
+        figure = draw_question_heatmap(tiny_study(), one_task)
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, False, True, True]  # and the colour bar
+
+
 def test_the_heat_map_wraps_after_four_tasks_and_leaves_out_what_does_not_fit() -> None:
     tasks = {name: {"kind": "ema", "title": name, "misaligned": "-"} for name in "abcde"}
     grid = [{"models": ["small"], "tasks": list(tasks), "arms": {"misaligned": None}}]

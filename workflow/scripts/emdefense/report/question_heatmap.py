@@ -74,6 +74,8 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
         for panels, question_set in zip(pair, TITLES, strict=True):
             for axes, task in zip(panels, group, strict=False):
                 names = rows[question_set][task]
+                if not names:
+                    continue
                 values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
                 _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
                 if question_set == IN_DOMAIN or task == group[0]:
