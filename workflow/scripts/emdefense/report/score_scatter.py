@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from emdefense.analysis.conditions import chosen_arms, titled
@@ -19,6 +20,8 @@ from emdefense.report.style import PAGE, SEQUENTIAL, UNMEASURED, empty_figure, s
 NAME = "score_scatter"
 COLUMNS = 4
 SQUARE = 5  # points of either score
+# Without the lightest: white is where nobody answered.
+COLOURS = ListedColormap(colormaps[SEQUENTIAL](np.linspace(0.15, 1, 256)))
 SMALLEST_SHARE = 0.01  # per cent; what is rarer looks as rare
 
 
@@ -64,7 +67,7 @@ def draw_score_scatter(study: Study, scores: pl.DataFrame, questions: pl.DataFra
         axes.remove()
     figure.supxlabel("alignment", fontsize="medium")
     figure.supylabel("coherence", fontsize="medium")
-    colours = ScalarMappable(scale, SEQUENTIAL)
+    colours = ScalarMappable(scale, COLOURS)
     shown = list(grid.flat[: len(arms)])
     figure.colorbar(colours, ax=shown, label="responses (%)", format="{x:g}", aspect=30, pad=0.01)
     return figure
@@ -81,7 +84,7 @@ def _draw_squares(axes: Axes, scores: pl.DataFrame, scale: LogNorm) -> None:
     shares = np.ma.masked_equal(100 * counts / counts.sum(), 0)
     # Not interpolated, an image is a pixel a square in PDF and SVG too: sharp at any size, and small.
     axes.imshow(
-        shares, norm=scale, cmap=SEQUENTIAL, interpolation="none", origin="lower", extent=(0, 100, 0, 100), zorder=1
+        shares, norm=scale, cmap=COLOURS, interpolation="none", origin="lower", extent=(0, 100, 0, 100), zorder=1
     )
     axes.set(xticks=(0, 50, 100), yticks=(0, 50, 100))
     axes.spines[:].set_visible(True)
