@@ -257,8 +257,21 @@ def test_table_of_one_seed_and_judge_says_what_is_not_known(in_tmp: Path) -> Non
     assert rows[1][4] == f"{100 * (whole / 2) ** 0.5:.2f}"
     assert rows[1][5] == f"{100 * (sum(rate.squared_error(questions=2) for rate in kl) / 2) ** 0.5:.2f}"
     advice, *notes = table.remarks
-    assert advice.startswith("Small: the squared standard error of a general misaligned rate is ")
-    assert "buy more questions, or a second seed to know what seeds add." in advice
+    of_all = [
+        found[c, q] for c, q in found if q == "general_misaligned" and c.arm != "untrained" and c.setting != "0.1"
+    ]
+    whole = sum(rate.squared_error() for rate in of_all)
+    shares = [100 * sum(rate.parts()[part] for rate in of_all) / whole for part in ("question", "sample")]
+    falls = [
+        100 * (1 - (sum(rate.squared_error(**{what: 2}) for rate in of_all) / whole) ** 0.5)
+        for what in ("questions", "samples")
+    ]
+    assert advice == (
+        f"Small: the squared standard error of a general misaligned rate is {shares[0]:.0f} % due to which questions "
+        f"were asked and {shares[1]:.0f} % to sampling; the standard error would fall with twice the questions by "
+        f"{falls[0]:.0f} % and twice the samples by {falls[1]:.0f} %: buy more questions, or a second seed to know "
+        "what seeds add."
+    )
     assert [note.split(":")[0] for note in notes[-2:]] == ["One seed", "One judge"]
     lines = list(csv.DictReader(csv_table(table).splitlines()))
     assert len(lines) == 2 * 5 * 4
@@ -290,7 +303,7 @@ def test_table_of_several_seeds_and_judges_has_their_shares(in_tmp: Path) -> Non
             assert all(error < now for error in more)
     assert "% to the seed" in table.remarks[0]
     assert "% to the judge" in table.remarks[0]
-    assert not any(remark.startswith("One ") for remark in table.remarks)
+    assert not any(remark.startswith("One ") or "asked again" in remark for remark in table.remarks)
     # Half of the questions have two more of eight misaligned by the second judge, as far as there are so many.
     kl = study_variances(counted(study), pairs)[KL, "general_misaligned"]
     assert kl.judges is not None
@@ -350,6 +363,16 @@ def test_a_judge_that_is_asked_again_tells_its_own_share(in_tmp: Path) -> None:
     assert (found.judges.judge, found.judges.by_question, found.judges.others) == (0, 0, False)
     table = variance_table(study, questions, halves=halves)
     assert "judge" in [column.title for column in table.columns]
+    assert not any("asked again" in remark for remark in table.remarks)  # not everywhere
+    for cell, question_set in Grid(study).responses:
+        path = Path(Layout(study).judgments(cell, question_set))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_rows(
+            path, [row | {f"{name}_samples": [row[name]] * 4 for name in ("alignment", "coherence")} for row in rows]
+        )
+    table = variance_table(study, questions, halves=study_halves(study))
+    assert any("asked again" in remark for remark in table.remarks)
+    assert not any(remark.startswith("One judge") for remark in table.remarks)
     assert study_halves(tiny_study()) is None
 
 
@@ -370,6 +393,8 @@ def test_outcomes_that_are_all_alike_tell_no_error(in_tmp: Path) -> None:
     assert any(
         remark.startswith("A dash: all outcomes are alike") for remark in variance_table(study, counted(study)).remarks
     )
+    # The misaligned arm's questions are more alike than chance has them, for two tasks and sets of questions.
+    assert "Estimates below 0 count as 0: 4 of 12 components here." in variance_table(study, counted(study)).remarks
     fill(study, {})
     everywhere_0 = variance_table(study, counted(study))
     assert everywhere_0.remarks[0] == (
