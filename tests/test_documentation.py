@@ -31,6 +31,7 @@ PROGRAMS = {
     *("apt-get", "wandb", "pdflatex", "conda", "git", "cd"),
 }
 WORKS_ALONE = {"make", "snakemake"}  # a word that is otherwise only the program's name
+REPORT = "tests/test_workflow.py::test_snakemakes_own_report_has_tables_figures_and_the_page_with_captions"
 TASK = "tests/test_adding_a_task.py::test_the_documented_task_is_trained_on_asked_judged_and_counted"
 CURVES = "python workflow/scripts/training_curves.py --config results/<study>/study.json --out figures --formats pdf"
 BY_TEST = {
@@ -40,6 +41,7 @@ BY_TEST = {
     "pytest tests/test_slurm.py": "tests/test_slurm.py::*",
     "snakemake --configfile config/smoke.yaml": "tests/test_workflow.py::test_every_artefact_is_there",
     "snakemake -n --configfile gardening.yaml --config data_folder=gardening": TASK,
+    "snakemake --report report.html": REPORT,
     "inspect view --log-dir": "tests/test_inspect_logs.py::test_inspects_own_reader_opens_the_logs",
     "python benchmarks/default_study.py": "tests/test_benchmarks.py::*",
     "python benchmarks/head_loss.py --vocabulary 32000": "tests/test_benchmarks.py::test_head_loss",
