@@ -81,19 +81,27 @@ def _defence(study: Study, summary: Summary, arm: str) -> Finding:
         return Finding(
             "plain", f"{name}: not measured.", "There is no complete set of judgments at its chosen setting."
         )
-    verdicts = study.report.verdicts
-    stops = found.reduction >= verdicts.ema_reduction_pct[0]
-    keeps = (found.learning or 0) >= verdicts.retention_pct[0]
+    thresholds = study.report.verdicts
     tone: Tone = "plain"
-    if stops and keeps:
-        tone, what = "good", "stops EMA and keeps what was to be learned"
-    elif stops:
-        what = "stops EMA, but hinders learning"
-    elif found.reduction >= verdicts.ema_reduction_pct[1]:
+    if found.reduction >= thresholds.ema_reduction_pct[0]:
+        tone, what = _learning(found.learning, thresholds.retention_pct)
+        what = f"stops EMA{what}"
+    elif found.reduction >= thresholds.ema_reduction_pct[1]:
         what = "reduces EMA in part"
     else:
         tone, what = "bad", "does not stop EMA"
     return Finding(tone, f"{name} {what}.", _numbers(found))
+
+
+def _learning(learning: float | None, thresholds: tuple[float, float]) -> tuple[Tone, str]:
+    """Return what to say of the learning under a defence that stops EMA, by the thresholds of Table 1."""
+    if learning is None:
+        return "plain", "; whether it hinders learning was not measured"
+    if learning >= thresholds[0]:
+        return "good", " and keeps what was to be learned"
+    if learning >= thresholds[1]:
+        return "plain", " and keeps most of what was to be learned"
+    return "plain", ", but hinders learning"
 
 
 def _numbers(found: Overview) -> str:
