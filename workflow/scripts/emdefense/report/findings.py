@@ -1,5 +1,6 @@
 """The verdicts that open the page, in sentences."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -93,7 +94,7 @@ def _defence(study: Study, summary: Summary, arm: str) -> Finding:
     return Finding(tone, f"{name} {what}.", _numbers(found))
 
 
-def _learning(learning: float | None, thresholds: tuple[float, float]) -> tuple[Tone, str]:
+def _learning(learning: float | None, thresholds: Sequence[float]) -> tuple[Tone, str]:
     """Return what to say of the learning under a defence that stops EMA, by the thresholds of Table 1."""
     if learning is None:
         return "plain", "; whether it hinders learning was not measured"
