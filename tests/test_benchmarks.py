@@ -88,3 +88,14 @@ def test_report() -> None:
     ]
     assert rows[-1][0] == "json.loads, line by line"
     assert all(float(row[2].replace(",", "")) > 0 for row in rows)
+
+
+def test_pages() -> None:
+    header, *rows = table("pages")
+    assert header == ["what", "seconds", "peak MB", "MB written, or opened"]
+    assert rows[0][0] == "cells' pages, 4,100 responses"
+    assert all(float(cell) > 0 for cell in rows[0][1:])
+    assert [row[0] for row in rows[1:]] in (
+        [],  # without a browser
+        ["opening a cell's page", "the misaligned ones of its responses", "searching all of its texts"],
+    )
