@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, Route, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)")
@@ -25,17 +25,16 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """A page of the browser, and all that went on in it: messages, dialogs, and every file or address asked for."""
+    """A page of the browser, and all that went on in it.
+
+    ``requests``: every file or address asked for, also in vain; ``outside``: what would have left this machine.
+    """
 
     page: Page
     messages: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-
-    @property
-    def outside(self) -> list[str]:
-        """What was asked for that is neither a file nor stands in one."""
-        return [address for address in self.requests if not address.startswith(("file:", "data:"))]
+    outside: list[str] = field(default_factory=list)
 
     def open(self, file: Path) -> None:
         """Open a file."""
@@ -56,6 +55,13 @@ def watch(browser: Browser, *, width: int = 1280, dark: bool = False, scripts: b
         found.dialogs.append(dialog.message)
         dialog.dismiss()
 
+    def through(route: Route) -> None:
+        if route.request.url.startswith("file:"):
+            route.continue_()
+        else:
+            found.outside.append(route.request.url)
+            route.abort()
+
     def note(request: Request) -> None:
         found.requests.append(request.url)
 
@@ -63,7 +69,5 @@ def watch(browser: Browser, *, width: int = 1280, dark: bool = False, scripts: b
     found.page.on("pageerror", lambda error: found.messages.append(f"error: {error}"))
     found.page.on("dialog", dismiss)
     found.page.on("request", note)
-    found.page.route(
-        "**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort()
-    )
+    found.page.route("**/*", through)
     return found
