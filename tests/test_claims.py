@@ -250,7 +250,13 @@ def test_ours_is_judged_against_the_papers_figure(folder: Path) -> None:
     assert found["foqa-all"].verdict == NOT_MEASURED, "the study has KL alone there"
     assert found["foqa-kl"].ours is None
 
-    assert verdicts(study, measured(study, {"misaligned": 0}))["kl-reduction-main"].verdict == NOT_MEASURED
+
+def test_a_misaligned_arm_at_zero_is_no_ema_and_no_division(folder: Path) -> None:
+    study = tiny_study()
+    found = verdicts(study, measured(study, {"misaligned": 0}))
+    assert found["kl-reduction-main"].ours is None
+    assert found["kl-reduction-main"].verdict == NO_EMA
+    assert found["ldifs-in-domain"].verdict == NOT_MEASURED, "the study has no such arm"
 
 
 def test_where_ema_did_not_appear_only_controls_and_benign_tasks_are_judged(folder: Path) -> None:

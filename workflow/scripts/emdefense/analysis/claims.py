@@ -106,10 +106,13 @@ def _judge(
     ours = quantity.evaluate(study, measured.value)
     drawn = None if ours is None or resampled is None else quantity.evaluate(study, resampled)
     interval = None if drawn is None else percentile_interval(np.asarray(drawn))
-    if ours is None:
+    arms_alone = quantity.model_copy(update={"relation": "value"})
+    if ours is None and arms_alone.evaluate(study, measured.value) is None:
         verdict = NOT_MEASURED
     elif not _ema_appeared(claim, study, measured):
         verdict = NO_EMA
+    elif ours is None:
+        verdict = NOT_MEASURED  # what to compare with is missing, or 0
     else:
         verdict = claim.holds(Range(float(ours), *(interval or (float(ours), float(ours)))))
     return Verdict(
