@@ -298,6 +298,13 @@ rule report:
             name=FIGURES,
             kind=["pdf", "svg", "png"],
         ),
+        expand(
+            f"{R}/figures/{{name}}.{{kind}}",
+            name=FURTHER_FIGURES,
+            kind=["pdf", "svg", "png"],
+        ),
+        rules.paired_differences.output,
+        rules.variance_components.output,
         [*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
         JUDGE_TABLES if STUDY.second_judges else [],
         rules.training_curves.output,
