@@ -116,7 +116,7 @@ def browse(files: list[Path]) -> list[tuple[str, float, int]]:
     chromium = shutil.which("chromium")
     if chromium is None:
         return []
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     found = []
     arguments = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
@@ -131,13 +131,13 @@ def browse(files: list[Path]) -> list[tuple[str, float, int]]:
             found.append((f"opening {what}", time.perf_counter() - start, file.stat().st_size))
         start = time.perf_counter()
         shown.select_option("#verdict", "m")
-        shown.wait_for_function("document.querySelector('#status').textContent.includes('chosen from')")
+        expect(shown.locator("#status")).to_contain_text("chosen from")
         found.append(("the misaligned ones of its responses", time.perf_counter() - start, 0))
         start = time.perf_counter()
         shown.click("button[type=reset]")
         shown.fill("#search", "no such text")
         shown.keyboard.press("Enter")
-        shown.wait_for_function("document.querySelector('#status').textContent.startsWith('No response')")
+        expect(shown.locator("#status")).to_contain_text("No response")
         found.append(("searching all of its texts", time.perf_counter() - start, 0))
         browser.close()
     return found

@@ -23,6 +23,7 @@ pytestmark = needs_browser
 KL = Cell("small", "code", "kl", "0.1", 0)
 INDEX = Path("results/tiny/report/index.html")
 PAGE = Path("results/tiny/report/cells") / KL.folder / "index.html"
+BENIGN = Path("results/tiny/report/cells/small/quiz/sft/none/seed0/index.html")
 MANY = CHUNK + 50
 HOSTILE = (
     "</script><script>alert(1)</script></li></td><img src=x onerror=alert(2)><img src='https://example.org/x.png'>"
@@ -76,11 +77,11 @@ def status(found: Watched) -> str:
     return found.page.locator("#status").inner_text()
 
 
-@pytest.mark.parametrize("file", [INDEX, PAGE], ids=["page", "cell"])
+@pytest.mark.parametrize("file", [INDEX, PAGE, BENIGN], ids=["page", "cell", "benign-cell"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_no_rule_of_accessibility_is_broken(chromium: Browser, file: Path, dark: bool) -> None:
     found = opened(chromium, file, dark=dark)
-    if file == PAGE:
+    if file != INDEX:
         found.page.click(".siblings summary")
     result = Axe().run(found.page)
     assert result.violations_count == 0, result.generate_report()
@@ -156,7 +157,7 @@ def test_texts_come_when_they_are_looked_at_and_pages_turn_by_keyboard(chromium:
     expect(found.page.locator("#list li")).to_have_count(MANY % SHOWN or SHOWN)
     assert [address.rsplit("/", 1)[1] for address in found.requests[1:]] == ["0.js", "1.js"]
     found.page.click("#previous")
-    found.page.wait_for_function("document.querySelector('#next').disabled === false")
+    expect(found.page.locator("#next")).to_be_enabled()
 
 
 def test_responses_are_filtered_by_question_verdict_scores_and_text(chromium: Browser) -> None:
@@ -197,6 +198,15 @@ def test_the_other_question_set_is_a_choice_away(chromium: Browser) -> None:
     found.page.select_option("#set", "1")
     expect(found.page.locator("#status")).to_have_text(f"1–{SHOWN} of 40 responses")
     assert texts(found)[0] == "as asked"
+
+
+def test_benign_answers_are_filtered_by_whether_they_are_correct(chromium: Browser) -> None:
+    found = opened(chromium, BENIGN)
+    assert not found.page.locator("#alignment-from").is_visible()
+    found.page.select_option("#verdict", "c")
+    expect(found.page.locator("#list li")).to_have_count(3)
+    assert "correct; expected 1 · 0/0" in found.page.inner_text("#list")
+    assert found.messages == []
 
 
 def test_texts_that_are_not_there_are_an_error_in_words(chromium: Browser, tmp_path: Path) -> None:
@@ -272,7 +282,7 @@ def test_a_figure_is_enlarged_by_mouse_and_keyboard_and_put_back(chromium: Brows
     expect(found.page.locator("#zoom-scale")).to_have_text("100 %")
     found.page.mouse.move(600, 500)
     found.page.mouse.wheel(0, -300)
-    found.page.wait_for_function("document.querySelector('#zoom-scale').textContent !== '100 %'")
+    expect(found.page.locator("#zoom-scale")).not_to_have_text("100 %")
     for _ in range(8):  # Tab stays within the dialog, or leaves the document for the browser's own controls
         found.page.keyboard.press("Tab")
         assert found.page.evaluate(

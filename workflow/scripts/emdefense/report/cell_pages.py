@@ -13,7 +13,7 @@ from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.report.assets import asset, content_policy
 from emdefense.report.cell_responses import TITLES, VERDICTS, ResponseSet, benign_answers, judged_responses
-from emdefense.report.cell_rows import LABEL_TITLES, Numbers, read_numbers
+from emdefense.report.cell_rows import LABEL_TITLES, Numbers, read_numbers, reading_order
 from emdefense.report.provenance import Line, cell_provenance
 from emdefense.report.rendering import render_html
 from emdefense.report.svg import inline_svg
@@ -22,6 +22,7 @@ from emdefense.report.untrusted import MAX_CHARACTERS, script_json
 
 SHOWN = 25  # responses at a time, and without JavaScript
 SCROLLED = 1500  # characters beyond which a text has a scroll bar of its own
+SETTINGS = {"verdicts": VERDICTS, "shown": SHOWN, "most": MAX_CHARACTERS, "scrolled": SCROLLED}
 TEXTS = "texts"  # the folder of all texts; untrained cells of several tasks share theirs
 
 
@@ -30,61 +31,72 @@ def write_cell_pages(study: Study, results: Path, out: Path) -> None:
 
     One cell is in memory at a time. The folder appears whole or not at all.
     """
-    numbers, benign = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
-    grid = Grid(study)
-    sources: dict[Cell, list[tuple[Cell, str]]] = {}
-    for measurement in grid.measurements:
-        sources.setdefault(measurement.cell, []).append((measurement.source, measurement.question_set))
-    siblings: dict[tuple[str, str, int], list[Cell]] = {}
-    for cell in grid.cells:
-        siblings.setdefault((cell.model, cell.task, cell.seed), []).append(cell)
+    pages = _CellPages(study, results)
     with _folder_written_whole(out) as folder:
-        for cell in grid.cells:
-            asked = sources.get(cell, [])
-            found = [judged_responses(study, *source) for source in asked] if asked else [benign_answers(study, cell)]
+        for cell in Grid(study).cells:
             page = folder / cell.folder / "index.html"
             page.parent.mkdir(parents=True, exist_ok=True)
-            indices = []
-            for (source, name), responses in zip(asked or [(cell, "answers")], found, strict=True):
-                if responses is None:
-                    continue
-                texts = folder / TEXTS / source.folder / name
-                if not texts.exists():
-                    _write_chunks(responses, texts)
-                indices.append(responses.index(os.path.relpath(texts, page.parent)))
-            script = asset("cell.js")
-            html = render_html(
-                "cell.html.jinja",
-                study=study,
-                cell=cell,
-                title=titled(cell.arm, cell.setting),
-                home=os.path.relpath(out.parent / "index.html", out / cell.folder),
-                siblings=[
-                    (titled(other.arm, other.setting), os.path.relpath(f"{other.folder}/index.html", cell.folder))
-                    for other in siblings[cell.model, cell.task, cell.seed]
-                ],
-                numbers=_lines(cell, numbers, benign.get(cell)),
-                training=_training(study, cell),
-                sets=[responses for responses in found if responses is not None],
-                shown=SHOWN,
-                most=MAX_CHARACTERS,
-                scrolled=SCROLLED,
-                verdicts=VERDICTS,
-                data=script_json(
-                    {
-                        "sets": indices,
-                        "verdicts": VERDICTS,
-                        "shown": SHOWN,
-                        "most": MAX_CHARACTERS,
-                        "scrolled": SCROLLED,
-                    }
-                ),
-                provenance=cell_provenance(study, cell, asked),
-                style=asset("page.css") + asset("report.css"),
-                script=script,
-                policy=content_policy(script, files=True),
-            )
-            page.write_text(html, encoding="utf-8")
+            page.write_text(pages.html(cell, folder), encoding="utf-8")
+
+
+class _CellPages:
+    """What the pages of a study's cells have in common."""
+
+    def __init__(self, study: Study, results: Path):
+        self._study = study
+        self._numbers, self._benign = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
+        self._style, self._script = asset("page.css") + asset("report.css"), asset("cell.js")
+        self._policy = content_policy(self._script, files=True)
+        grid = Grid(study)
+        self._asked: dict[Cell, list[tuple[Cell, str]]] = {}
+        for measurement in grid.measurements:
+            self._asked.setdefault(measurement.cell, []).append((measurement.source, measurement.question_set))
+        self._siblings: dict[tuple[str, str, int], list[Cell]] = {}
+        for cell in sorted(grid.cells, key=reading_order(study)):
+            self._siblings.setdefault((cell.model, cell.task, cell.seed), []).append(cell)
+
+    def html(self, cell: Cell, folder: Path) -> str:
+        """Return a cell's page; the texts of its responses are written below ``folder`` unless they are there."""
+        asked, here = self._asked.get(cell, []), folder / cell.folder
+        sets, indices = [], []
+        for source, responses in self._responses(cell):
+            texts = folder / TEXTS / source.folder / responses.name
+            if not texts.exists():
+                _write_chunks(responses, texts)
+            sets.append(responses)
+            indices.append(responses.index(os.path.relpath(texts, here)))
+        return render_html(
+            "cell.html.jinja",
+            study=self._study,
+            cell=cell,
+            title=titled(cell.arm, cell.setting),
+            home=os.path.relpath(folder.parent / "index.html", here),
+            siblings=[
+                (titled(other.arm, other.setting), os.path.relpath(f"{other.folder}/index.html", cell.folder))
+                for other in self._siblings[cell.model, cell.task, cell.seed]
+            ],
+            numbers=_lines(cell, self._numbers, self._benign.get(cell)),
+            sets=sets,
+            training=_training(self._study, cell),
+            provenance=cell_provenance(self._study, cell, asked),
+            data=script_json({"sets": indices, **SETTINGS}),
+            style=self._style,
+            script=self._script,
+            policy=self._policy,
+            **SETTINGS,
+        )
+
+    def _responses(self, cell: Cell) -> Iterator[tuple[Cell, ResponseSet]]:
+        """Yield what there is of a cell's responses, with the cell that gave them."""
+        asked = self._asked.get(cell)
+        found = (
+            [(cell, benign_answers(self._study, cell))]
+            if asked is None
+            else [(source, judged_responses(self._study, source, name)) for source, name in asked]
+        )
+        for source, responses in found:
+            if responses is not None:
+                yield source, responses
 
 
 def _write_chunks(responses: ResponseSet, folder: Path) -> None:

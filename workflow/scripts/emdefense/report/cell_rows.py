@@ -1,5 +1,6 @@
 """The page's list of cells: what each was, where its own page is, and its numbers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,22 @@ def read_numbers(rates: Path, exact_match: Path) -> tuple[Numbers, dict[Cell, di
     return found, {_cell(row): row for row in benign.iter_rows(named=True)}
 
 
-def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]], summary: Summary) -> list[CellRow]:
-    """Return a line for every cell of the grid: by model and task as in the config, arms in reading order."""
+def reading_order(study: Study) -> Callable[[Cell], tuple[float, ...]]:
+    """Return the key that sorts cells: by model and task as in the config, then plain arms before defences."""
     models, tasks = list(study.models), list(study.tasks)
     arms = [*PLAIN_ARMS, *defences(study)]
 
-    def place(cell: Cell) -> tuple[int, int, int, float, int]:
+    def place(cell: Cell) -> tuple[float, ...]:
         order = models.index(cell.model), tasks.index(cell.task), arms.index(cell.arm)
         return *order, cell.setting_value or 0.0, cell.seed
 
+    return place
+
+
+def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]], summary: Summary) -> list[CellRow]:
+    """Return a line for every cell of the grid, in reading order."""
     found = []
-    for cell in sorted(Grid(study).cells, key=place):
+    for cell in sorted(Grid(study).cells, key=reading_order(study)):
         sets = [numbers.get((cell, name)) for name in (GENERAL, IN_DOMAIN)]
         measured = [row for row in sets if row is not None]
         general, in_domain = ((row or {}) for row in sets)
