@@ -18,7 +18,7 @@ from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
 from emdefense.report.rendering import html_table
 from emdefense.report.untrusted import MAX_CHARACTERS, readable, script_json
-from study_folder import count, fill, judgment, page, tiny_study, write_rows
+from study_folder import CONFIG, count, fill, judgment, page, tiny_study, write_rows
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -124,6 +124,13 @@ def test_three_seeds_have_a_line_each_and_the_untrained_model_one(in_tmp: Path) 
     assert [row.cell.seed for row in rows if row.cell.arm == "misaligned"] == [0, 1, 2] * 2
     assert [row.rates[0] for row in rows if row.cell.arm == "misaligned"] == [80.0] * 6
     assert [row.cell.seed for row in rows if row.cell.arm == "untrained"] == [0] * 2
+
+
+def test_benign_tasks_are_listed_after_the_others_whatever_their_names(in_tmp: Path) -> None:
+    tasks = CONFIG["tasks"]
+    study = tiny_study(tasks={name: tasks[name] for name in ("quiz", "legal", "code")})
+    fill(study, {})
+    assert list(dict.fromkeys(row.cell.task for row in listed(study))) == ["legal", "code", "quiz"]
 
 
 def test_what_has_no_score_is_counted_by_reason(in_tmp: Path) -> None:

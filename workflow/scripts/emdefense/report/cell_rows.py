@@ -61,8 +61,9 @@ def read_numbers(rates: Path, exact_match: Path) -> tuple[Numbers, dict[Cell, di
 
 
 def reading_order(study: Study) -> Callable[[Cell], tuple[float, ...]]:
-    """Return the key that sorts cells: by model and task as in the config, then plain arms before defences."""
-    models, tasks = list(study.models), list(study.tasks)
+    """Return the key that sorts cells: models and tasks as in the config, EMA tasks and plain arms first."""
+    models = list(study.models)
+    tasks = sorted(study.tasks, key=lambda task: study.tasks[task].kind != "ema")
     arms = [*PLAIN_ARMS, *defences(study)]
 
     def place(cell: Cell) -> tuple[float, ...]:
