@@ -305,13 +305,6 @@ rule report:
         ),
         rules.paired_differences.output,
         rules.variance_components.output,
-        expand(
-            f"{R}/figures/{{name}}.{{kind}}",
-            name=FURTHER_FIGURES,
-            kind=["pdf", "svg", "png"],
-        ),
-        PAIRED_DIFFERENCES,
-        VARIANCE_COMPONENTS,
         [*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
         JUDGE_TABLES if STUDY.second_judges else [],
         rules.training_curves.output,
