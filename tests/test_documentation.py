@@ -48,6 +48,7 @@ BY_TEST = {
     "python benchmarks/training_step.py": "tests/test_benchmarks.py::test_training_step",
     "python benchmarks/safelora.py": "tests/test_benchmarks.py::test_safelora",
     "python benchmarks/report.py": "tests/test_benchmarks.py::test_report",
+    "python benchmarks/pages.py": "tests/test_benchmarks.py::test_pages",
     "python benchmarks/diagnostics.py": "tests/test_benchmarks.py::test_diagnostics",
     "python benchmarks/imports.py": "tests/test_benchmarks.py::test_imports",
     "python benchmarks/judge.py": "tests/test_benchmarks.py::test_judge",
