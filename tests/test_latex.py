@@ -155,7 +155,8 @@ def test_no_title_keeps_a_table_from_compiling(tmp_path: Path) -> None:
         1, f"\\end{{document}} %{' '.join(letters[:64])}", (Column("x", numeric=False), Column("y")), blocks, ("a",), ()
     )
     write_table(table, tmp_path)
-    pdflatex(tmp_path / "table_01.tex")
+    log = pdflatex(tmp_path / "table_01.tex")
+    assert "Output written on table_01.pdf" in log
 
 
 def test_what_latex_has_no_sign_for_is_spelt_out() -> None:

@@ -135,4 +135,4 @@ def test_all_columns_compile(summary: Summary) -> None:
         inputs.append(rf"\input{{t{number}}}")
     document = r"\documentclass[twocolumn]{article}\usepackage{booktabs,amssymb}\begin{document}%s\end{document}"
     Path("paper.tex").write_text(document % " ".join(inputs))
-    pdflatex(Path("paper.tex"))
+    assert "Output written on paper.pdf" in pdflatex(Path("paper.tex"))

@@ -146,7 +146,7 @@ def _cells(difference: Difference | None) -> tuple[TableCell, ...]:
     low, high = difference.interval
     p = f"p = {difference.p_corrected:.2g} after Holm's correction"
     return (
-        TableCell(signed(difference.value, decimals=DECIMALS), bold=difference.is_significant, interval=p),
+        TableCell(signed(difference.value, decimals=DECIMALS), bold=difference.is_significant, hover=p),
         TableCell(f"{signed(low, decimals=DECIMALS)} to {signed(high, decimals=DECIMALS)}"),
     )
 

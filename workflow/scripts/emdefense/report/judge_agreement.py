@@ -127,7 +127,7 @@ def _row(judge: str, questions: str, title: str, found: Agreement) -> tuple[Tabl
 def _alpha(alpha: Estimate | None) -> TableCell:
     if alpha is None:
         return TableCell(DASH)
-    return TableCell(signed(alpha.value, plus=False), interval=interval_text(alpha))
+    return TableCell(signed(alpha.value, plus=False), hover=interval_text(alpha))
 
 
 def _difference(estimate: Estimate | None) -> str:

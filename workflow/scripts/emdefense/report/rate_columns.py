@@ -92,7 +92,7 @@ def cells(rate: Rate, kinds: Sequence[TableColumn], footnote: str) -> list[Table
         bold=rate.bold,
         italic=rate.italic,
         underline=rate.underline,
-        interval=interval_text(rate.estimate),
+        hover=interval_text(rate.estimate),
         footnote=footnote if rate.estimate is None else "",
     )
     if BRACKETS.issuperset(kinds):

@@ -18,7 +18,7 @@ class TableCell:
     italic: bool = False
     underline: bool = False
     paper: str = ""  # the paper's value, in brackets
-    interval: str = ""  # in words, for a pointer that rests on the cell
+    hover: str = ""  # what a pointer that rests on the cell is told
     footnote: str = ""  # letters
 
 
