@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
 from measuring import markdown_table
-from report import FURTHER_FIGURES, FURTHER_TABLES, SCRIPTS, run
+from report import FURTHER_FIGURES, FURTHER_TABLES, SCRIPTS, Cost, run
 
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
@@ -54,22 +54,22 @@ def main() -> None:
         write_responses(study)
         count()
         cells, page = RESULTS / "report/cells", RESULTS / "report/index.html"
-        wall, peak = run(script("cell_pages", CONFIG, f"--results={RESULTS}", f"--out={cells}"))
+        took = run(script("cell_pages", CONFIG, f"--results={RESULTS}", f"--out={cells}"))
         size = sum(path.stat().st_size for path in cells.rglob("*") if path.is_file())
-        rows = [row(f"cells' pages, {responses:,} responses", wall, size, peak)]
+        rows = [row(f"cells' pages, {responses:,} responses", took.seconds, size, took)]
         if not given.quick:
             render(study)
-            wall, peak = run(script("page", CONFIG, f"--results={RESULTS}", f"--out={page}"))
-            rows.append(row("the page", wall, page.stat().st_size, peak))
+            took = run(script("page", CONFIG, f"--results={RESULTS}", f"--out={page}"))
+            rows.append(row("the page", took.seconds, page.stat().st_size, took))
         one = next(cells.glob("large/code/kl/*/seed0/index.html"))
         rows += [row(*did) for did in browse([path for path in (page, one) if path.is_file()])]
-    print(markdown_table(["what", "seconds", "peak MB", "MB written, or opened"], rows))
+    print(markdown_table(["what", "seconds", "core-s", "peak MB", "MB written, or opened"], rows))
 
 
-def row(what: str, seconds: float, size: int = 0, peak: float = 0.0) -> list[str]:
+def row(what: str, seconds: float, size: int = 0, took: Cost | None = None) -> list[str]:
     """A line of the table; what is not known stays empty."""
-    sizes = f"{size / MEGABYTE:,.2f}" if size else ""
-    return [what, f"{seconds:.2f}", f"{peak:,.0f}" if peak else "", sizes]
+    process = [f"{took.core_seconds:.1f}", f"{took.megabytes:,.0f}"] if took else ["", ""]
+    return [what, f"{seconds:.2f}", *process, f"{size / MEGABYTE:,.2f}" if size else ""]
 
 
 def script(name: str, *arguments: str) -> list[str]:

@@ -92,7 +92,7 @@ def test_report() -> None:
 
 def test_pages() -> None:
     header, *rows = table("pages")
-    assert header == ["what", "seconds", "peak MB", "MB written, or opened"]
+    assert header == ["what", "seconds", "core-s", "peak MB", "MB written, or opened"]
     assert rows[0][0] == "cells' pages, 4,100 responses"
     assert all(float(cell) > 0 for cell in rows[0][1:])
     assert [row[0] for row in rows[1:]] in (

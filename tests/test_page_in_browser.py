@@ -214,6 +214,7 @@ def test_texts_that_are_not_there_are_an_error_in_words(chromium: Browser, tmp_p
     found = opened(chromium, tmp_path / "index.html")
     found.page.click("#next")
     expect(found.page.locator("#status")).to_contain_text("0.js could not be loaded; it belongs beside this page.")
+    assert len(texts(found)) == SHOWN  # what was there stays
 
 
 def test_without_javascript_responses_and_cells_are_there(chromium: Browser) -> None:
