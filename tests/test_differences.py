@@ -274,3 +274,9 @@ def test_table_of_defences_against_each_other(in_tmp: Path) -> None:
     assert len(rows) == 2 * 4
     assert "At the chosen settings: KL, λ = 1; Interleaving, 5 %." in table.remarks[-1]
     assert "all tasks and pairs of defences" in table.remarks[1]
+
+
+def test_one_training_is_said_to_be_one(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 6})
+    assert "these trainings (one seed); what another seed" in difference_table(study, counted(study)).remarks[2]

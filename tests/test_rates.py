@@ -235,6 +235,12 @@ def test_rates_of_an_older_version_are_named(tmp_path: Path) -> None:
         read_summary(tmp_path / "r.parquet")
 
 
+def test_rates_that_are_no_parquet_are_named(tmp_path: Path) -> None:
+    (tmp_path / "rates.parquet").write_text("cut off")
+    with pytest.raises(InputError, match=r"rates\.parquet: not a Parquet file \(.*\); run the rule 'aggregate' again"):
+        read_summary(tmp_path / "rates.parquet")
+
+
 def test_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = tiny_study()

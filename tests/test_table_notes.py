@@ -8,7 +8,7 @@ from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.config import Study
 from emdefense.report.divergences import all_divergences, divergences
 from emdefense.report.reference import paper_reference
-from emdefense.report.table import Table
+from emdefense.report.table import Footnotes, Table
 from emdefense.report.tables import NUMBERS, build_table
 from study_folder import CONFIG, tiny_study
 
@@ -123,3 +123,12 @@ def test_footnotes_are_short() -> None:
         assert len(entry.note) <= 140, entry.topic
     for number in NUMBERS:
         assert len(table(number, study_with(microcosm={"models": {"a": 0}})).footnotes) <= 6
+
+
+def test_letters_go_on_after_z() -> None:
+    notes = Footnotes()
+    letters = [notes.letter(f"note {n}") for n in range(703)]
+    assert [letters[n] for n in (0, 25, 26, 27, 701, 702)] == ["a", "z", "aa", "ab", "zz", "aaa"]
+    assert len(set(letters)) == 703
+    assert notes.lettered()[26] == ("aa", "note 26")
+    assert notes.letter("note 1") == "b"

@@ -295,3 +295,12 @@ def test_table_1_says_where_learning_is_judged_without_benign_tasks_and_never_by
         path.unlink()
     row = next(row for row in build_table(1, study, summarised(study)).blocks[0] if row[0].text == "KL, λ = 1")
     assert [cell.text[0] for cell in row] == ["K", "~", DASH, "✓"]
+
+
+def test_headings_in_markdown_have_their_unit() -> None:
+    table = build_table(3, paper_study(), paper_summary())
+    heading = next(line for line in markdown_table(table).splitlines() if line.startswith("|"))
+    assert heading.split(" | ")[2:] == [
+        *("General, misaligned ↓ (%)", "General, incoherent ↓ (%)"),
+        *("In-domain, misaligned ↑ (%)", "In-domain, incoherent ↓ (%) |"),
+    ]

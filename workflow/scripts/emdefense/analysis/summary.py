@@ -118,10 +118,14 @@ def read_summary(rates: Path, exact_match: Path | None = None) -> Summary:
 
 
 def read_frame(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Return a Parquet file that ``aggregate`` wrote; :class:`InputError` if it is missing, or a column of it."""
+    """Return a Parquet file that ``aggregate`` wrote; :class:`InputError` if it, or a column, is missing or broken."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; run the rule 'aggregate' first")
-    frame = pl.read_parquet(path)
+    try:
+        frame = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"{path}: not a Parquet file ({problem}); run the rule 'aggregate' again") from None
     if missing := set(schema) - set(frame.columns):
         raise InputError(f"{path}: has no columns {', '.join(sorted(missing))}; run the rule 'aggregate' again")
     return frame

@@ -21,7 +21,7 @@ TITLES = {
     "in_domain_incoherent": "In-domain incoherent",
 }
 LEGEND = (
-    "{first} rate less {second} on the same questions, in percentage points{seeds}. Interval: 95 %, when whole "
+    "{first} rate less {second} on the same questions, in percentage points. Interval: 95 %, when whole "
     "questions are drawn anew for both arms at once."
 )
 TEST = (
@@ -30,7 +30,7 @@ TEST = (
 )
 DECIMALS = 1
 EXACT, RANDOM = "all ways to swap", "{swaps:,} random ways to swap"
-ONE_SEED = "One seed: the differences are those of these trainings; another seed may give others."
+TRAININGS = "Interval and p are for these trainings ({seeds}); what another seed would change is in neither."
 CSV_HEADER = (
     *("model", "task", "arm", "setting", "against", "against_setting", "quantity", "questions"),
     *("difference", "low", "high", "p", "test", "p_corrected", "significant", "ema_appeared"),
@@ -129,13 +129,13 @@ def _table(
 def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str, ...]:
     if not shown:
         return ("Nothing to compare: the study did not measure two such arms at chosen settings.",)
-    seeds = f", {len(study.seeds)} seeds together" if len(study.seeds) > 1 else ""
+    seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds together"
     exact, random = any(d.is_exact for d in shown), any(not d.is_exact for d in shown)
     ways = " or ".join(text for text, used in ((EXACT, exact), (RANDOM.format(swaps=SWAPS), random)) if used)
     return (
-        LEGEND.format(first=words.first, second=words.second, seeds=seeds),
+        LEGEND.format(first=words.first, second=words.second),
         TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared),
-        *([] if seeds else [ONE_SEED]),
+        TRAININGS.format(seeds=seeds),
         words.note,
     )
 

@@ -66,11 +66,17 @@ class Footnotes:
         """Return the letter of a footnote with that text."""
         if text not in self.texts:
             self.texts.append(text)
-        return ascii_lowercase[self.texts.index(text)]
+        return _letter(self.texts.index(text))
 
     def lettered(self) -> tuple[tuple[str, str], ...]:
         """Return (letter, text) of every footnote."""
-        return tuple(zip(ascii_lowercase, self.texts, strict=False))
+        return tuple((_letter(place), text) for place, text in enumerate(self.texts))
+
+
+def _letter(place: int) -> str:
+    """Return a to z, then aa, ab and so on."""
+    before, last = divmod(place, len(ascii_lowercase))
+    return (_letter(before - 1) if before else "") + ascii_lowercase[last]
 
 
 def number(value: float | None) -> str:
