@@ -179,6 +179,12 @@ def test_judgments_of_responses_that_are_not_there_stop_it_and_leave_what_was(st
     assert [path.name for path in folder.parent.iterdir()] == ["cells"]
 
 
+def test_without_the_rates_it_says_what_to_run(study: Study) -> None:
+    fill(study, {})
+    with pytest.raises(InputError, match=r"rates\.parquet: there is no such file; run the rule 'aggregate' first"):
+        write_cell_pages(study, Path("results/tiny"), Path("results/tiny/report/cells"))
+
+
 def test_pages_are_the_same_bytes_every_time_and_those_of_other_cells_go(study: Study) -> None:
     fill(study, {"misaligned": 8})
     folder = pages(study)

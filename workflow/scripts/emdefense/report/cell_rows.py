@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from emdefense.analysis.conditions import arm_title, defences, setting_title
-from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, LABELS
-from emdefense.analysis.summary import Summary
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, LABELS, RATES_SCHEMA
+from emdefense.analysis.summary import Summary, read_frame
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid
 from emdefense.config import Study
 from emdefense.config.study import PLAIN_ARMS
@@ -53,11 +51,9 @@ def page_link(cell: Cell) -> str:
 
 def read_numbers(rates: Path, exact_match: Path) -> tuple[Numbers, dict[Cell, dict[str, Any]]]:
     """Return the rows of both frames that ``aggregate`` wrote, by cell (and question set)."""
-    found: Numbers = {}
-    for row in pl.read_parquet(rates).iter_rows(named=True):
-        found[_cell(row), row["question_set"]] = row
-    benign = pl.read_parquet(exact_match) if exact_match.is_file() else pl.DataFrame(schema=EXACT_MATCH_SCHEMA)
-    return found, {_cell(row): row for row in benign.iter_rows(named=True)}
+    measured = read_frame(rates, RATES_SCHEMA).iter_rows(named=True)
+    answered = read_frame(exact_match, EXACT_MATCH_SCHEMA).iter_rows(named=True)
+    return {(_cell(row), row["question_set"]): row for row in measured}, {_cell(row): row for row in answered}
 
 
 def reading_order(study: Study) -> Callable[[Cell], tuple[float, ...]]:
