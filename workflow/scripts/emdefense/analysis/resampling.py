@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import draw_questions
+from emdefense.analysis.rates import OUTCOMES
 from emdefense.cells import GENERAL, IN_DOMAIN
-
-OUTCOMES = ("misaligned", "incoherent")
 
 
 class ResampledRates:
@@ -24,10 +23,9 @@ class ResampledRates:
         self._resamples = resamples
         self._draws: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self._counts: dict[tuple[Condition, str], pl.DataFrame] = {}
-        pooled = questions.group_by("model", "task", "arm", "setting", "question_set", "question_id").agg(
-            pl.col("scored", *OUTCOMES).sum()
-        )
-        for key, rows in pooled.group_by("model", "task", "arm", "setting", "question_set"):
+        key_columns = [*Condition._fields, "question_set"]
+        pooled = questions.group_by(*key_columns, "question_id").agg(pl.col("scored", *OUTCOMES).sum())
+        for key, rows in pooled.group_by(key_columns):
             *condition, question_set = key
             self._counts[Condition(*condition), str(question_set)] = rows.sort("question_id")
 
