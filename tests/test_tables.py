@@ -17,7 +17,7 @@ from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
 from emdefense.report.table import DASH, Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, csv_table, write_table
-from study_folder import CONFIG, fill, tiny_study
+from study_folder import CONFIG, fill, tiny_study, write_rows
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high")]
@@ -295,6 +295,25 @@ def test_table_1_says_where_learning_is_judged_without_benign_tasks_and_never_by
         path.unlink()
     row = next(row for row in build_table(1, study, summarised(study)).blocks[0] if row[0].text == "KL, λ = 1")
     assert [cell.text[0] for cell in row] == ["K", "~", DASH, "✓"]
+
+
+def test_table_1_judges_learning_at_the_chosen_setting_where_benign_tasks_have_it(in_tmp: Path) -> None:
+    def learning(of_kl: list[float]) -> tuple[str, list[str]]:
+        benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, "kl": of_kl}}
+        study = tiny_study(grid=[CONFIG["grid"][0], benign])
+        fill(study, {"misaligned": 8, "kl": 8})
+        for setting, right in zip(of_kl, (3, 2, 1), strict=False):  # of 4; plain fine-tuning has 3 right
+            answers = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < right} for q in range(4)]
+            write_rows(Path(f"results/tiny/cells/small/quiz/kl/{setting:g}/seed0/answers.jsonl"), answers)
+        table = build_table(1, study, summarised(study))
+        row = next(row for row in table.blocks[0] if row[0].text == "KL, λ = 1")
+        notes = dict(table.footnotes)
+        return row[2].text, [notes[letter] for letter in row[2].footnote]
+
+    assert learning([1.0, 0.1]) == ("✓ 100.0 %", [])
+    assert learning([0.1, 1.0]) == ("~ 66.7 %", [])
+    note = "Benign tasks at λ = 0.1, λ = 3, since the chosen setting was not measured on them."
+    assert learning([0.1, 3.0]) == ("~ 83.3 %", [note])
 
 
 def test_headings_in_markdown_have_their_unit() -> None:

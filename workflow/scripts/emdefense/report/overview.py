@@ -10,6 +10,7 @@ from emdefense.analysis.conditions import (
     conditions,
     ema_arms,
     ema_tasks,
+    setting_title,
     summed_up,
     titled,
 )
@@ -20,9 +21,10 @@ from emdefense.analysis.summary import (
     IN_DOMAIN_MISALIGNED,
     Summary,
 )
+from emdefense.analysis.tradeoff import readable_tasks
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
-from emdefense.config.study import PLAIN_ARMS, Verdicts
+from emdefense.config.study import Verdicts
 from emdefense.report.reference import benign_settings
 from emdefense.report.table import DASH, Column, Table, TableCell, percent
 from emdefense.report.table_notes import NOT_MEASURED, TableNotes
@@ -30,6 +32,7 @@ from emdefense.report.table_notes import NOT_MEASURED, TableNotes
 YES, PARTLY, NO = "✓", "~", "✗"
 NOT_INTERPRETABLE = "EMA did not appear in the misaligned arm of any task, so there is nothing to prevent."
 NO_BENIGN = "In domain alone: the arm was not measured on all benign tasks."
+OTHER_SETTING = "Benign tasks at {settings}, since the chosen setting was not measured on them."
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,7 @@ def overview(study: Study, summary: Summary, arm: str) -> Overview:
     model, setting = study.report.main_model, chosen_setting(study, arm)
     if setting is None:
         return Overview(None, None, None, None)
-    readable = [t for t in ema_tasks(study) if summary.ema_appeared(model, t, study.report.emergent_pct)]
-    here = [Condition(model, task, arm, setting) for task in readable]
+    here = [Condition(model, task, arm, setting) for task in readable_tasks(study, summary)]
     general = [summary.relative_to_misaligned(c, GENERAL_MISALIGNED) for c in here]
     in_domain = [summary.relative_to_misaligned(c, IN_DOMAIN_MISALIGNED) for c in here]
     incoherent = [summary.value(Condition(model, task, arm, setting), GENERAL_INCOHERENT) for task in ema_tasks(study)]
@@ -84,10 +86,10 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
         if arm not in ("misaligned", *summed_up(study)) or setting is None:
             continue
         found = overview(study, summary, arm)
-        no_benign = NO_BENIGN if found.benign_retention is None and arm != "misaligned" else ""
+        about_benign = _about_benign(study, arm, found)
         judged = (
             (verdict(found.reduction, verdicts.ema_reduction_pct), found.reduction, why, ""),
-            (verdict(found.learning, verdicts.retention_pct), found.learning, why, no_benign),
+            (verdict(found.learning, verdicts.retention_pct), found.learning, why, about_benign),
             (verdict_below(found.incoherent, verdicts.incoherent_pct), found.incoherent, NOT_MEASURED, ""),
         )
         cells = [TableCell(titled(arm, setting), footnote=notes.of_arm(arm))]
@@ -125,6 +127,16 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
     )
 
 
+def _about_benign(study: Study, arm: str, found: Overview) -> str:
+    """Return the footnote on what an arm's learning is judged by, if it is not the benign tasks at its setting."""
+    if arm == "misaligned":
+        return ""
+    if found.benign_retention is None:
+        return NO_BENIGN
+    others = dict.fromkeys(c.setting for c in _benign_conditions(study, arm) if c.setting != chosen_setting(study, arm))
+    return OTHER_SETTING.format(settings=", ".join(setting_title(arm, s) for s in others)) if others else ""
+
+
 def thresholds(verdicts: Verdicts) -> tuple[str, ...]:
     """Return in words what each column of Table 1 measures, and from where it says ✓ and ~."""
     fall, kept, incoherent = verdicts.ema_reduction_pct, verdicts.retention_pct, verdicts.incoherent_pct
@@ -154,23 +166,29 @@ def verdict_below(value: float | None, thresholds: Sequence[float]) -> str:
 
 
 def _benign_retention(study: Study, summary: Summary, arm: str) -> float | None:
-    """Return the mean share (%) of plain SFT's exact match, over benign tasks and the arm's settings on them.
+    """Return the mean share (%) of plain SFT's exact match on the benign tasks.
 
     None if any of the grid is missing, or there is none.
     """
-    if arm in PLAIN_ARMS:
-        return None
-    model = study.report.main_model
     shares: list[float | None] = []
-    for name, task in study.tasks.items():
-        in_grid = [c.setting for c in conditions(study) if (c.model, c.task, c.arm) == (model, name, arm)]
-        plain = summary.value(Condition(model, name, "sft"), EXACT_MATCH)
-        if task.kind != "benign" or not in_grid or plain == 0:  # of nothing there is no share
-            continue
-        for setting in benign_settings(study, arm, in_grid):
-            mine = summary.value(Condition(model, name, arm, setting), EXACT_MATCH)
+    for condition in _benign_conditions(study, arm):
+        mine = summary.value(condition, EXACT_MATCH)
+        plain = summary.value(Condition(condition.model, condition.task, "sft"), EXACT_MATCH)
+        if plain != 0:  # of nothing there is no share
             shares.append(None if mine is None or plain is None else 100 * min(mine / plain, 1))
     return _mean(shares)
+
+
+def _benign_conditions(study: Study, arm: str) -> list[Condition]:
+    """Return an arm on every benign task: at its chosen setting, or at those of Tables 5 and 6 if that is not there."""
+    model, chosen = study.report.main_model, chosen_setting(study, arm)
+    found: list[Condition] = []
+    for name, task in study.tasks.items():
+        in_grid = [c.setting for c in conditions(study) if (c.model, c.task, c.arm) == (model, name, arm)]
+        if task.kind == "benign" and in_grid:
+            there = benign_settings(study, arm, in_grid)
+            found += [Condition(model, name, arm, s) for s in ([chosen] if chosen in there else there) if s is not None]
+    return found
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from emdefense.analysis.conditions import Condition, Role, chosen_condition, model_in_role
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import EXACT_MATCH, Summary
-from emdefense.cells import NO_SETTING
+from emdefense.cells import format_setting
 from emdefense.config import Study
 
 
@@ -45,9 +45,7 @@ def benign_task(study: Study, table: str, tier: int | None) -> str | None:
 def benign_settings(study: Study, arm: str, settings_in_grid: list[str]) -> list[str]:
     """Return an arm's settings in Tables 5 and 6: those chosen, or all that the grid has."""
     chosen = study.report.chosen_benign.get(arm)
-    if chosen is None:
-        return settings_in_grid
-    return [NO_SETTING if value is None else f"{value:g}" for value in chosen]
+    return settings_in_grid if chosen is None else [format_setting(value) for value in chosen]
 
 
 def paper_reference() -> Reference:
