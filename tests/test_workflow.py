@@ -145,7 +145,7 @@ def test_another_judge_judges_the_same_responses_and_may_take_the_first_ones_pla
     assert judgments == ["loop.jsonl", "loop.jsonl", "oracle.jsonl", "oracle.jsonl"]
     lines = (results / "tables/judge_agreement.csv").read_text().splitlines()
     assert len(lines) == 1 + 6
-    assert "How far the judges agree" in (results / "report/index.html").read_text()
+    assert "How far other judges agree with oracle" in (results / "report/index.html").read_text()
 
     config["judge"], config["second_judges"] = config["second_judges"][0], [config["judge"]]
     (checkout.folder / "two.yaml").write_text(yaml.safe_dump(config))
