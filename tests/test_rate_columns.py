@@ -94,7 +94,11 @@ def test_a_table_with_all_columns_in_markdown(summary: Summary) -> None:
     assert r"| **20.00** | \[20.00, 20.00\] | 24/120 | 0.04 | +19.96 | no | 10.00 |" in kl
     assert "Count: responses of all that have both scores." in text
     assert "Paper: its rate for Qwen2.5-7B, at the same setting." in text
-    assert "Over 3 seeds together." in text
+    assert "Each rate is of all its seeds together, up to 3; the CSV says how many." in text
+
+
+def test_seeds_are_spoken_of_only_where_there_are_several() -> None:
+    assert not any("seed" in remark for remark in build_table(3, paper_study(), paper_summary()).remarks)
 
 
 def test_the_csv_has_all_of_it_whatever_is_shown(summary: Summary) -> None:

@@ -320,6 +320,6 @@ def test_headings_in_markdown_have_their_unit() -> None:
     table = build_table(3, paper_study(), paper_summary())
     heading = next(line for line in markdown_table(table).splitlines() if line.startswith("|"))
     assert heading.split(" | ")[2:] == [
-        *("General, misaligned ↓ (%)", "General, incoherent ↓ (%)"),
-        *("In-domain, misaligned ↑ (%)", "In-domain, incoherent ↓ (%) |"),
+        *("General (%), misaligned ↓", "General (%), incoherent ↓"),
+        *("In-domain (%), misaligned ↑", "In-domain (%), incoherent ↓ |"),
     ]

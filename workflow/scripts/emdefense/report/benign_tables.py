@@ -18,6 +18,7 @@ from emdefense.report.rate_columns import (
     csv_columns,
     kinds_shown,
     remarks,
+    seeds_remark,
 )
 from emdefense.report.reference import Reference, benign_settings, benign_task
 from emdefense.report.table import Column, Table, TableCell, number
@@ -97,7 +98,7 @@ def _table(
         remarks=(
             LEGEND if rows else "This study has no such task.",
             *remarks(shown, "correct answers of all", paper),
-            *([f"Over {len(study.seeds)} seeds together."] if rows and len(study.seeds) > 1 else []),
+            *seeds_remark(flat),
         ),
         footnotes=notes.lettered(),
         title_footnote=notes.title,

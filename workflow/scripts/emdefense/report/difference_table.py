@@ -129,7 +129,7 @@ def _table(
 def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str, ...]:
     if not shown:
         return ("Nothing to compare: the study did not measure two such arms at chosen settings.",)
-    seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds together"
+    seeds = "one seed" if len(study.seeds) == 1 else f"up to {len(study.seeds)} seeds together"
     exact, random = any(d.is_exact for d in shown), any(not d.is_exact for d in shown)
     ways = " or ".join(text for text, used in ((EXACT, exact), (RANDOM.format(swaps=SWAPS), random)) if used)
     return (

@@ -108,6 +108,12 @@ def remarks(kinds: Sequence[TableColumn], counted: str, paper: str) -> list[str]
     return [" ".join(legends[kind] for kind in kinds)] if kinds else []
 
 
+def seeds_remark(rates: Iterable[Rate]) -> list[str]:
+    """Return that rates are of several seeds, if any is; some may have fewer, and the untrained model has one."""
+    most = max((rate.estimate.seeds for rate in rates if rate.estimate is not None), default=1)
+    return [f"Each rate is of all its seeds together, up to {most}; the CSV says how many."] if most > 1 else []
+
+
 def csv_bounds(rate: Rate) -> list[str]:
     """Return the fields ``CSV_BOUNDS`` of a rate."""
     found = []

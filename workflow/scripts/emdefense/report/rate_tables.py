@@ -42,6 +42,7 @@ from emdefense.report.rate_columns import (
     csv_columns,
     kinds_shown,
     remarks,
+    seeds_remark,
 )
 from emdefense.report.reference import Reference
 from emdefense.report.table import Block, Column, Table, TableCell, number
@@ -197,7 +198,7 @@ def _table(
             *([marks.LEGEND] if tasks else []),
             *remarks(kinds, "responses of all that have both scores", _of_paper(number_, role, reference)),
             *([_no_setting(number_)] if number_ in SWEEPS and len(rows) == 1 else []),
-            *([f"Over {len(study.seeds)} seeds together."] if len(study.seeds) > 1 else []),
+            *seeds_remark(rates),
         ),
         footnotes=notes.lettered(),
         title_footnote=notes.title,
