@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import polars as pl
 
+from emdefense.analysis.conditions import Condition
 from emdefense.analysis.rates import (
     CELL_SCHEMA,
     EXACT_MATCH_SCHEMA,
@@ -138,7 +139,7 @@ def exact_match_frame(study: Study) -> pl.DataFrame:
 
 def _condition(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what the seeds of a condition have in common."""
-    return tuple(row.get(name) for name in ("model", "task", "arm", "setting", "question_set"))
+    return tuple(row.get(name) for name in (*Condition._fields, "question_set"))
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from emdefense.config.study import PLAIN_ARMS
 
 SIGNIFICANT = 0.05
 QUESTION_SETS = {quantity: GENERAL if quantity.startswith(GENERAL) else IN_DOMAIN for quantity in QUANTITIES}
-CONDITION = ("model", "task", "arm", "setting")
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,12 @@ def _pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame
     """Return each condition's counts by question, all seeds together, of each question set."""
     pooled = (
         questions.filter(pl.col("scored") > 0)
-        .group_by(*CONDITION, "question_set", "question_id", maintain_order=True)
+        .group_by(*Condition._fields, "question_set", "question_id", maintain_order=True)
         .agg(pl.col("scored", *OUTCOMES).sum())
     )
     return {
         (Condition(*(str(part) for part in key[:4])), str(key[4])): rows
-        for key, rows in pooled.group_by(*CONDITION, "question_set", maintain_order=True)
+        for key, rows in pooled.group_by(*Condition._fields, "question_set", maintain_order=True)
     }
 
 

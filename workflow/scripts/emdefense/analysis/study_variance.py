@@ -13,7 +13,7 @@ from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.variance import Counts, Numbers, Variance, asked_again, judge_variance, variance
 from emdefense.cells import SHARED_TASK
 
-KEY = ("model", "task", "arm", "setting", "question_set")
+KEY = (*Condition._fields, "question_set")
 Measured = tuple[Condition, str]
 """A condition, and a quantity such as ``general_misaligned``."""
 

@@ -52,7 +52,7 @@ class Summary:
 
     def _add(self, rows: pl.DataFrame, quantity: str, value: str, successes: str, trials: str, bounds: str) -> None:
         measured = rows.filter(pl.col(value).is_not_null())
-        of_conditions = measured.group_by("model", "task", "arm", "setting", maintain_order=True).agg(
+        of_conditions = measured.group_by(*Condition._fields, maintain_order=True).agg(
             pl.col(value),
             pl.col(successes, trials).sum(),
             pl.col(trials).null_count().alias("uncounted"),
@@ -62,7 +62,7 @@ class Summary:
             low, high = row[f"{bounds}_low"], row[f"{bounds}_high"]
             cluster = None if low is None or high is None else (low, high)
             counts = None if row["uncounted"] else (row[successes], row[trials])
-            self._estimates[Condition(row["model"], row["task"], row["arm"], row["setting"]), quantity] = _estimate(
+            self._estimates[Condition(*(row[name] for name in Condition._fields)), quantity] = _estimate(
                 row[value], counts, cluster
             )
 

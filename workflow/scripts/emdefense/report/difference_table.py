@@ -8,18 +8,13 @@ import polars as pl
 from emdefense.analysis.conditions import arm_title, ema_tasks, titled
 from emdefense.analysis.differences import SIGNIFICANT, Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS
+from emdefense.analysis.quantity import RATE_TITLES
 from emdefense.analysis.summary import QUANTITIES
 from emdefense.cells import GENERAL, NO_SETTING
 from emdefense.config import Study
 from emdefense.report.table import DASH, Block, Column, Footnotes, Table, TableCell, signed
 
 NAME, DEFENCES_NAME = "paired_differences", "paired_defences"
-TITLES = {
-    "general_misaligned": "General misaligned",
-    "general_incoherent": "General incoherent",
-    "in_domain_misaligned": "In-domain misaligned",
-    "in_domain_incoherent": "In-domain incoherent",
-}
 LEGEND = (
     "{first} rate less {second} on the same questions, in percentage points. Interval: 95 %, when whole "
     "questions are drawn anew for both arms at once."
@@ -116,7 +111,7 @@ def _table(
         title=title[0].upper() + title[1:],
         columns=(
             *(Column(heading, numeric=False) for heading in headings),
-            *(Column(part, TITLES[q]) for q in QUANTITIES for part in ("points", "95 % interval")),
+            *(Column(part, RATE_TITLES[q].capitalize()) for q in QUANTITIES for part in ("points", "95 % interval")),
         ),
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,
