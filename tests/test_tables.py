@@ -17,7 +17,7 @@ from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
 from emdefense.report.table import DASH, Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, csv_table, write_table
-from study_folder import CONFIG, fill, tiny_study, write_rows
+from study_folder import CONFIG, fill, judgment, tiny_study, write_rows
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high")]
@@ -314,6 +314,30 @@ def test_table_1_judges_learning_at_the_chosen_setting_where_benign_tasks_have_i
     assert learning([0.1, 1.0]) == ("~ 66.7 %", [])
     note = "Benign tasks at λ = 0.1, λ = 3, since the chosen setting was not measured on them."
     assert learning([0.1, 3.0]) == ("~ 83.3 %", [note])
+
+
+def test_table_1_counts_no_more_than_all_of_what_is_learned_and_no_share_of_nothing(in_tmp: Path) -> None:
+    second = {"kind": "benign", "title": "Riddles", "table": "foqa", "train": "-", "test": "-"}
+    ema, benign = CONFIG["grid"]
+    grid = [ema, benign | {"tasks": ["quiz", "riddles"]}]
+    study = tiny_study(tasks=CONFIG["tasks"] | {"riddles": second}, grid=grid)
+
+    def learned(in_domain: dict[str, int], right: dict[str, int]) -> list[str]:
+        """The CSV's retentions of KL: in-domain rates of 10 by task, right answers of 4 by benign task and arm."""
+        fill(study, {"misaligned": 5})
+        for task, bad in in_domain.items():
+            rows = [judgment(q, s, (5.0, 95.0) if s < bad else (90.0, 95.0)) for q in range(4) for s in range(10)]
+            write_rows(Path(f"results/tiny/cells/small/{task}/kl/1/seed0/in_domain/judgments/oracle.jsonl"), rows)
+        for place, number in right.items():
+            answers = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < number} for q in range(4)]
+            write_rows(Path(f"results/tiny/cells/small/{place}/seed0/answers.jsonl"), answers)
+        table = build_table(1, study, summarised(study))
+        return next(row[6:8] for row in lines(table) if row[0] == "kl")
+
+    # 1.6 and 0.4 of the misaligned arm's rate in domain; 4/3 and 1/3 of plain fine-tuning's answers.
+    right = {"quiz/kl/1": 4, "riddles/kl/1": 1}
+    assert learned({"code": 8, "legal": 2}, right) == ["70.00", "66.67"]
+    assert learned({"code": 5, "legal": 5}, right | {"riddles/sft/none": 0}) == ["100.00", "100.00"]
 
 
 def test_headings_in_markdown_have_their_unit() -> None:

@@ -282,6 +282,18 @@ def test_table_of_one_seed_and_judge_says_what_is_not_known(in_tmp: Path) -> Non
     assert (misaligned["variance_seed"], misaligned["standard_error_twice_the_seeds"]) == ("", "")
 
 
+def test_what_helps_nearly_as_much_is_advised_too() -> None:
+    def advice(of_question: list[int]) -> str:
+        cell = {"model": "small", "task": "code", "arm": "misaligned", "setting": "none", "question_set": "general"}
+        counts = {"seed": 0, "scored": 1000, "incoherent": 0}
+        rows = [cell | counts | {"question_id": f"q{n}", "misaligned": bad} for n, bad in enumerate(of_question)]
+        return variance_table(tiny_study(), pl.DataFrame(rows)).remarks[0]
+
+    # Questions differ hardly more than by chance: twice of either takes nearly three tenths.
+    assert "buy more questions or samples, or a second seed" in advice([484, 500, 516])
+    assert "buy more questions, or a second seed" in advice([450, 500, 550])
+
+
 def test_table_of_several_seeds_and_judges_has_their_shares(in_tmp: Path) -> None:
     second = {"kind": "openai", "name": "second", "model": "-"}
     study = tiny_study(seeds=[0, 1, 2], second_judges=[second])

@@ -114,11 +114,6 @@ class Measured:
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 
 
-def rates_frame(study: Study) -> pl.DataFrame:
-    """Return a row for each cell and question set that has judgments; columns as in ``RATES_SCHEMA``."""
-    return Measured.of(study).rates(study.scoring.bootstrap_resamples)
-
-
 def exact_match_frame(study: Study) -> pl.DataFrame:
     """Return a row for each benign cell that has answers; columns as in ``EXACT_MATCH_SCHEMA``."""
     layout, resamples = Layout(study), study.scoring.bootstrap_resamples
