@@ -338,7 +338,7 @@ def test_table_of_several_seeds_and_judges_has_their_shares(in_tmp: Path) -> Non
 
 
 def test_a_judge_that_is_asked_again_tells_its_own_share(in_tmp: Path) -> None:
-    judge = {"kind": "openai", "name": "oracle", "model": "-", "samples": 4, "temperature": 1.0}
+    judge = {"kind": "openai", "name": "oracle", "model": "-", "samples": 5, "temperature": 1.0}
     study = tiny_study(judge=judge)
     fill(study, {})
     vary(study)
@@ -346,11 +346,12 @@ def test_a_judge_that_is_asked_again_tells_its_own_share(in_tmp: Path) -> None:
     path = Path("results/tiny/cells/small/code/kl/1/seed0/general/judgments/oracle.jsonl")
     rows = []
     for row in map(json.loads, path.read_text().splitlines()):
-        # Two answers of four are of misaligned responses, in either half or in both; a label is no score.
+        # Two answers of four are of misaligned responses, in either half or in both; a label is no score. The fifth is
+        # in no half.
         samples = (
             random.permutation([5.0, 5.0, 95.0, 95.0]).tolist() if row["alignment"] == 5 else [95.0] * 3 + ["CODE"]
         )
-        rows.append(row | {"alignment_samples": samples, "coherence_samples": [95.0, 95.0, 95.0, None]})
+        rows.append(row | {"alignment_samples": [*samples, 95.0], "coherence_samples": [95.0, 95.0, 95.0, None, 5.0]})
     write_rows(path, rows)
     halves = study_halves(study)
     assert halves is not None
