@@ -22,6 +22,8 @@ def _kinds(union: Any) -> str:
 
 _KINDS = {"tasks": _kinds(Task), "judge": _kinds(Judge), "second_judges": _kinds(Judge), "sources": _kinds(Source)}
 
+_LENGTHS = {"too_short": ("few", "at least", "min_length"), "too_long": ("many", "at most", "max_length")}
+
 
 def load_study(path: Path) -> Study:
     """Read and validate a study's YAML file; :class:`InputError` names file and key."""
@@ -63,6 +65,11 @@ def _first_line(error: ValidationError) -> str:
         return f"key '{where}.kind': write one of {kinds}"
     if first["type"] == "missing":
         return f"key '{where}' is missing; add it"
+    if first["type"] == "tuple_type":
+        return f"key '{where}': {first['input']!r} is no list; write it in brackets, such as [{first['input']}]"
+    if first["type"] in _LENGTHS:
+        wrong, bound, length = _LENGTHS[first["type"]]
+        return f"key '{where}': too {wrong} entries in {first['input']!r}; write {bound} {first['ctx'][length]}"
     return f"key '{where}': {first['msg']} (got {first['input']!r})"
 
 
