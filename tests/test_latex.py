@@ -91,8 +91,11 @@ def test_all_compile_inside_a_paper_of_two_columns(stems: list[str]) -> None:
     assert sorted(labels) == sorted(stem.removeprefix("table_") for stem in stems), "the paper went on to its end"
 
 
-def test_a_table_has_its_number_on_its_own() -> None:
+def test_a_table_has_its_number_on_its_own_or_none() -> None:
     assert r"\setcounter{table}{7}" in latex_table(build_table(8, paper_study(), paper_summary()))
+    further = latex_table(replace(made(2, 1), number=None, name="further"))
+    assert r"\setcounter{table}" not in further
+    assert r"\def\csname fnum@table\endcsname{\tablename}" in further
 
 
 def made(columns: int, rows: int, blocks: int = 1, text: str = "12.34") -> Table:
@@ -161,4 +164,5 @@ def test_no_title_keeps_a_table_from_compiling(tmp_path: Path) -> None:
 
 def test_what_latex_has_no_sign_for_is_spelt_out() -> None:
     assert latex("Kaczér, Łódź, naïve — “so”") == "Kaczér, Łódź, naïve — “so”"
+    assert latex("a | b") == "a $|$ b"
     assert latex("A 中 λ ą") == r"A [U+4E2D] $\lambda$ [U+0105]"

@@ -165,7 +165,7 @@ def test_text_is_escaped_in_each_format() -> None:
     hostile = "50 % of_a|b & <script>"
     columns = (Column("What", numeric=False),)
     table = Table(1, hostile, columns, (((TableCell(hostile),),),), ("what",), ((hostile,),))
-    assert r"50\,\% of\_a|b \& $<$script$>$" in latex_table(table)
+    assert r"50\,\% of\_a$|$b \& $<$script$>$" in latex_table(table)
     assert r"50 % of\_a\|b & \<script>" in markdown_table(table)
     assert "&lt;script&gt;" in html_table(table)
     assert "<script>" not in html_table(table)
