@@ -280,3 +280,11 @@ def test_one_training_is_said_to_be_one(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 6})
     assert "these trainings (one seed); what another seed" in difference_table(study, counted(study)).remarks[2]
+
+
+def test_where_the_misaligned_arm_was_not_measured_ema_is_not_said_to_be_absent(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"kl": 1})
+    table = defence_table(study, counted(study).filter(pl.col("arm") != "misaligned"))
+    assert [block[0][0].footnote for block in table.blocks] == ["a", "a"]
+    assert [text.split(",")[0] for _, text in table.footnotes] == ["The misaligned arm was not measured"]

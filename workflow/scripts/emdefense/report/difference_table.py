@@ -23,6 +23,7 @@ TEST = (
     "Bold: p below {level:g} % in a permutation test that swaps the two arms' responses to whole questions ({ways}), "
     "corrected by Holm's method over all tasks and {compared} of a model and quantity."
 )
+NOT_KNOWN = "The misaligned arm was not measured, so whether there was anything to prevent is not known."
 DECIMALS = 1
 EXACT, RANDOM = "all ways to swap", "{swaps:,} random ways to swap"
 TRAININGS = "Interval and p are for these trainings ({seeds}); what another seed would change is in neither."
@@ -94,7 +95,8 @@ def _table(
     blocks: list[Block] = []
     models = list(dict.fromkeys(model for model, _ in shown))
     for (model, task), rows in shown.items():
-        flag = "" if appeared.get((model, task)) else footnotes.letter(_no_ema(study))
+        has_ema = appeared.get((model, task))
+        flag = "" if has_ema else footnotes.letter(NOT_KNOWN if has_ema is None else _no_ema(study))
         block = []
         for n, (text, of_quantities) in enumerate(rows.items()):
             first = [study.models[model].title] if len(models) > 1 else []
