@@ -267,6 +267,17 @@ def test_where_ema_did_not_appear_only_controls_and_benign_tasks_are_judged(fold
     assert found["untrained-control"].verdict == HOLDS
 
 
+def test_without_a_misaligned_arm_nobody_knows_whether_ema_appeared(folder: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 5, "kl": 1})
+    for path in folder.rglob("misaligned/none/seed0/*/judgments/*.jsonl"):
+        path.unlink()
+    aggregate(study, Path("r.parquet"), Path("e.parquet"))
+    found = verdicts(study, read_summary(Path("r.parquet"), Path("e.parquet")))
+    assert found["kl-reduction-main"].verdict == found["interleaving-learns-more-than-kl"].verdict == NOT_MEASURED
+    assert found["untrained-control"].verdict == HOLDS
+
+
 def test_an_interval_decides_what_a_bound_within_it_cannot(folder: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 10, "kl": 1})

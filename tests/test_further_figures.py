@@ -183,10 +183,12 @@ def test_tasks_without_ema_are_left_out(questions: pl.DataFrame) -> None:
     study = tiny_study(report={**CONFIG["report"], "emergent_pct": 45})  # code has 46.7 %, legal 40
     with styled():
         figure = draw_tradeoff(study, summary_of(questions), ResampledRates(questions, 200))
-        nothing = draw_tradeoff(tiny_study(), no_summary(), None)
+        strict = tiny_study(report={**CONFIG["report"], "emergent_pct": 60})
+        empty = [draw_tradeoff(strict, summary_of(questions), None), draw_tradeoff(strict, no_summary(), None)]
     assert [axes.get_title() for axes in figure.axes] == ["Code"]
     assert figure.get_size_inches()[0] < PAGE
-    assert "EMA did not appear" in nothing.axes[0].texts[0].get_text()
+    why = [figure.axes[0].texts[0].get_text() for figure in empty]
+    assert why == ["EMA did not appear in any task", "not measured in this study"]
 
 
 def test_the_heat_map_shows_each_questions_rate_worst_first(questions: pl.DataFrame) -> None:

@@ -109,8 +109,8 @@ def _judge(
     arms_alone = quantity.model_copy(update={"relation": "value"})
     if ours is None and arms_alone.evaluate(study, measured.value) is None:
         verdict = NOT_MEASURED
-    elif not _ema_appeared(claim, study, measured):
-        verdict = NO_EMA
+    elif (why := _why_unreadable(claim, study, measured)) is not None:
+        verdict = why
     elif ours is None:
         verdict = NOT_MEASURED  # what to compare with is missing, or 0
     else:
@@ -143,12 +143,13 @@ def recompute(quantity: Quantity, study: Study, printed: Summary, tasks: Sequenc
     return Range(float(value), *sorted(float(end) for end in ends if end is not None))
 
 
-def _ema_appeared(claim: Claim, study: Study, summary: Summary) -> bool:
-    """Whether there was something to prevent; controls and benign tasks can be read without."""
+def _why_unreadable(claim: Claim, study: Study, summary: Summary) -> str | None:
+    """Return the verdict where nothing was to be prevented; None for what can be read: controls, benign tasks too."""
     quantity = claim.quantity
     if quantity.rate == EXACT_MATCH or set(quantity.arms) <= CONTROLS:
-        return True
+        return None
     model = model_in_role(study, quantity.model)
-    return model is not None and all(
-        summary.ema_appeared(model, task, study.report.emergent_pct) for task in quantity.tasks_of(study)
-    )
+    if model is None:
+        return NOT_MEASURED
+    appeared = {summary.ema_appeared(model, task, study.report.emergent_pct) for task in quantity.tasks_of(study)}
+    return NO_EMA if False in appeared else NOT_MEASURED if None in appeared else None

@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, settings, titled
+from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, ema_tasks, settings, titled
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.tradeoff import Effect, effect, effect_intervals, readable_tasks
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
 from emdefense.report.arm_styles import arm_styles
-from emdefense.report.style import COLUMN, PAGE, LineStyle, empty_figure, legend_above, save, styled
+from emdefense.report.style import COLUMN, PAGE, UNMEASURED, LineStyle, empty_figure, legend_above, save, styled
 
 NAME = "tradeoff"
 REDUCTION, RETENTION = "EMA reduction (%)", "in-domain retention (%)"
@@ -60,9 +60,11 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
     Axes are shared. A setting that is missing in a task is missing in the mean, and lines lead past it.
     """
     tasks = readable_tasks(study, summary)
+    model, emergent_pct = study.report.main_model, study.report.emergent_pct
     if not tasks:
-        return empty_figure("EMA did not appear in any task")
-    in_grid = ema_arms(study, study.report.main_model)
+        looked_for = any(summary.ema_appeared(model, task, emergent_pct) is not None for task in ema_tasks(study))
+        return empty_figure("EMA did not appear in any task" if looked_for else UNMEASURED)
+    in_grid = ema_arms(study, model)
     arms = [arm for arm in in_grid if arm not in REFERENCES]
     styles = {arm: arm_styles(study)[arm] for arm in arms}
     if len(tasks) == 1:
