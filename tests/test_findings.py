@@ -32,3 +32,9 @@ def test_a_defences_headline(
     monkeypatch.setattr(module, "overview", lambda *_: Overview(reduction, in_domain, benign, 1.0))
     found = _defence(tiny_study(), no_summary(), "kl")
     assert (found.tone, found.headline) == (tone, headline)
+
+
+def test_numbers_say_where_benign_tasks_had_another_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for benign_at, text in (("", "plain fine-tuning; 1.0 %"), ("λ = 0.1", "plain fine-tuning (at λ = 0.1); 1.0 %")):
+        monkeypatch.setattr(module, "overview", lambda *_, at=benign_at: Overview(95.0, 95.0, 91.0, 1.0, at))
+        assert f"Benign tasks reach 91.0 % of {text}".lower() in _defence(tiny_study(), no_summary(), "kl").text.lower()

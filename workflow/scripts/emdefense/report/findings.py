@@ -113,7 +113,8 @@ def _numbers(found: Overview) -> str:
     if found.in_domain_retention is not None:
         parts.append(f"{found.in_domain_retention:.1f} % of the in-domain rate remains")
     if found.benign_retention is not None:
-        parts.append(f"benign tasks reach {found.benign_retention:.1f} % of plain fine-tuning")
+        at = f" (at {found.benign_at})" if found.benign_at else ""
+        parts.append(f"benign tasks reach {found.benign_retention:.1f} % of plain fine-tuning{at}")
     if found.incoherent is not None:
         parts.append(f"{found.incoherent:.1f} % of the general answers are incoherent")
     sentence = "; ".join(parts) + "."

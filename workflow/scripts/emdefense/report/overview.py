@@ -37,12 +37,16 @@ OTHER_SETTING = "Benign tasks at {settings}, since the chosen setting was not me
 
 @dataclass(frozen=True)
 class Overview:
-    """What an arm at its chosen setting achieves, each a percentage averaged over tasks; None if not measured."""
+    """What an arm at its chosen setting achieves, each a percentage averaged over tasks; None if not measured.
+
+    ``benign_at`` names the settings on the benign tasks where the chosen one was not measured on them.
+    """
 
     reduction: float | None
     in_domain_retention: float | None
     benign_retention: float | None
     incoherent: float | None
+    benign_at: str = ""
 
     @property
     def learning(self) -> float | None:
@@ -61,12 +65,14 @@ def overview(study: Study, summary: Summary, arm: str) -> Overview:
     general = [summary.relative_to_misaligned(c, GENERAL_MISALIGNED) for c in here]
     in_domain = [summary.relative_to_misaligned(c, IN_DOMAIN_MISALIGNED) for c in here]
     incoherent = [summary.value(Condition(model, task, arm, setting), GENERAL_INCOHERENT) for task in ema_tasks(study)]
+    benign = _benign_conditions(study, arm)
     remaining = _mean(general)
     return Overview(
         reduction=None if remaining is None else 100 * (1 - remaining),
         in_domain_retention=_mean([None if share is None else 100 * min(share, 1) for share in in_domain]),
-        benign_retention=_benign_retention(study, summary, arm),
+        benign_retention=_benign_retention(summary, benign),
         incoherent=_mean(incoherent),
+        benign_at=", ".join(setting_title(arm, s) for s in dict.fromkeys(c.setting for c in benign) if s != setting),
     )
 
 
@@ -86,7 +92,7 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
         if arm not in ("misaligned", *summed_up(study)) or setting is None:
             continue
         found = overview(study, summary, arm)
-        about_benign = _about_benign(study, arm, found)
+        about_benign = "" if arm == "misaligned" else _about_benign(found)
         judged = (
             (verdict(found.reduction, verdicts.ema_reduction_pct), found.reduction, why, ""),
             (verdict(found.learning, verdicts.retention_pct), found.learning, why, about_benign),
@@ -127,14 +133,11 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
     )
 
 
-def _about_benign(study: Study, arm: str, found: Overview) -> str:
-    """Return the footnote on what an arm's learning is judged by, if it is not the benign tasks at its setting."""
-    if arm == "misaligned":
-        return ""
+def _about_benign(found: Overview) -> str:
+    """Return the footnote on what a defence's learning is judged by, if not by the benign tasks at its setting."""
     if found.benign_retention is None:
         return NO_BENIGN
-    others = dict.fromkeys(c.setting for c in _benign_conditions(study, arm) if c.setting != chosen_setting(study, arm))
-    return OTHER_SETTING.format(settings=", ".join(setting_title(arm, s) for s in others)) if others else ""
+    return OTHER_SETTING.format(settings=found.benign_at) if found.benign_at else ""
 
 
 def thresholds(verdicts: Verdicts) -> tuple[str, ...]:
@@ -165,13 +168,13 @@ def verdict_below(value: float | None, thresholds: Sequence[float]) -> str:
     return YES if value <= thresholds[0] else PARTLY if value <= thresholds[1] else NO
 
 
-def _benign_retention(study: Study, summary: Summary, arm: str) -> float | None:
-    """Return the mean share (%) of plain SFT's exact match on the benign tasks.
+def _benign_retention(summary: Summary, benign: Sequence[Condition]) -> float | None:
+    """Return the mean share (%) of plain SFT's exact match on benign tasks.
 
     None if any of the grid is missing, or there is none.
     """
     shares: list[float | None] = []
-    for condition in _benign_conditions(study, arm):
+    for condition in benign:
         mine = summary.value(condition, EXACT_MATCH)
         plain = summary.value(Condition(condition.model, condition.task, "sft"), EXACT_MATCH)
         if plain != 0:  # of nothing there is no share
