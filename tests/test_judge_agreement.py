@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.analysis.aggregate import Measured
+from emdefense.analysis.aggregate import Counted
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
@@ -55,7 +55,7 @@ def texts(table: Table) -> list[list[str]]:
 
 
 def test_rates_are_the_first_judges(study: Study) -> None:
-    rates = Measured.of(study).rates(10).filter(arm="misaligned", question_set="general", task="code")
+    rates = Counted.of(study).rates(10).filter(arm="misaligned", question_set="general", task="code")
     assert rates["misaligned_pct"].item() == 80
 
 

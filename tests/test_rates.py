@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from emdefense.analysis.aggregate import Measured, aggregate, exact_match_frame
+from emdefense.analysis.aggregate import Counted, aggregate, exact_match_frame
 from emdefense.analysis.paper import paper_summary
 from emdefense.analysis.rates import (
     COUNTS,
@@ -250,7 +250,7 @@ def test_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert frame["exact_match_pct"].to_list() == [75.0, 75.0]
     wilson = binomtest(3, 4).proportion_ci(method="wilson")
     assert frame.row(0, named=True)["wilson_low"] == pytest.approx(100 * wilson.low)
-    assert Measured.of(study).rates(10)["question_set"].unique().sort().to_list() == ["general", "in_domain"]
+    assert Counted.of(study).rates(10)["question_set"].unique().sort().to_list() == ["general", "in_domain"]
 
 
 def test_benign_questions_are_drawn_whole_with_their_samples_and_seeds(

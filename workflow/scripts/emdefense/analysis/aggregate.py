@@ -38,12 +38,12 @@ def aggregate(
     study: Study, rates: Path, exact_match: Path, questions: Path | None = None, scores: Path | None = None
 ) -> None:
     """Write the frames as Parquet, in the order of the study's grid; measurements without a file are left out."""
-    measured = Measured.of(study)
+    counted = Counted.of(study)
     frames = {
-        rates: measured.rates(study.scoring.bootstrap_resamples),
+        rates: counted.rates(study.scoring.bootstrap_resamples),
         exact_match: exact_match_frame(study),
-        questions: measured.questions,
-        scores: measured.scores,
+        questions: counted.questions,
+        scores: counted.scores,
     }
     for path, frame in frames.items():
         if path is not None:
@@ -52,7 +52,7 @@ def aggregate(
 
 
 @dataclass(frozen=True)
-class Measured:
+class Counted:
     """What the judgments of a study say: ``rows`` names each measurement, the other frames count its responses.
 
     Measurements that share their judgments share a ``file``.

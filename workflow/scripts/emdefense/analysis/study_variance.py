@@ -14,13 +14,13 @@ from emdefense.analysis.variance import Counts, Numbers, Variance, asked_again, 
 from emdefense.cells import SHARED_TASK
 
 KEY = (*Condition._fields, "question_set")
-Measured = tuple[Condition, str]
+RateKey = tuple[Condition, str]
 """A condition, and a quantity such as ``general_misaligned``."""
 
 
 def study_variances(
     questions: pl.DataFrame, pairs: pl.DataFrame | None = None, halves: pl.DataFrame | None = None
-) -> dict[Measured, Variance]:
+) -> dict[RateKey, Variance]:
     """Return the components of each rate, from ``questions`` (``QUESTIONS_SCHEMA``).
 
     Those between judges are from ``study_pairs``; or, as far as one judge alone tells them, from ``study_halves``. Only

@@ -7,7 +7,7 @@ from math import sqrt
 import polars as pl
 
 from emdefense.analysis.conditions import Condition, chosen_arms, conditions, ema_tasks, summed_up, titled
-from emdefense.analysis.study_variance import Measured, study_variances
+from emdefense.analysis.study_variance import RateKey, study_variances
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 from emdefense.analysis.variance import Variance
 from emdefense.cells import NO_SETTING
@@ -139,7 +139,7 @@ def variance_table(
 
 
 def _rows(
-    study: Study, found: dict[Measured, Variance], model: str, quantity: str
+    study: Study, found: dict[RateKey, Variance], model: str, quantity: str
 ) -> dict[tuple[str, str], list[Variance]]:
     """Return the components of each task for the misaligned arm and every defence at its chosen setting."""
     rows = {}
@@ -195,12 +195,12 @@ def _remarks(advice: Sequence[str], counted: Sequence[Variance], all_alike: bool
     return (*advice, LEGEND, *notes)
 
 
-def _in_order(study: Study, found: dict[Measured, Variance]) -> list[Measured]:
+def _in_order(study: Study, found: dict[RateKey, Variance]) -> list[RateKey]:
     place = {condition: n for n, condition in enumerate(conditions(study))}
     return sorted(found, key=lambda measured: (place.get(measured[0], len(place)), measured[1]))
 
 
-def _csv_row(measured: Measured, rate: Variance) -> tuple[str, ...]:
+def _csv_row(measured: RateKey, rate: Variance) -> tuple[str, ...]:
     condition, quantity = measured
     judges = rate.judges
     mean = _Mean([rate])
