@@ -110,7 +110,8 @@ def as_run(command: str) -> str:
     command = command.replace(" --sdm conda", "").replace(".venv-vllm/bin/", "").replace("<study>", "smoke")
     program, *rest = command.replace("snakemake -n", "snakemake").split(maxsplit=1)
     if program == "snakemake" and "--unlock" not in command:
-        study = [] if "--configfile" in command else ["--configfile config/smoke.yaml"]
+        own_study = "--configfile" in command or "results/microcosm" in command
+        study = [] if own_study else ["--configfile config/smoke.yaml"]
         return " ".join([program, *study, "--dry-run", *rest])
     targets = [word for word in rest[0].split() if "=" not in word] if rest else []
     if program == "make" and set(targets) <= {"smoke", "control"}:

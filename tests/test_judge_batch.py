@@ -9,8 +9,9 @@ import pytest
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
 from emdefense.judging import batch, batch_endpoint
-from emdefense.judging.budget import BudgetSpent, Purse, read_ledger
+from emdefense.judging.budget import BudgetSpent, Purse
 from emdefense.judging.judge_file import judge_file
+from emdefense.judging.ledger import read_ledger
 from emdefense.judging.scoring import fill_rubric
 from judge_runs import RUBRICS, judge_settings, start_job, write_input
 from loopback_judge import KEY, Faults, LoopbackJudge, prompt_tokens, reply_to

@@ -6,8 +6,9 @@ import pytest
 
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.judging.budget import BudgetSpent, Purse, Spending, read_ledger
+from emdefense.judging.budget import BudgetSpent, Purse
 from emdefense.judging.judge_file import judge_file
+from emdefense.judging.ledger import Spending, read_ledger
 from judge_runs import judge_settings, start_job, write_input
 from loopback_judge import KEY, STALL, Faults, LoopbackJudge, prompt_tokens
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emdefense.files import read_json, read_jsonl
-from emdefense.judging.budget import read_ledger
+from emdefense.judging.ledger import read_ledger
 from emdefense.judging.scoring import fill_rubric
 from emdefense.provenance import record_beside
 from judge_runs import RUBRICS, judge_settings, start_job, write_input

@@ -14,11 +14,12 @@ from emdefense.errors import InputError
 from emdefense.judging.batch_endpoint import BatchEndpoint
 from emdefense.judging.batch_records import Record, Records
 from emdefense.judging.batch_results import take_in
-from emdefense.judging.budget import Budget, BudgetSpent, Spending
+from emdefense.judging.budget import Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import QUOTA, Failure
+from emdefense.judging.ledger import Spending
 from emdefense.judging.requests import Request
 
 # The API's limits for a file: https://platform.openai.com/docs/api-reference/batch/create

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import write_text
-from emdefense.judging.budget import Spending, write_entry
 from emdefense.judging.cache import Cache
+from emdefense.judging.ledger import Spending, write_entry
 
 FOLDER = "batches"  # in the cache's
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.judging.batch_records import Record
-from emdefense.judging.budget import Spending
 from emdefense.judging.cache import Cache
 from emdefense.judging.endpoint import read_reply
 from emdefense.judging.failures import Failure, by_status
+from emdefense.judging.ledger import Spending
 from emdefense.judging.prices import Price
 
 

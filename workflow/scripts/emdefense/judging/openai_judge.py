@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from emdefense.config.study import OpenAIJudge as Settings
 from emdefense.errors import InputError
 from emdefense.judging.batch_records import Records
-from emdefense.judging.budget import Budget, Ledger, Purse
+from emdefense.judging.budget import Budget, Purse
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import Claims
 from emdefense.judging.failures import Failure
 from emdefense.judging.kept import find_scored_by
+from emdefense.judging.ledger import Ledger
 from emdefense.judging.prices import price_of
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, ScoredBy
 from emdefense.judging.requests import RUBRICS, all_requests, probes, requests_about

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from emdefense.cells import Layout
 from emdefense.config import Study
-from emdefense.judging.budget import Spending, read_ledger
+from emdefense.judging.ledger import Spending, read_ledger
 from emdefense.report.provenance import Records, machine_name
 from emdefense.report.table import Column, Table, TableCell
 
