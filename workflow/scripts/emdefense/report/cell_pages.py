@@ -1,16 +1,14 @@
 """A page for each cell: its numbers, its training, how it was made, and all of its responses to read."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from emdefense.analysis.conditions import titled
 from emdefense.analysis.rates import LABELS
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
+from emdefense.files import folder_written_whole
 from emdefense.report.assets import asset, content_policy
 from emdefense.report.cell_responses import TITLES, VERDICTS, ResponseSet, benign_answers, judged_responses
 from emdefense.report.cell_rows import LABEL_TITLES, Numbers, read_numbers, reading_order
@@ -32,7 +30,7 @@ def write_cell_pages(study: Study, results: Path, out: Path) -> None:
     One cell is in memory at a time. The folder appears whole or not at all.
     """
     pages = _CellPages(study, results)
-    with _folder_written_whole(out) as folder:
+    with folder_written_whole(out) as folder:
         for cell in Grid(study).cells:
             page = folder / cell.folder / "index.html"
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -136,18 +134,3 @@ def _training(study: Study, cell: Cell) -> str | None:
     """Return the figure of a cell's training, where it was drawn."""
     path = Path(Layout(study).cell(cell)) / "training.svg"
     return inline_svg(path) if path.is_file() else None
-
-
-@contextmanager
-def _folder_written_whole(path: Path) -> Iterator[Path]:
-    """Yield a folder beside ``path``; it takes that name, and the place of what was there, if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,9 +1,5 @@
 """An adapter's files, as PEFT lays them out; read without PEFT, which takes seconds to import."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -51,18 +47,3 @@ def read_lora(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
     if tensors or not pairs:
         raise InputError(f"{adapter}: not a plain LoRA adapter ({next(iter(tensors), 'it is empty')})")
     return pairs
-
-
-@contextmanager
-def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder``; it takes its place only if the block succeeds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

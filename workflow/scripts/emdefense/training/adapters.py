@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from emdefense.config.training import Training
 from emdefense.errors import InputError
-from emdefense.training.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folder_written_whole
+from emdefense.files import folder_written_whole
+from emdefense.training.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from emdefense.config.training import PenaltyOptions, Training
 from emdefense.errors import InputError
-from emdefense.files import read_json, write_json
+from emdefense.files import folder_written_whole, read_json, write_json
 from emdefense.provenance import model_identity
-from emdefense.training.adapter_files import folder_written_whole
 from emdefense.training.costs import feature_bytes
 from emdefense.training.features import Features
 

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from emdefense import provenance
 from emdefense.errors import InputError
-from emdefense.files import file_digest, read_json, write_json, written_whole
+from emdefense.files import file_digest, folder_written_whole, read_json, write_json, written_whole
 from emdefense.training.adapter_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     B_SUFFIX,
     PREFIX,
-    folder_written_whole,
     read_lora,
     read_tensors,
 )
