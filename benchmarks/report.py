@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +28,13 @@ import psutil
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
 from measuring import markdown_table
 
+from emdefense.report.artefacts import FIGURES, FURTHER_FIGURES, TABLES
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 ALTERNATIVE = "json.loads, line by line"
 RESULTS = Path("results/fabricated")
-TABLES, FIGURES = [*(f"table_{number:02d}" for number in range(1, 12))], ["2a", "2b", "3", "4", "5"]
 FURTHER_TABLES = ["paired_differences", "variance_components"]
-FURTHER_FIGURES = ["tradeoff", "question_heatmap", "score_scatter"]
 # What Snakemake may make; the cells' judgments are there.
 RULES = ["aggregate", "table", "figure", "further_figure", *FURTHER_TABLES, "claims"]
 POLL_SECONDS = 0.05
@@ -96,10 +97,11 @@ def scripts(judgments: str) -> dict[str, list[str]]:
     }
 
 
-def targets(tables: list[str], figures: list[str], further: list[str]) -> list[str]:
+def targets(tables: Iterable[str], figures: Iterable[str], further: Iterable[str]) -> list[str]:
     """The files that Snakemake is asked for; each rule makes its other formats along with them."""
-    names = [f"figure_{name}" for name in figures] + further
-    found = [f"{RESULTS}/figures/{name}.pdf" for name in names] + [f"{RESULTS}/tables/{name}.tex" for name in tables]
+    names = [*(f"figure_{name}" for name in figures), *further]
+    found = [f"{RESULTS}/figures/{name}.pdf" for name in names]
+    found += [f"{RESULTS}/tables/table_{number}.tex" for number in tables]
     if further:
         found += [f"{RESULTS}/tables/{name}.tex" for name in FURTHER_TABLES] + [f"{RESULTS}/claims.md"]
     return found

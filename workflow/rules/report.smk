@@ -1,8 +1,7 @@
 """From rates to tables, figures, claims and the page; one job an artefact."""
 
-TABLES = [f"{number:02d}" for number in range(1, 12)]
-FIGURES = ["2a", "2b", "3", "4", "5"]
-FURTHER_FIGURES = ["tradeoff", "question_heatmap", "score_scatter"]
+from emdefense.report.artefacts import FIGURES, FURTHER_FIGURES, TABLES
+
 PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
 SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
 SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")

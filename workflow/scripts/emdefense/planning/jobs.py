@@ -9,10 +9,7 @@ from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.planning.job import Job
 from emdefense.planning.upstream import needed
 from emdefense.provenance import record_beside
-
-TABLES = tuple(f"{number:02d}" for number in range(1, 12))
-FIGURES = ("2a", "2b", "3", "4", "5")
-FURTHER_FIGURES = ("tradeoff", "question_heatmap", "score_scatter")
+from emdefense.report.artefacts import FIGURES, FURTHER_FIGURES, TABLES
 
 
 def study_jobs(study: Study) -> list[Job]:
