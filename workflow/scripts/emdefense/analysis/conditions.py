@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 from emdefense.cells import NO_SETTING, Grid, format_setting
 from emdefense.config import Study
 from emdefense.config.study import PLAIN_ARMS
+from emdefense.config.training import DEFENCES
 
 Role = Literal["main", "second"]
-DEFENCES = ("kl", "ldifs", "safelora", "interleave")
 ARM_TITLES = {
     "untrained": "Untrained",
     "aligned": "Aligned",

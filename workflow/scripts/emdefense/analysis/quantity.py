@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from emdefense.analysis.conditions import (
-    DEFENCES,
     SETTING_SYMBOLS,
     Condition,
     Role,
@@ -28,6 +27,7 @@ from emdefense.analysis.summary import (
 )
 from emdefense.cells import NO_SETTING, format_setting
 from emdefense.config import Study
+from emdefense.config.training import DEFENCES
 
 Values = float | NDArray[np.float64]  # one rate, or the same rate in many resamples (per cent)
 Rates = Callable[[Condition, str], Values | None]

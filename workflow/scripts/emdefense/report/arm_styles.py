@@ -2,8 +2,9 @@
 
 from itertools import cycle
 
-from emdefense.analysis.conditions import DEFENCES, ema_arms
+from emdefense.analysis.conditions import ema_arms
 from emdefense.config import Study
+from emdefense.config.training import DEFENCES
 from emdefense.report.style import LINES, LineStyle
 
 FIXED = dict(zip((*DEFENCES, "misaligned", "aligned"), (*LINES[:4], LINES[5], LINES[6]), strict=True))
