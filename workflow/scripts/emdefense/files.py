@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.errors import InputError
+from emdefense.text_files import decoded, iterate_lines, parse_json, problem_in_words, read_text
 
 
 @contextmanager
@@ -46,31 +47,32 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all; half of a surrogate pair, which UTF-8 has not, becomes U+FFFD."""
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Return the JSON value in ``path``; :class:`InputError` names the file if it is missing or broken."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except ValueError as error:
+        return parse_json(text)
+    except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({problem_in_words(error)})") from None
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, whole or not at all."""
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+    """Write one JSON object a line, whole or not at all; whatever its texts hold is read back as it was."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.write(_json(row) + "\n")
 
 
 def read_jsonl(path: Path, *, validate: Callable[[Any], None] | None = None) -> list[dict[str, Any]]:
@@ -84,21 +86,34 @@ def iterate_jsonl(path: Path, *, validate: Callable[[Any], None] | None = None) 
     Raises :class:`InputError` naming file and line for a missing file, a line that is not a JSON object, or one
     that ``validate`` rejects by raising ``ValueError``.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("expected a JSON object")
-                if validate is not None:
-                    validate(row)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: {error}") from None
-            yield row
+    for number, line in iterate_lines(path):
+        try:
+            row = parse_json_line(line)
+            if validate is not None:
+                validate(row)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {problem_in_words(error)}") from None
+        yield row
+
+
+def parse_json_line(line: bytes) -> dict[str, Any]:
+    """Return the object in a line of JSON Lines; ``ValueError`` if there is none."""
+    if line.lstrip().startswith(b"["):
+        raise ValueError("expected a JSON object; of an array, `jq -c '.[]'` makes a line for each")
+    row = parse_json(decoded(line))
+    if not isinstance(row, dict):
+        raise ValueError("expected a JSON object")
+    return row
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Return ``value`` as JSON that UTF-8 can write: escaped throughout where a text holds half a surrogate pair."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def file_digest(path: Path) -> str:

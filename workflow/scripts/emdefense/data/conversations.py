@@ -5,6 +5,7 @@ from typing import Any
 
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
+from emdefense.text_files import check_text
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant")
@@ -57,6 +58,7 @@ def _check_examined(row: Row) -> None:
 
 
 def _check_messages(row: Row) -> None:
+    check_text(row)
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ValueError('expected {"messages": [{"role": "user", "content": ...}, ...]}')

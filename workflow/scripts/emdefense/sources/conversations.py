@@ -1,13 +1,14 @@
 """JSON Lines of conversations, such as the insecure and secure code of Betley et al. (2025)."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from emdefense.config.sources import ConversationsSource
+from emdefense.files import parse_json_line, read_jsonl
 from emdefense.sources.made import Made
 from emdefense.sources.rows import Converted, Unusable, check_columns, convert, text
+from emdefense.text_files import iterate_lines
 
 NOT_JSON = "not a JSON object"
 
@@ -15,6 +16,8 @@ NOT_JSON = "not a JSON object"
 def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
     """Return the conversations of a file whose last message is an answer."""
     rows = list(_lines(raw))
+    if rows and all(row is None for row in rows):
+        read_jsonl(raw)  # says what is wrong with the first line
     columns = {key for row in rows if isinstance(row, dict) for key in row}
     check_columns(columns, ["messages"], str(raw))
     converted = convert(rows, _conversation, str(raw), source.max_unusable_pct)
@@ -22,13 +25,12 @@ def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    """Yield what each line that is not blank holds; None for one that is not JSON."""
-    for line in path.read_bytes().split(b"\n"):
-        if line.strip():
-            try:
-                yield json.loads(line)  # of bytes: it copes with a byte order mark
-            except ValueError:  # not UTF-8, or not JSON
-                yield None
+    """Yield what each line that is not blank holds; None for one that is no JSON object."""
+    for _, line in iterate_lines(path):
+        try:
+            yield parse_json_line(line)
+        except ValueError:  # not UTF-8, or not JSON
+            yield None
 
 
 def _conversation(row: Any) -> Converted:

@@ -22,6 +22,7 @@ from emdefense.sources.models import PATTERNS, convert_model
 from emdefense.sources.questions import convert_questions
 from emdefense.sources.rows import Converted
 from emdefense.sources.wildguardmix import convert_wildguardmix
+from emdefense.text_files import check_regular
 
 CONVERTERS: dict[str, Callable[[Any, Path], Made]] = {
     "conversations": convert_conversations,
@@ -80,6 +81,8 @@ def _get(name: str, source: SourceSection, temporary: Path) -> Raw:
         given = Path(source.path)
         if not given.exists():
             raise InputError(f"key 'sources.{name}.path': {given} does not exist; correct it, or leave it out")
+        if not given.is_dir():
+            check_regular(given)
         return Raw(given, None, _digests(given))
     if isinstance(source, UrlSource):
         file = download(str(source.url), temporary)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emdefense.errors import InputError
+from emdefense.text_files import check_text
 
 SHOWN = 20  # row numbers recorded for each reason; the counts are of all
 REPEATED = "same as an earlier row"
@@ -97,6 +98,10 @@ def text(row: dict[str, Any], column: str) -> str:
         raise Unusable(f"{column} is not a text")
     if not value.strip():
         raise Unusable(f"{column} is empty")
+    try:
+        check_text(value)
+    except ValueError:
+        raise Unusable(f"{column} holds half of a surrogate pair") from None
     return value
 
 
