@@ -103,6 +103,7 @@ onstart:
 include: "workflow/rules/lookups.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/check.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/judge.smk"

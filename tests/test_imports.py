@@ -7,7 +7,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 # They train, sample, or handle weights; any other script, and any new one, stays without torch.
 WITH_TORCH = {
-    *("answer", "generate", "make_byte_model", "make_microcosm_model"),
+    *("answer", "check_model", "generate", "make_byte_model", "make_microcosm_model"),
     *("project", "reference_features", "threshold", "train"),
 }
 IMPORT_ALL = """

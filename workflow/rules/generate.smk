@@ -6,6 +6,7 @@ GENERATE_ENVIRONMENT = f"../../envs/{'generate-vllm' if STUDY.generation.engine 
 rule generate:
     input:
         model=instruct,
+        model_checked=ancient(model_checked),
         adapter=f"{R}/cells/{{cell}}/adapter",
         general=LAYOUT.questions(SHARED_TASK),
         in_domain=lambda wildcards: LAYOUT.questions(cell_of(wildcards).task),
@@ -37,6 +38,7 @@ rule generate:
 rule generate_untrained:
     input:
         model=instruct,
+        model_checked=ancient(model_checked),
         questions=lambda wildcards: LAYOUT.questions(cell_of(wildcards).task),
     output:
         responses=f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
@@ -64,6 +66,7 @@ rule generate_untrained:
 rule answer:
     input:
         unpack(answer_input),
+        model_checked=ancient(model_checked),
     output:
         answers=f"{R}/cells/{{cell}}/answers.jsonl",
         provenance=f"{R}/cells/{{cell}}/answers.provenance.json",

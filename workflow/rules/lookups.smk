@@ -54,6 +54,11 @@ def instruct(wildcards):
     return LAYOUT.file(STUDY.models[cell_of(wildcards).model].instruct)
 
 
+def model_checked(wildcards):
+    """What was found out about the model of a cell."""
+    return LAYOUT.checked(cell_of(wildcards).model)
+
+
 def projected(wildcards):
     """The cell whose adapter a SafeLoRA cell projects."""
     return GRID.projected_from(cell_of(wildcards))

@@ -7,6 +7,7 @@ rule train:
         rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
         features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
         checked=ancient(f"{R}/data/.checked"),
+        model_checked=ancient(model_checked),
     output:
         adapter=directory(f"{R}/cells/{{cell}}/adapter"),
         log=f"{R}/cells/{{cell}}/train_log.jsonl",
@@ -41,6 +42,7 @@ rule reference_features:
         model=lambda wildcards: LAYOUT.file(STUDY.models[features_cell(wildcards).model].instruct),
         rows=lambda wildcards: GRID.training_rows(features_cell(wildcards), LAYOUT),
         checked=ancient(f"{R}/data/.checked"),
+        model_checked=ancient(lambda wildcards: LAYOUT.checked(features_cell(wildcards).model)),
     output:
         features=directory(f"{R}/features/{{features}}"),
     log:

@@ -13,6 +13,7 @@ from emdefense.config.variants import variant_options
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {
     "data": 1,
+    "checking": 1,
     "training": 1,
     "features": 1,
     "projection": 2,
@@ -72,6 +73,10 @@ class Layout:
     def source_files(self, name: str) -> list[str]:
         """The files that a source becomes, or its folder."""
         return [f"{self.study.sources_folder}/{file}" for file in self.study.sources[name].files(name)]
+
+    def checked(self, model: str) -> str:
+        """What was found out about a model before anything was trained."""
+        return f"{self.results}/models/{model}.json"
 
     def data(self, task: str) -> str:
         """The prepared data of a task."""
@@ -147,6 +152,11 @@ class Grid:
         return list(dict.fromkeys(cell.task for cell in self.cells))
 
     @cached_property
+    def models(self) -> list[str]:
+        """The models of the grid, each once."""
+        return list(dict.fromkeys(cell.model for cell in self.cells))
+
+    @cached_property
     def trained(self) -> list[Cell]:
         """Cells whose adapter is trained, those that SafeLoRA only projects included even if not in the grid."""
         found = {c: None for c in self.cells if c.arm not in {"untrained", "safelora"}}
@@ -212,6 +222,29 @@ class Grid:
         if self.is_benign(cell):
             return f"{data}/train.jsonl"
         return f"{data}/train_{'aligned' if cell.arm == 'aligned' else 'misaligned'}.jsonl"
+
+    def checked_rows(self, model: str, layout: Layout) -> list[str]:
+        """Every file of rows that a model is trained on."""
+        return list(dict.fromkeys(self.training_rows(cell, layout) for cell in self.trained if cell.model == model))
+
+    def checked_questions(self, model: str, layout: Layout) -> list[str]:
+        """Every question set that a model is asked."""
+        asked = [
+            SHARED_TASK if question_set == GENERAL else cell.task
+            for cell, question_set in self.responses
+            if cell.model == model
+        ]
+        return [layout.questions(task) for task in dict.fromkeys(asked)]
+
+    def checked_tests(self, model: str, layout: Layout) -> list[str]:
+        """Every benign task's test that a model is asked."""
+        return [
+            f"{layout.data(task)}/test.jsonl" for task in dict.fromkeys(c.task for c in self.benign if c.model == model)
+        ]
+
+    def check_spec(self, model: str) -> dict[str, Any]:
+        """What a model's check depends on besides its input files."""
+        return {"version": STAGE_VERSIONS["checking"], "generation": self.study.generation.model_dump(mode="json")}
 
     def training(self, cell: Cell) -> Training:
         """How a cell is trained: the study's settings under the task's, and these under the model's."""

@@ -48,6 +48,12 @@ def answer(
     _fill(spec, model, adapter, [(test, answers, _answers)], store, threads)
 
 
+def asked(question: Mapping[str, Any]) -> Conversation:
+    """Return a question of a question set as a conversation, its system prompt first if it has one."""
+    system = [] if question["system"] is None else [{"role": "system", "content": question["system"]}]
+    return [*system, {"role": "user", "content": question["prompt"]}]
+
+
 def is_correct(response: str, expected: Sequence[str]) -> bool:
     """Whether a response is one of the expected answers, spaces and line breaks around them aside."""
     return response.strip() in {text.strip() for text in expected}
@@ -107,17 +113,13 @@ def parse_spec(spec: Mapping[str, Any]) -> GenerationSpec:
 
 def _responses(questions: Path) -> Asked:
     entries = read_json(questions)
-    conversations = []
-    for entry in entries:
-        system = [] if entry["system"] is None else [{"role": "system", "content": entry["system"]}]
-        conversations.append([*system, {"role": "user", "content": entry["prompt"]}])
 
     def rows(completions: list[list[Completion]]) -> Iterable[dict[str, Any]]:
         for entry, row, sample in _sampled(entries, completions):
             asked = {"system": entry["system"], "prompt": entry["prompt"]}
             yield {**row, **asked, "response": sample.text, "finish_reason": sample.finish_reason}
 
-    return conversations, rows
+    return [asked(entry) for entry in entries], rows
 
 
 def _answers(test: Path) -> Asked:

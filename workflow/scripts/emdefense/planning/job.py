@@ -8,6 +8,7 @@ STAGES = (
     "sources",
     "models",
     "data",
+    "checking",
     "features",
     "training",
     "projecting",

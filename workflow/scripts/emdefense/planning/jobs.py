@@ -128,6 +128,9 @@ def _cells(grid: Grid, layout: Layout) -> Iterator[Job]:
         timed = None if rule == "threshold" else benchmark
         return Job(stage, rule, name, outputs, log, wildcards, cell, question_set, judge, timed)
 
+    for model in grid.models:
+        log, benchmark = f"{results}/logs/check_model/{model}.log", f"{results}/benchmarks/check_model/{model}.tsv"
+        yield Job("checking", "check_model", model, (layout.checked(model),), log, model, benchmark=benchmark)
     for folder in dict.fromkeys(filter(None, (grid.features(cell, layout) for cell in grid.trained))):
         name = folder.removeprefix(f"{results}/features/")
         log, benchmark = f"{results}/logs/features/{name}.log", f"{results}/benchmarks/features/{name}.tsv"

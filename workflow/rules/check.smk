@@ -1,0 +1,33 @@
+"""What is found out about each model before anything is trained on it or asked of it."""
+
+
+# Trainings and samplings wait for this. It reads all that they will read, so that what a model cannot take is one line
+# after seconds. It is an ancient input there: a task added later must not retrain the others.
+rule check_model:
+    input:
+        model=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].instruct),
+        rows=lambda wildcards: GRID.checked_rows(wildcards.model, LAYOUT),
+        questions=lambda wildcards: GRID.checked_questions(wildcards.model, LAYOUT),
+        tests=lambda wildcards: GRID.checked_tests(wildcards.model, LAYOUT),
+    output:
+        f"{R}/models/{{model}}.json",
+    log:
+        f"{R}/logs/check_model/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/check_model/{{model}}.tsv"
+    wildcard_constraints:
+        model=one_of(GRID.models),
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.project(wildcards.model)),
+    params:
+        spec=lambda wildcards: spec(GRID.check_spec(wildcards.model)),
+        rows=lambda wildcards, input: options("--rows", input.rows),
+        questions=lambda wildcards, input: options("--questions", input.questions),
+        tests=lambda wildcards, input: options("--test", input.tests),
+    message:
+        "Check the model {wildcards.model} and all that it will read"
+    shell:
+        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {input.model:q} {params.rows}"
+        " {params.questions} {params.tests} --out {output:q} 2> {log:q}"

@@ -1,0 +1,36 @@
+"""Check a model and all that it will be trained on and asked, before anything is trained."""
+
+import argparse
+from pathlib import Path
+
+from emdefense.errors import run_cli
+from emdefense.fast_imports import fast_imports
+from emdefense.warm_start import run_warm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="JSON: version, generation")
+    parser.add_argument(
+        "--model", required=True, type=Path, help="instruction-tuned model: folder, or org/name[@revision]"
+    )
+    parser.add_argument("--rows", type=Path, action="append", default=[], help="training rows, JSON Lines; repeatable")
+    parser.add_argument("--questions", type=Path, action="append", default=[], help="questions, JSON; repeatable")
+    parser.add_argument("--test", type=Path, action="append", default=[], help="a benign task's test, JSON Lines")
+    parser.add_argument("--out", required=True, type=Path, help="JSON file of what was found")
+    given = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.model_folder import model_folder
+    from emdefense.training.spec import parse_spec
+
+    with fast_imports():
+        from emdefense.model_checks.run import check_model
+        from emdefense.model_checks.subject import CheckSpec, Subject
+    spec = parse_spec(CheckSpec, given.spec)
+    subject = Subject(spec, model_folder(given.model), tuple(given.rows), tuple(given.questions), tuple(given.test))
+    check_model(subject, given.out)
+
+
+if __name__ == "__main__":
+    run_warm(lambda: run_cli(main))

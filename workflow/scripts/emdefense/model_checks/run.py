@@ -1,0 +1,34 @@
+"""Run every check of a model, and record what each found."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from emdefense.files import file_digest, write_json
+from emdefense.model_checks.subject import Subject
+from emdefense.model_checks.templates import check_texts
+from emdefense.provenance import made_by, model_identity
+
+PACKAGES = ("torch", "transformers", "tokenizers")
+
+# In this order, cheap ones first. Each returns what it found out, for the record, and raises `InputError`, one line
+# that says what to do, if training or sampling would fail or go wrong without a word.
+CHECKS: Mapping[str, Callable[[Subject], Mapping[str, Any]]] = {
+    "texts": check_texts,
+}
+
+
+def check_model(subject: Subject, output: Path) -> None:
+    """Write a JSON record of what each check found; :class:`InputError` from the first that fails."""
+    started = datetime.now(UTC)
+    found = {name: dict(check(subject)) for name, check in CHECKS.items()}
+    files = (*subject.row_files, *subject.question_files, *subject.test_files)
+    record = {
+        "spec": subject.spec.model_dump(mode="json"),
+        "model": model_identity(subject.folder),
+        "read": {str(path): file_digest(path) for path in files},
+        "checks": found,
+        **made_by(started, PACKAGES, __name__),
+    }
+    write_json(output, record)

@@ -1,0 +1,77 @@
+"""The model that is checked, and everything that it will be trained on and asked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from emdefense.config.base import Section
+from emdefense.config.study import Generation
+from emdefense.data.conversations import read_examinations
+from emdefense.files import read_json, read_jsonl
+from emdefense.generation.run import asked
+from emdefense.saved_model import load_tokenizer
+from emdefense.training.data import check_row
+
+Conversation = list[dict[str, str]]
+
+
+class CheckSpec(Section):
+    """What a check depends on besides the model, its rows and its questions."""
+
+    version: int
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class Text:
+    """A conversation and where it is from, as an error names it: ``FILE, line 3`` or ``FILE, question q1``."""
+
+    where: str
+    messages: Conversation
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in ``folder``; files of training rows, of questions, and of benign tasks' tests.
+
+    What several checks need is a cached property here, so that it is read once.
+    """
+
+    spec: CheckSpec
+    folder: Path
+    row_files: tuple[Path, ...] = ()
+    question_files: tuple[Path, ...] = ()
+    test_files: tuple[Path, ...] = ()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def rows(self) -> list[Text]:
+        """Every training row of every file, equal ones once; each ends with the answer."""
+        found: dict[Any, Text] = {}
+        for path in self.row_files:
+            for line, row in enumerate(read_jsonl(path, validate=check_row), start=1):
+                messages = row["messages"]
+                key = tuple((message["role"], message["content"]) for message in messages)
+                found.setdefault(key, Text(f"{path}, row {line}", messages))
+        return list(found.values())
+
+    @cached_property
+    def questions(self) -> list[Text]:
+        """Every question of the question sets and of the tests; each ends with the user's turn."""
+        return list(self._questions())
+
+    def _questions(self) -> Iterator[Text]:
+        for path in self.question_files:
+            for entry in read_json(path):
+                yield Text(f"{path}, question {entry['id']}", asked(entry))
+        for path in self.test_files:
+            for row in read_examinations(path):
+                yield Text(f"{path}, question {row['id']}", row["messages"])
