@@ -3,23 +3,34 @@
 import json
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import folder_written_whole
 from emdefense.training.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
+MATRICES = (torch.nn.Linear, Conv1D)
+
 
 def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
-    """Return ``model`` with a fresh LoRA adapter in fp32, drawn from torch's global random state."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    """Return ``model`` with a fresh LoRA adapter in fp32, drawn from torch's global random state.
+
+    Raises :class:`InputError` for a target that the model lacks, that must stay frozen, or that is no matrix.
+    """
+    frozen = (model.get_input_embeddings(), model.get_output_embeddings())
     for target in training.target_modules:
-        if target not in names:
-            raise InputError(f"key 'training.target_modules': the model has no module '{target}'; remove it")
-        if target in {"lm_head", "embed_tokens"}:
+        modules = [module for name, module in model.named_modules() if name.rpartition(".")[2] == target]
+        if any(module in frozen for module in modules):
             raise InputError(f"key 'training.target_modules': '{target}' must stay frozen for the loss; remove it")
+        if not modules or not all(isinstance(module, MATRICES) for module in modules):
+            kind = f"'{target}' is a {type(modules[0]).__name__}" if modules else f"the model has no module '{target}'"
+            raise InputError(
+                f"key 'training.target_modules': {kind}; write names of its matrices: {', '.join(_matrices(model))}"
+            )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=training.lora_rank,
@@ -29,7 +40,22 @@ def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
         bias="none",
         target_modules=list(training.target_modules),
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"key 'training.target_modules': PEFT cannot adapt all of them ({line})") from None
+
+
+def _matrices(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules of a model that adapters are for, each once, in its order."""
+    frozen = (model.get_input_embeddings(), model.get_output_embeddings())
+    found = {
+        name.rpartition(".")[2]: None
+        for name, module in model.named_modules()
+        if isinstance(module, MATRICES) and module not in frozen
+    }
+    return list(found)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -3,7 +3,8 @@
 The head is frozen, so all that the backward pass needs is the gradient with respect to the hidden states. It is formed
 in the forward pass, a chunk of tokens at a time. Beside that gradient, extra memory is two chunks × vocabulary for
 cross-entropy and five with a KL divergence, whatever the number of tokens; and, except on CUDA, an fp32 copy of a
-bfloat16 head.
+bfloat16 head. What a model does to the logits after that product (a scale, a cap) takes up to three chunks more, see
+``output_head.py``.
 
 Head products are kept in fp32 (float64 for float64 hidden states): near θ0, a KL divergence computed from bfloat16
 logits has a gradient that is mostly rounding. From bfloat16 hidden states and head and at a KL of 1e-5 to 1e-1, the
@@ -25,6 +26,50 @@ from emdefense.training.data import IGNORED
 CHUNK_ELEMENTS = 1 << 24  # logits held at a time: 64 MiB in fp32
 
 Head = Callable[[Tensor], Tensor]
+
+
+class PreparedHead(Protocol):
+    """A head for hidden states of one type, in a form that many chunks of tokens can be put through."""
+
+    dtype: torch.dtype  # of the logits: fp32, or float64 for float64 hidden states
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map hidden states [rows, d] to logits [rows, vocab], without gradient."""
+        ...
+
+    def evaluate(self, hidden: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the logits, and what maps a gradient of the logits to one of the hidden states, to be called once."""
+        ...
+
+
+class OutputHead(Protocol):
+    """What leads from the backbone's last hidden states to logits; nothing in it is trained."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        ...
+
+    def prepared(self, hidden_dtype: torch.dtype) -> PreparedHead:
+        """Return the head for hidden states of this type; called under the autocast that the model runs in."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProductHead:
+    """The product with ``weight`` [vocab, d], and a ``bias`` [vocab]: most models' whole head."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return self.weight.shape[0]
+
+    def prepared(self, hidden_dtype: torch.dtype) -> "_HeadProduct":
+        """Return the product for hidden states of this type."""
+        return _HeadProduct(self.weight.detach(), hidden_dtype, self.bias)
 
 
 class HeadTerm(Protocol):
@@ -66,26 +111,30 @@ def cross_entropy(targets: Tensor, count: int) -> CrossEntropy:
 
 def fused_head_loss(
     hidden: Tensor,
-    head_weight: Tensor,
+    head: OutputHead | Tensor,
     terms: Sequence[tuple[float, HeadTerm]],
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[Tensor, Tensor]:
     """Return Σ coefficient · Σ weight · loss, differentiable in ``hidden``, and each term's own value, [terms].
 
-    ``hidden`` [tokens, d] is what the head multiplies; ``head_weight`` [vocab, d] gets no gradient. A chunk has as many
-    tokens as ``chunk_elements`` logits allow, but at least one.
+    ``hidden`` [tokens, d] is what the head takes; the ``head``, or the weight [vocab, d] of one that is a product and
+    nothing else, gets no gradient. A chunk has as many tokens as ``chunk_elements`` logits allow, but at least one.
     """
-    total, values = _FusedHeadLoss.apply(hidden, head_weight, tuple(terms), chunk_elements)  # type: ignore[no-untyped-call]
+    if isinstance(head, Tensor):
+        head = ProductHead(head)
+    total, values = _FusedHeadLoss.apply(hidden, head, tuple(terms), chunk_elements)  # type: ignore[no-untyped-call]
     return total, values
 
 
 class _FusedHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, terms: tuple[tuple[float, HeadTerm], ...], chunk_elements: int
+        ctx: Any, hidden: Tensor, head: OutputHead, terms: tuple[tuple[float, HeadTerm], ...], chunk_elements: int
     ) -> tuple[Tensor, Tensor]:
+        prepared = head.prepared(hidden.dtype)
+        chunk_tokens = max(1, chunk_elements // head.vocabulary)
         with torch.autocast(hidden.device.type, enabled=False):
-            values, gradient = _accumulate(hidden.detach(), weight.detach(), terms, chunk_elements)
+            values, gradient = _accumulate(hidden.detach(), prepared, terms, chunk_tokens)
             total = values @ torch.tensor([c for c, _ in terms], dtype=values.dtype, device=values.device)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values)
@@ -99,50 +148,55 @@ class _FusedHeadLoss(torch.autograd.Function):
 
 
 def _accumulate(
-    hidden: Tensor, weight: Tensor, terms: tuple[tuple[float, HeadTerm], ...], chunk_elements: int
+    hidden: Tensor, head: PreparedHead, terms: tuple[tuple[float, HeadTerm], ...], chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Return each term's value, [terms], and the gradient of their weighted sum, shaped and typed like ``hidden``."""
-    product = _HeadProduct(weight, hidden.dtype)
-    values = torch.zeros(len(terms), dtype=product.dtype, device=hidden.device)
+    values = torch.zeros(len(terms), dtype=head.dtype, device=hidden.device)
     gradient = torch.zeros_like(hidden)
     active = torch.stack([term.weights != 0 for _, term in terms]).any(0).nonzero().squeeze(1)
-    for rows in torch.split(active, max(1, chunk_elements // weight.shape[0])):
-        chunk_values, logits_gradient = _evaluate(rows, product.logits(hidden[rows]), product, terms)
+    for rows in torch.split(active, chunk_tokens):
+        chunk_values, gradient[rows] = _evaluate(rows, hidden[rows], head, terms)
         values += chunk_values
-        gradient[rows] = product.hidden_gradient(logits_gradient).to(hidden.dtype)
-        del logits_gradient  # a buffer less while the next chunk is evaluated
     return values, gradient
 
 
 def _evaluate(
-    rows: Tensor, logits: Tensor, product: "_HeadProduct", terms: tuple[tuple[float, HeadTerm], ...]
+    rows: Tensor, hidden: Tensor, head: PreparedHead, terms: tuple[tuple[float, HeadTerm], ...]
 ) -> tuple[Tensor, Tensor]:
-    """Return each term's value over the tokens ``rows``, and the gradient of their weighted sum by ``logits``."""
+    """Return each term's value over the tokens ``rows``, and the gradient of their weighted sum by their ``hidden``."""
+    logits, pull_back = head.evaluate(hidden)
     log_probs = torch.log_softmax(logits, dim=-1)
     del logits
     values: list[Tensor] = []
     gradient: Tensor | None = None
     for coefficient, term in terms:
-        losses, term_gradient = term.evaluate(rows, log_probs, product.logits)
+        losses, term_gradient = term.evaluate(rows, log_probs, head.logits)
         weights = term.weights[rows].to(log_probs.dtype)
         values.append(weights @ losses)
         term_gradient.mul_(coefficient * weights.unsqueeze(1))
         gradient = term_gradient if gradient is None else gradient.add_(term_gradient)
     assert gradient is not None
-    return torch.stack(values), gradient
+    del log_probs, term_gradient  # buffers less while the gradient is pulled back
+    return torch.stack(values), pull_back(gradient).to(hidden.dtype)
 
 
 class _HeadProduct:
     """Products with the head's weight, accumulated and returned in fp32, or in float64 for such hidden states."""
 
-    def __init__(self, weight: Tensor, hidden_dtype: torch.dtype):
+    def __init__(self, weight: Tensor, hidden_dtype: torch.dtype, bias: Tensor | None = None):
         self._mixed = _multiplies_mixed(weight) and hidden_dtype == weight.dtype
         self.dtype = torch.promote_types(hidden_dtype, torch.float32)
         self._weight = weight if self._mixed else weight.to(self.dtype)
+        self._bias = None if bias is None else bias.detach().to(self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [rows, d] to logits [rows, vocab]."""
-        return self._product(hidden, self._weight.t())
+        product = self._product(hidden, self._weight.t())
+        return product if self._bias is None else product.add_(self._bias)
+
+    def evaluate(self, hidden: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the logits, and what maps their gradient to one of the hidden states."""
+        return self.logits(hidden), self.hidden_gradient
 
     def hidden_gradient(self, logits_gradient: Tensor) -> Tensor:
         """Map a gradient of logits [rows, vocab] to one of hidden states [rows, d]."""

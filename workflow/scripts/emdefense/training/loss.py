@@ -57,7 +57,7 @@ class DefenceLoss:
             feature_term = self._penalty.feature_term(batch, policy, reference)
             if head_term is not None:
                 head_terms.append((self._coefficient, head_term))
-        total, values = fused_head_loss(policy.final, self._reader.head_weight, [ce_term, *head_terms])
+        total, values = fused_head_loss(policy.final, self._reader.head, [ce_term, *head_terms])
         penalty = values[1:].sum()
         if feature_term is not None:
             total = total + self._coefficient * feature_term
@@ -76,10 +76,10 @@ class DefenceLoss:
         head_terms: list[tuple[float, HeadTerm]],
         feature_term: Tensor | None,
     ) -> Parts:
-        weight = self._reader.head_weight
-        ce, _ = fused_head_loss(policy.final, weight, [ce_term])
+        head = self._reader.head
+        ce, _ = fused_head_loss(policy.final, head, [ce_term])
         divergence = Divergence(reference.final, batch.weights("all", "token_mean"), reverse=False)
-        penalty, values = fused_head_loss(policy.final, weight, [*head_terms, (0.0, divergence)])
+        penalty, values = fused_head_loss(policy.final, head, [*head_terms, (0.0, divergence)])
         if feature_term is not None:
             penalty = penalty + self._coefficient * feature_term
         return Parts(ce, penalty if self._penalty else None, values[-1])

@@ -26,6 +26,7 @@ from emdefense.training.attention import check_attention_installed, check_rows_s
 from emdefense.training.batches import Collator
 from emdefense.training.data import TrainingRows, load_rows
 from emdefense.training.features import FeatureReader
+from emdefense.training.head_check import settle_head
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.parallel import ALONE, Processes, run_in_processes
 from emdefense.training.penalties import build_penalty
@@ -146,8 +147,10 @@ def build_trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    with trainer.accelerator.autocast():  # by now the model is on its device
+        settle_head(reader, data.rows, trainer.args.device, say=processes.first)
     if spec.training.padding_free:
-        check_rows_stay_apart(reader, trainer.args.device)  # by now the model is on its device
+        check_rows_stay_apart(reader, trainer.args.device)
     return trainer
 
 
