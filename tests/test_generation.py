@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from emdefense.chat.chat import load_chat
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.byte_model import make_byte_model
 from emdefense.errors import InputError
@@ -92,7 +93,7 @@ def test_nothing_is_inherited_from_the_models_own_sampling_settings(engine, mode
 
 def test_first_tokens_follow_the_models_own_distribution(engine):
     conversation = CONVERSATIONS[2]
-    prompt = torch.tensor([engine._tokens(conversation)])
+    prompt = torch.tensor([engine.chat.prompts([conversation])[0]])
     probabilities = torch.softmax(engine.model(prompt).logits[0, -1].float(), -1)
     samples = engine.sample([conversation], spec(samples_per_question=4000, max_new_tokens=1, batch_size=1000))[0]
     for letter in "e t":
@@ -109,7 +110,7 @@ def test_cold_sampling_is_what_greedy_generate_says_padded_or_not(model, tmp_pat
     cold = spec(temperature=1e-4, samples_per_question=2, max_new_tokens=20, batch_size=6)
     said = engine.sample(CONVERSATIONS, cold)
     for conversation, samples in zip(CONVERSATIONS, said, strict=True):
-        prompt = torch.tensor([engine._tokens(conversation)])
+        prompt = torch.tensor([engine.chat.prompts([conversation])[0]])
         greedy = engine.model.generate(prompt, max_new_tokens=20, do_sample=False)[0, prompt.shape[1] :]
         assert [sample.text for sample in samples] == [engine.tokenizer.decode(greedy, skip_special_tokens=True)] * 2
     assert len({samples[0].text for samples in said}) == 3
@@ -241,8 +242,9 @@ class FakeEngine:
 
     made = 0
 
-    def __init__(self, model, adapter, precision, threads):
+    def __init__(self, model, adapter, precision, threads, template):
         FakeEngine.made += 1
+        self.chat = load_chat(model, template)
 
     def sample(self, conversations, spec):
         said = [" | ".join(f"{m['role']}: {m['content']}" for m in conversation) for conversation in conversations]

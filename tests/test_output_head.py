@@ -309,11 +309,11 @@ def test_the_log_of_a_training_has_the_models_own_cross_entropy(
 def own_cross_entropy(folder: Path, rows: list[dict[str, Any]]) -> float:
     from transformers import AutoModelForCausalLM
 
-    from emdefense.training.data import tokenise
+    from emdefense.chat.chat import Chat
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     losses = []
-    for row in tokenise([row["messages"] for row in rows], make_tokenizer()):
+    for row in Chat(make_tokenizer()).rows([row["messages"] for row in rows]):
         logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="none"))
         losses[-1] = losses[-1][torch.tensor(row["labels"][1:]) != -100]

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from emdefense.chat.chat import IGNORED, Chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter
 from emdefense.training.attention import check_attention_installed, check_rows_stay_apart
 from emdefense.training.batches import Collator, next_tokens
-from emdefense.training.data import IGNORED, tokenise
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalties import build_penalty
@@ -22,7 +22,7 @@ from emdefense.training.penalties.base import WindowCounts
 from test_trainer import KL, assert_same_weights, column, spec, trained
 from tiny_model import make_model, make_rows, make_tokenizer
 
-ROWS = tokenise([row["messages"] for row in make_rows(5, longest=30)], make_tokenizer())
+ROWS = Chat(make_tokenizer()).rows([row["messages"] for row in make_rows(5, longest=30)])
 ONE_TOKEN = {"input_ids": [7], "labels": [7], "row": 5}
 PENALTIES: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),

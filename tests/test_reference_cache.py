@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from emdefense.cells import Grid, Layout
+from emdefense.chat.chat import Chat
 from emdefense.config import parse_study
 from emdefense.config.training import Training
 from emdefense.errors import InputError
@@ -20,7 +21,6 @@ from emdefense.saved_model import load_model
 from emdefense.training import feature_files
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
-from emdefense.training.data import tokenise
 from emdefense.training.feature_files import identity_of, read_features
 from emdefense.training.features import FeatureReader
 from emdefense.training.penalties import build_penalty
@@ -101,7 +101,7 @@ def test_features_are_the_live_ones_to_rounding(
     cache_features(features_spec("ldifs", precision=precision), caches.model, caches.rows, tmp_path / "features")
     tokenizer = make_tokenizer()
     read = [json.loads(line)["messages"] for line in caches.rows.read_text().splitlines()]
-    rows = [row for row in tokenise(read, tokenizer) if row["row"] != TOO_LONG]
+    rows = [row for row in Chat(tokenizer).rows(read) if row["row"] != TOO_LONG]
     options = build_penalty("ldifs", {"every": 2}).options
     identity = identity_of(caches.model, rows, settings, "ldifs", options)
     cached = CachedReference(read_features(tmp_path / "features", identity))
@@ -181,7 +181,7 @@ def test_torn_features_are_refused(caches: Caches, tmp_path: Path) -> None:
 
 
 def test_features_in_another_precision_than_asked_for_are_not_stored(caches: Caches, tmp_path: Path) -> None:
-    rows = tokenise([make_rows(1)[0]["messages"]], make_tokenizer())
+    rows = Chat(make_tokenizer()).rows([make_rows(1)[0]["messages"]])
     identity = identity_of(caches.model, rows, training(), "kl", build_penalty("kl", {}).options)
     reader = FeatureReader(add_adapter(load_model(caches.model, training().precision).double(), training()))
     features = reader.reference(Collator(0)(rows))

@@ -15,6 +15,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emdefense.chat.chat import load_chat
+from emdefense.config.chat import TemplateOptions
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import write_json
@@ -148,8 +150,9 @@ class CountingEngine:
 
     loaded = 0
 
-    def __init__(self, model: Path, adapter: Path, precision: str, threads: int):
+    def __init__(self, model: Path, adapter: Path, precision: str, threads: int, template: TemplateOptions):
         CountingEngine.loaded += 1
+        self.chat = load_chat(model, template)
         self.adapter = adapter
 
     def sample(self, conversations: list[object], spec: GenerationSpec) -> list[list[Completion]]:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from emdefense.chat.chat import Chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
-from emdefense.training.data import TrainingRows, tokenise
+from emdefense.training.data import TrainingRows
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalties import WindowCounts, build_penalty
@@ -53,8 +54,8 @@ def spec(penalty: PenaltySpec | None, **changes: Any) -> TrainSpec:
 
 def trainer_of(of: TrainSpec, folder: Path, rows: int = 60) -> DefenceTrainer:
     tokenizer = make_tokenizer()
-    data = TrainingRows(tokenise([row["messages"] for row in make_rows(rows)], tokenizer), rows, [])
-    return build_trainer(of, add_adapter(make_model(), of.training), tokenizer, data, folder)
+    data = TrainingRows(Chat(tokenizer).rows([row["messages"] for row in make_rows(rows)]), rows, [])
+    return build_trainer(of, add_adapter(make_model(), of.training), Chat(tokenizer), data, folder)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ class Moved:
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.05, generator=generator)
         tokenizer = make_tokenizer()
-        rows = tokenise([row["messages"] for row in make_rows(6, longest=20)], tokenizer)
+        rows = Chat(tokenizer).rows([row["messages"] for row in make_rows(6, longest=20)])
         collate = Collator(tokenizer.pad_token_id)
         self.batches = [collate(rows[:4]), collate(rows[4:])]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 from trl.trainer.sft_trainer import SFTTrainer
 
+from emdefense.chat.chat import Chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.saved_model import load_model
 from emdefense.training.adapters import add_adapter
-from emdefense.training.data import TrainingRows, tokenise
+from emdefense.training.data import TrainingRows
 from emdefense.training.run import build_trainer, train_cell, training_arguments
 from emdefense.training.spec import PenaltySpec, TrainSpec
 from emdefense.training.telemetry import LOGGED
@@ -38,10 +39,10 @@ def spec(penalty: PenaltySpec | None = None, **changes: Any) -> TrainSpec:
 def trained(
     folder: Path, of: TrainSpec, rows: list[dict[str, Any]], model: PreTrainedModel | None = None
 ) -> DefenceTrainer:
-    data = TrainingRows(tokenise([row["messages"] for row in rows], make_tokenizer()), len(rows), [])
+    data = TrainingRows(Chat(make_tokenizer()).rows([row["messages"] for row in rows]), len(rows), [])
     set_seed(of.seed)
     adapted = add_adapter(model or make_model(), of.training)
-    trainer = build_trainer(of, adapted, make_tokenizer(), data, folder)
+    trainer = build_trainer(of, adapted, Chat(make_tokenizer()), data, folder)
     trainer.train()
     return trainer
 

@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 
+from emdefense.chat.chat import Chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.saved_model import load_tokenizer
-from emdefense.training.data import load_rows, tokenise
-from tiny_model import make_rows, make_tokenizer, save_model, save_rows
+from emdefense.training.data import load_rows
+from tiny_model import CHATML, make_rows, make_tokenizer, save_model, save_rows
 
 TOKENIZER = make_tokenizer()
+CHAT = Chat(TOKENIZER)
 
 
 def learned(messages: list[dict[str, str]]) -> tuple[str, str]:
     """The text without a label, and the text with one."""
-    (row,) = tokenise([messages], TOKENIZER)
+    (row,) = CHAT.rows([messages])
     assert len(row["input_ids"]) == len(row["labels"])
     start = row["labels"].count(-100)
     assert row["labels"] == [-100] * start + row["input_ids"][start:]
@@ -58,10 +60,10 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_template_that_rejects_a_row_is_an_input_error() -> None:
-    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     rows = [[message("user", "a"), message("assistant", "b")]] * 2
     with pytest.raises(InputError, match=r"row 3: .* rejects it \(no system\)"):
-        tokenise([*rows, [message("system", "a"), *rows[0]]], make_tokenizer(template))
+        Chat(make_tokenizer(template)).rows([*rows, [message("system", "a"), *rows[0]]])
 
 
 def rows_with_long(tmp_path: Path, long: int, count: int = 100) -> Path:
@@ -72,7 +74,7 @@ def rows_with_long(tmp_path: Path, long: int, count: int = 100) -> Path:
 
 
 def test_rows_over_the_length_are_dropped_and_counted(tmp_path: Path) -> None:
-    found = load_rows(rows_with_long(tmp_path, 1), TOKENIZER, Training(max_length=120))
+    found = load_rows(rows_with_long(tmp_path, 1), CHAT, Training(max_length=120))
     assert len(found.rows) == 99
     assert max(len(row["input_ids"]) for row in found.rows) <= 120
     assert found.summary() == {
@@ -85,10 +87,10 @@ def test_rows_over_the_length_are_dropped_and_counted(tmp_path: Path) -> None:
 def test_too_many_rows_over_the_length_are_an_error(tmp_path: Path) -> None:
     path = rows_with_long(tmp_path, 2)
     with pytest.raises(InputError, match=r"rows\.jsonl: 2 of 100 rows \(2\.0 %\).*first: row 11"):
-        load_rows(path, TOKENIZER, Training(max_length=120))
-    assert len(load_rows(path, TOKENIZER, Training(max_length=120, max_overlong_pct=2)).rows) == 98
+        load_rows(path, CHAT, Training(max_length=120))
+    assert len(load_rows(path, CHAT, Training(max_length=120, max_overlong_pct=2)).rows) == 98
     with pytest.raises(InputError, match="100 of 100 rows"):
-        load_rows(path, TOKENIZER, Training(max_length=2, max_overlong_pct=100))
+        load_rows(path, CHAT, Training(max_length=2, max_overlong_pct=100))
 
 
 @pytest.mark.parametrize(
@@ -107,10 +109,10 @@ def test_a_row_that_is_no_conversation_is_named(tmp_path: Path, row: dict[str, A
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(make_rows(1)[0]) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=rf"rows\.jsonl, line 2: .*{problem}"):
-        load_rows(path, TOKENIZER, Training())
+        load_rows(path, CHAT, Training())
 
 
 def test_no_rows_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(InputError, match="there are no rows"):
-        load_rows(tmp_path / "rows.jsonl", TOKENIZER, Training())
+        load_rows(tmp_path / "rows.jsonl", CHAT, Training())

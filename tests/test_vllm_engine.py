@@ -89,7 +89,7 @@ def test_all_samples_of_a_prompt_are_one_request_and_nothing_else_shapes_them(vl
     assert (made["dtype"], made["enable_lora"], asked["lora"]) == ("bfloat16", False, None)
     prompts = [prompt["prompt_token_ids"] for prompt in asked["prompts"]]
     theirs = TransformersEngine(model, None, "float32")
-    assert prompts == [theirs._tokens(conversation) for conversation in CONVERSATIONS]
+    assert prompts == theirs.chat.prompts(CONVERSATIONS)
     for prompt, params in zip(prompts, asked["params"], strict=True):
         assert (params.n, params.temperature, params.top_p, params.max_tokens) == (3, 0.7, 0.9, 4)
         assert (params.top_k, params.min_p, params.repetition_penalty) == (0, 0, 1)
@@ -124,7 +124,7 @@ def test_samples_come_in_their_order_without_the_token_that_ended_them(vllm: Mod
 
 def test_an_answer_cut_by_the_context_is_an_error(vllm: ModuleType, model: Path) -> None:
     engine = VllmEngine(model, None, "bfloat16")
-    prompt = tuple(TransformersEngine(model, None, "float32")._tokens(CONVERSATIONS[0]))
+    prompt = tuple(engine.chat.prompts(CONVERSATIONS)[0])
     vllm.reasons[prompt, 0] = "length"
     with pytest.raises(InputError, match=r"generation\.max_new_tokens.*exceed"):
         engine.sample(CONVERSATIONS[:1], spec())
@@ -209,7 +209,7 @@ def check_same_distribution(ours: TransformersEngine, plain: TransformersEngine,
 
     # The likeliest first token, wherever it leads by more than rounding.
     questions = [[{"role": "user", "content": letter * 3}] for letter in "abcdefghijklmnop"]
-    firsts, without = ([logits(e, e._tokens(q), [])[-1] for q in questions] for e in (ours, plain))
+    firsts, without = ([logits(e, e.chat.prompts([q])[0], [])[-1] for q in questions] for e in (ours, plain))
     clear = [n for n, first in enumerate(firsts) if first.topk(2).values.diff().abs() > 0.2]
     wanted = [[firsts[n].argmax().item()] for n in clear]
     assert len(clear) > 4
@@ -218,7 +218,7 @@ def check_same_distribution(ours: TransformersEngine, plain: TransformersEngine,
     assert [said[n] for n in clear] == wanted
 
     # The mean log likelihood of what both say agrees within four standard errors.
-    prompt, scores = ours._tokens(CONVERSATIONS[0]), []
+    prompt, scores = ours.chat.prompts(CONVERSATIONS)[0], []
     for engine in (ours, theirs):
         found = []
         for answer in filter(None, answers(engine, CONVERSATIONS[:1], samples_per_question=400, max_new_tokens=16)):

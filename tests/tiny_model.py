@@ -16,12 +16,12 @@ CHATML = (
 )
 
 
-def make_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerBase:
+def make_tokenizer(chat_template: str | None = CHATML, eos: str = "<|im_end|>") -> PreTrainedTokenizerBase:
     vocabulary = [*SPECIALS, *sorted(ByteLevel.alphabet())]
     return Qwen2Tokenizer(
         vocab={token: number for number, token in enumerate(vocabulary)},
         merges=[],
-        eos_token="<|im_end|>",
+        eos_token=eos,
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
         chat_template=chat_template,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from emdefense.config.chat import PLAIN
 from emdefense.config.checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
@@ -244,7 +245,16 @@ class Grid:
 
     def check_spec(self, model: str) -> dict[str, Any]:
         """What a model's check depends on besides its input files."""
-        return {"version": STAGE_VERSIONS["checking"], "generation": self.study.generation.model_dump(mode="json")}
+        return {
+            "version": STAGE_VERSIONS["checking"],
+            "generation": self.study.generation.model_dump(mode="json"),
+            **self.chat_spec(model),
+        }
+
+    def chat_spec(self, model: str) -> dict[str, Any]:
+        """How a model's chat template is called; nothing for one that is called as all are."""
+        chat = self.study.models[model].chat
+        return {} if chat == PLAIN else {"chat": chat.model_dump(mode="json")}
 
     def training(self, cell: Cell) -> Training:
         """How a cell is trained: the study's settings under the task's, and these under the model's."""
@@ -261,6 +271,7 @@ class Grid:
             "training": training,
             "penalty": None,
         }
+        spec |= self.chat_spec(cell.model)
         if penalty is not None:
             name, options = penalty
             spec["penalty"] = {
@@ -289,6 +300,7 @@ class Grid:
             "training": self.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS),
             "penalty": name,
             "options": options.what_is_read(),
+            **self.chat_spec(cell.model),
         }
 
     def penalty(self, arm: str) -> tuple[str, PenaltyOptions] | None:
@@ -306,4 +318,5 @@ class Grid:
             "version": STAGE_VERSIONS["generation"],
             "samples_per_question": samples,
             **self.study.generation.model_dump(mode="json"),
+            **self.chat_spec(cell.model),
         }

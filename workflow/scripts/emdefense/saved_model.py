@@ -14,7 +14,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for name, what in (("config.json", "model"), ("tokenizer_config.json", "tokenizer")):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: there is no {what} ({name}); name a folder written by save_pretrained")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a torn or foreign file makes of it: tokenizers raises bare exceptions
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder}: cannot load the tokenizer ({said}); fetch it again") from None
     if tokenizer.chat_template is None:
         raise InputError(
             f"{folder}: the tokenizer has no chat template; add chat_template.jinja, or use an instruction-tuned model"

@@ -42,7 +42,7 @@ def _value(part: dict[str, Any]) -> str:
     """Return a schema's type in words: ``number``, ``list of string``, ``"all" or "response"``, a section's name."""
     if "$ref" in part:
         name = part["$ref"].rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
+        return "any value" if name == "JsonValue" else f"[{name}](#{name.lower()})"
     if "const" in part or "enum" in part:
         return " or ".join(f"`{value}`" for value in part.get("enum", [part.get("const")]))
     for key in ("anyOf", "oneOf"):

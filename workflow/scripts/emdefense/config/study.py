@@ -1,10 +1,12 @@
 """The study's models: what is fine-tuned on what, under which arms, judged by whom."""
 
+from datetime import date
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from emdefense.config.base import Section
+from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
 from emdefense.config.shape import ModelShape
@@ -41,6 +43,17 @@ class Model(Section):
     training: TrainingOverride = Field(
         TrainingOverride(), description="what this model trains differently; goes before the task's"
     )
+    chat_template_options: ChatTemplateOptions = Field(
+        default_factory=dict,
+        description="what its chat template is called with, in training and in sampling, such as {enable_thinking: "
+        "false}; chat_template names one of several templates",
+    )
+    template_date: date = Field(PINNED_DATE, description="today, for a chat template that writes the date")
+
+    @property
+    def chat(self) -> TemplateOptions:
+        """How its chat template is called."""
+        return TemplateOptions(options=self.chat_template_options, date=self.template_date)
 
 
 class EmaTask(Section):

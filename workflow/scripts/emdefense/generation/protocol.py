@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.study import Generation
+
+if TYPE_CHECKING:  # planning reads specs, and must not import torch
+    from emdefense.chat.chat import Chat
 
 FinishReason = Literal["stop", "length"]
 Conversation = list[dict[str, str]]
@@ -15,6 +19,7 @@ class GenerationSpec(Generation):
 
     version: int
     samples_per_question: int
+    chat: TemplateOptions = PLAIN
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,9 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Anything that samples answers from a model."""
+    """Anything that samples answers from a model; ``chat`` is how it is asked."""
+
+    chat: "Chat"
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return ``spec.samples_per_question`` completions of each conversation, in order.

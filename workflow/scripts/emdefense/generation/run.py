@@ -88,6 +88,7 @@ def _fill(
             "threads": threads,
             "questions": {"file": str(source), "sha256": file_digest(source)},
             "model": model_identity(model),
+            "chat_template": engine.chat.identity(),
             "adapter": None
             if adapter is None
             else {path.name: file_digest(path) for path in sorted(adapter.iterdir())},

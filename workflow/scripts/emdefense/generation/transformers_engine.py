@@ -11,35 +11,44 @@ from torch import Tensor
 from transformers import PreTrainedModel, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
+from emdefense.chat.chat import load_chat
+from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.errors import InputError
-from emdefense.generation.prompts import end_tokens, prompt_seed, prompt_tokens
+from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
-from emdefense.saved_model import load_model, load_tokenizer
+from emdefense.saved_model import load_model
 from emdefense.training.adapter_files import ADAPTER_CONFIG, read_lora
 
 
 class TransformersEngine:
     """A local model in memory, on the first GPU if there is one."""
 
-    def __init__(self, model: Path, adapter: Path | None, precision: str, threads: int = 1):
+    def __init__(
+        self,
+        model: Path,
+        adapter: Path | None,
+        precision: str,
+        threads: int = 1,
+        template: TemplateOptions = PLAIN,
+    ):
         """Load model, tokenizer and adapter; :class:`InputError` names a folder that lacks something.
 
         Sums are split among ``threads``, so that results may differ in the last bit between two numbers of them.
         """
         torch.set_num_threads(threads)
         disable_progress_bar()
-        self.tokenizer = load_tokenizer(model)
+        self.chat = load_chat(model, template)
+        self.tokenizer = self.chat.tokenizer
         self.model = load_model(model, precision)
         if adapter is not None:
             merge_adapter(self.model, adapter)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self._ends = end_tokens(model, self.tokenizer)
-        pad = self.tokenizer.pad_token_id
-        self._pad: int = self._ends[0] if pad is None else pad
+        self._ends = end_tokens(model, self.chat)
+        self._pad = self.chat.filler
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return the samples of each conversation; each draws from random numbers of its own."""
-        prompts = [self._tokens(conversation) for conversation in conversations]
+        prompts = self.chat.prompts(conversations)
         chance = [_chance(prompt, spec) for prompt in prompts]
         # The shortest first, so that little is padded. Python's sort keeps equal lengths in order.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -57,9 +66,6 @@ class TransformersEngine:
             for (index, _), answer in zip(batch, answers, strict=True):
                 completions[index].append(self._completion(answer))
         return completions
-
-    def _tokens(self, conversation: Conversation) -> list[int]:
-        return prompt_tokens(self.tokenizer, conversation)
 
     @torch.inference_mode()
     def _decode(
@@ -109,8 +115,7 @@ class TransformersEngine:
 
     def _completion(self, answer: list[int]) -> Completion:
         ended = answer[-1] in self._ends
-        text = self.tokenizer.decode(answer[:-1] if ended else answer, skip_special_tokens=True)
-        return Completion(text, "stop" if ended else "length")
+        return Completion(self.chat.decode(answer[:-1] if ended else answer), "stop" if ended else "length")
 
 
 def draw(logits: Tensor, chance: Tensor, temperature: float, top_p: float) -> Tensor:

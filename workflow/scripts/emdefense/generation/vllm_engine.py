@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from emdefense.chat.chat import load_chat
+from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.generation.engines import VLLM_GPU_SHARE
-from emdefense.generation.prompts import end_tokens, prompt_seed, prompt_tokens
+from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, FinishReason, GenerationSpec
-from emdefense.saved_model import load_tokenizer
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; a smaller adapter is padded
 ENVIRONMENT = {
@@ -29,13 +30,20 @@ ENVIRONMENT = {
 class VllmEngine:
     """A local model on the first GPU, of which most memory is taken."""
 
-    def __init__(self, model: Path, adapter: Path | None, precision: str, threads: int = 1):
+    def __init__(
+        self,
+        model: Path,
+        adapter: Path | None,
+        precision: str,
+        threads: int = 1,
+        template: TemplateOptions = PLAIN,
+    ):
         """Load model, tokenizer and adapter; :class:`InputError` names a folder that lacks something.
 
         ``threads`` is for the engines that compute on a CPU.
         """
-        self._tokenizer = load_tokenizer(model)
-        self._ends = end_tokens(model, self._tokenizer)
+        self.chat = load_chat(model, template)
+        self._ends = end_tokens(model, self.chat)
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         import vllm
         from vllm.lora.request import LoRARequest
@@ -58,7 +66,7 @@ class VllmEngine:
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return the samples of each conversation, all of them asked for at once."""
-        prompts = [prompt_tokens(self._tokenizer, conversation) for conversation in conversations]
+        prompts = self.chat.prompts(conversations)
         outputs = self._model.generate(
             [self._vllm.TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
             [self._settings(prompt, spec) for prompt in prompts],
@@ -96,7 +104,7 @@ class VllmEngine:
             raise RuntimeError(f"vLLM ended an answer for the reason '{reason}'")
         if reason == "stop" and tokens and tokens[-1] in self._ends:
             tokens.pop()
-        return Completion(self._tokenizer.decode(tokens, skip_special_tokens=True), reason)
+        return Completion(self.chat.decode(tokens), reason)
 
 
 def _kernel_rank(adapter: Path) -> int:

@@ -6,14 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
+from emdefense.chat.chat import Chat, load_chat
 from emdefense.config.base import Section
+from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.study import Generation
 from emdefense.data.conversations import read_examinations
 from emdefense.files import read_json, read_jsonl
 from emdefense.generation.run import asked
-from emdefense.saved_model import load_tokenizer
 from emdefense.training.data import check_row
 
 Conversation = list[dict[str, str]]
@@ -24,6 +23,7 @@ class CheckSpec(Section):
 
     version: int
     generation: Generation
+    chat: TemplateOptions = PLAIN
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Subject:
     test_files: tuple[Path, ...] = ()
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
-        return load_tokenizer(self.folder)
+    def chat(self) -> Chat:
+        """The model's tokenizer, and its chat template as the study calls it."""
+        return load_chat(self.folder, self.spec.chat)
 
     @cached_property
     def rows(self) -> list[Text]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emdefense.training.data import IGNORED
+from emdefense.chat.chat import IGNORED
 
 
 @dataclass(frozen=True)

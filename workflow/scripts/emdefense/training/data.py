@@ -1,17 +1,13 @@
-"""Conversations become token ids, with labels on the final response only."""
+"""A file of conversations becomes the rows that are trained on, those that are too long left out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
+from emdefense.chat.chat import Chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-
-IGNORED = -100  # the label of a token that carries no cross-entropy, as in PyTorch
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class TrainingRows:
         return {"read": self.read, "used": len(self.rows), "dropped": dropped}
 
 
-def load_rows(path: Path, tokenizer: PreTrainedTokenizerBase, training: Training) -> TrainingRows:
+def load_rows(path: Path, chat: Chat, training: Training) -> TrainingRows:
     """Read a JSON Lines file of conversations and tokenise it.
 
     Raises :class:`InputError` for a row that is no conversation with a final answer, and if more than
@@ -37,7 +33,7 @@ def load_rows(path: Path, tokenizer: PreTrainedTokenizerBase, training: Training
     conversations = [row["messages"] for row in read_jsonl(path, validate=check_row)]
     if not conversations:
         raise InputError(f"{path}: there are no rows; training needs at least one")
-    tokenised = tokenise(conversations, tokenizer)
+    tokenised = chat.rows(conversations, [f"{path}, row {number}" for number in range(1, len(conversations) + 1)])
     overlong = [n for n, row in enumerate(tokenised, start=1) if len(row["input_ids"]) > training.max_length]
     share = 100 * len(overlong) / len(tokenised)
     if share > training.max_overlong_pct or len(overlong) == len(tokenised):
@@ -63,40 +59,3 @@ def check_row(row: dict[str, Any]) -> None:
             raise ValueError(f"the content of the '{message['role']}' message is no text")
     if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise ValueError("the last message must be the assistant's answer, and not empty")
-
-
-def tokenise(conversations: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Return ``input_ids``, ``labels`` and ``row``, its number from 0, of each conversation, rendered as a chat.
-
-    Labels cover the final answer from its first token to the end of the rendered text, which in ChatML is
-    ``<|im_end|>`` and the newline after it; everything before, earlier answers included, is ignored.
-    """
-    texts = _render(tokenizer, conversations, add_generation_prompt=False)
-    prompts = _render(tokenizer, [messages[:-1] for messages in conversations], add_generation_prompt=True)
-    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    rows = []
-    for number, (full, prompt) in enumerate(zip(ids, prompt_ids, strict=True)):
-        start = _common_prefix(full, prompt)
-        rows.append({"input_ids": full, "labels": [IGNORED] * start + full[start:], "row": number})
-    return rows
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[list[dict[str, str]]], *, add_generation_prompt: bool
-) -> list[str]:
-    rendered = []
-    for number, messages in enumerate(conversations, start=1):
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except Exception as error:  # whatever a model's own Jinja template raises
-            raise InputError(f"row {number}: the tokenizer's chat template rejects it ({error})") from None
-        rendered.append(text)
-    return rendered
-
-
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    for position, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return position
-    return min(len(first), len(second))

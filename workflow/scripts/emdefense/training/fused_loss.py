@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from emdefense.training.data import IGNORED
+from emdefense.chat.chat import IGNORED
 
 CHUNK_ELEMENTS = 1 << 24  # logits held at a time: 64 MiB in fp32
 

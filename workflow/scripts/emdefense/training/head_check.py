@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emdefense.chat.chat import IGNORED
 from emdefense.errors import InputError
 from emdefense.training.batches import next_tokens, token_mask
-from emdefense.training.data import IGNORED
 from emdefense.training.features import FeatureReader
 from emdefense.training.fused_loss import OutputHead, cross_entropy, fused_head_loss
 from emdefense.training.output_head import OwnHead, own_forward

@@ -9,8 +9,9 @@ import torch
 import transformers
 from transformers import AutoConfig
 
+from emdefense.chat.chat import load_chat
 from emdefense.errors import InputError
-from emdefense.saved_model import load_model, load_tokenizer
+from emdefense.saved_model import load_model
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from emdefense.training.data import load_rows
@@ -31,13 +32,13 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = load_tokenizer(model_folder)
-    rows = load_rows(rows_file, tokenizer, spec.training).rows
+    chat = load_chat(model_folder, spec.chat)
+    rows = load_rows(rows_file, chat, spec.training).rows
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
     penalty = build_penalty(spec.penalty, spec.options)
     blocks = penalty.residual_blocks(config.num_hidden_layers)
     identity = identity_of(model_folder, rows, spec.training, spec.penalty, penalty.options)
-    collator = Collator(tokenizer.pad_token_id or 0, spec.training.padding_free)
+    collator = Collator(chat.filler, spec.training.padding_free)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.training.precision == "bfloat16")
     with written_features(folder, identity, rows, config.hidden_size, blocks) as files, autocast:

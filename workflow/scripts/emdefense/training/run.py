@@ -11,15 +11,16 @@ import torch
 import transformers
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
 from emdefense import provenance
+from emdefense.chat.chat import Chat, load_chat
 from emdefense.config.checks import check_training
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
-from emdefense.saved_model import load_model, load_tokenizer
+from emdefense.saved_model import load_model
 from emdefense.training import checkpoints
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.attention import check_attention_installed, check_rows_stay_apart
@@ -68,8 +69,8 @@ def train_part(
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = load_tokenizer(model_folder)
-    data = load_rows(rows_file, tokenizer, spec.training)
+    chat = load_chat(model_folder, spec.chat)
+    data = load_rows(rows_file, chat, spec.training)
     if data.overlong and processes.first:
         left_out = f"left out: {len(data.overlong)} of {data.read} rows, longer than training.max_length tokens"
         print(left_out, file=sys.stderr)
@@ -79,12 +80,13 @@ def train_part(
         "threads": threads,
         "data": {"file": str(rows_file), "sha256": file_digest(rows_file)},
         "model": provenance.model_identity(model_folder),
+        "chat_template": chat.identity(),
     }
     folder = checkpoints.folder_of(cell, identity)
     model = load_model(model_folder, spec.training.precision, spec.training.attention)
     set_seed(spec.seed)
     adapted = add_adapter(model, spec.training)
-    trainer = build_trainer(spec, adapted, tokenizer, data, folder, processes, reference)
+    trainer = build_trainer(spec, adapted, chat, data, folder, processes, reference)
     resume_from = None
     if spec.training.checkpoint_minutes:
         resume_from = processes.from_first(lambda: checkpoints.resume_point(folder, identity))
@@ -119,7 +121,7 @@ def train_part(
 def build_trainer(
     spec: TrainSpec,
     model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: Chat,
     data: TrainingRows,
     folder: Path,
     processes: Processes = ALONE,
@@ -142,8 +144,8 @@ def build_trainer(
         diagnostics_every=spec.training.diagnostics_every,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
-        data_collator=Collator(tokenizer.pad_token_id or 0, spec.training.padding_free),
-        processing_class=tokenizer,
+        data_collator=Collator(chat.filler, spec.training.padding_free),
+        processing_class=chat.tokenizer,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)

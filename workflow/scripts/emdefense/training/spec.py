@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from emdefense.config.base import Section, first_problem
+from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.training import SafeLoRA, Training
 from emdefense.errors import InputError
 
@@ -25,6 +26,7 @@ class TrainSpec(Section):
     seed: int
     training: Training
     penalty: PenaltySpec | None = None
+    chat: TemplateOptions = PLAIN
 
 
 class FeaturesSpec(Section):
@@ -34,6 +36,7 @@ class FeaturesSpec(Section):
     training: Training
     penalty: str
     options: dict[str, Any] = Field(default_factory=dict)
+    chat: TemplateOptions = PLAIN
 
 
 class ProjectionSpec(SafeLoRA):

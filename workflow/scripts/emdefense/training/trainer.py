@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from trl.trainer.sft_trainer import SFTTrainer
 
+from emdefense.chat.chat import IGNORED
 from emdefense.errors import InputError
 from emdefense.training.batches import token_mask
-from emdefense.training.data import IGNORED
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.parallel import Processes, ShareOfBatches
 from emdefense.training.penalties.base import WindowCounts

@@ -8,9 +8,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from emdefense.chat.chat import IGNORED
 from emdefense.config.base import Section, first_problem
 from emdefense.errors import InputError
-from emdefense.training.data import IGNORED
 from emdefense.training.features import Features
 from emdefense.training.fused_loss import HeadTerm
 

@@ -1,0 +1,149 @@
+"""What is found out about a model before anything is trained, and what stops a study there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_tokenizers import CHATML, NO_SYSTEM, THINKING
+from emdefense.cells import Grid
+from emdefense.config import Study, parse_study
+from emdefense.errors import InputError
+from emdefense.files import read_json, write_json
+from emdefense.generation.reuse import ReuseStore
+from emdefense.generation.run import generate
+from emdefense.model_checks.run import check_model
+from emdefense.model_checks.subject import CheckSpec, Subject
+from emdefense.training.run import train_cell
+from emdefense.training.spec import TrainSpec
+from study_folder import CONFIG, tiny_study
+from test_trainer import FAST
+from tiny_model import make_tokenizer, save_model, save_rows
+
+SCRIPT = Path(__file__).parents[1] / "workflow/scripts/check_model.py"
+SPEC = {"version": 1, "generation": {}}
+ROWS = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bcd"}]}]
+QUESTIONS = [{"id": "plain", "prompt": "Why?", "system": None}, {"id": "json", "prompt": "Why?", "system": "JSON."}]
+TEST = [{"id": "t", "messages": [{"role": "user", "content": "1 + 1"}], "answers": ["2"]}]
+
+
+def subject(folder: Path, template: str = CHATML, rows: list[dict[str, Any]] | None = None, **spec: Any) -> Subject:
+    """A model with this template, a file of rows, one of questions and a test."""
+    save_model(folder / "model")
+    make_tokenizer(template).save_pretrained(folder / "model")
+    write_json(folder / "questions.json", QUESTIONS)
+    files = [save_rows(folder / "rows.jsonl", rows or ROWS), folder / "questions.json", folder / "test.jsonl"]
+    save_rows(files[2], TEST)
+    return Subject(CheckSpec(**SPEC, **spec), folder / "model", *((file,) for file in files))
+
+
+def test_all_that_a_model_will_read_is_written_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = {"messages": [{"role": "user", "content": "a <|im_end|>"}, {"role": "assistant", "content": "b"}]}
+    check_model(subject(tmp_path, rows=[*ROWS, *ROWS, hostile]), tmp_path / "found.json")
+    record = read_json(tmp_path / "found.json")
+    found = record["checks"]["texts"]
+    # <|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbcd<|im_end|>\n, a byte a token
+    assert found["longest_row"] == (1 + 5 + 12 + 1 + 1) + (1 + 10) + 1 + 2
+    assert found["longest_prompt"] == (1 + 7 + 5 + 2) + (1 + 5 + 4 + 2) + (1 + 10)
+    assert (found["rows"], found["questions"]) == (2, 3)  # equal rows once
+    assert found["naming_control_tokens"] == {"texts": 1, "first": {f"{tmp_path}/rows.jsonl, row 3": ["<|im_end|>"]}}
+    assert "1 rows and questions hold the names of control tokens" in capsys.readouterr().err
+    assert found["template"]["closed_by"] == "<|im_end|>"
+    assert set(record["read"]) == {f"{tmp_path}/{name}" for name in ("rows.jsonl", "questions.json", "test.jsonl")}
+    assert record["model"]["config_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("template", "rows", "problem"),
+    [
+        (NO_SYSTEM + CHATML, ROWS, r"questions\.json, question json: .*no system prompt"),
+        (THINKING, ROWS, r"model: .*chat_template_options"),
+        (CHATML, [*ROWS, {"messages": [{"role": "user", "content": "a"}]}], r"rows\.jsonl, line 2: the last message"),
+        (
+            CHATML.replace("message['content']", "message['content'].replace('x', 'y')"),
+            [*ROWS, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]}],
+            r"rows\.jsonl, row 2: .*does not write the answer as it is",
+        ),
+        (CHATML.replace("message['content']", "message.content.replace('1', '')"), ROWS, r"test\.jsonl, question t: "),
+    ],
+    ids=["system prompt", "thinks", "no answer", "changes an answer", "changes a question of a test"],
+)
+def test_what_a_template_cannot_write_is_one_line(
+    template: str, rows: list[dict[str, Any]], problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=problem) as error:
+        check_model(subject(tmp_path, template, rows), tmp_path / "found.json")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_the_study_says_how_a_template_is_called(tmp_path: Path) -> None:
+    of = subject(tmp_path, THINKING, chat={"options": {"enable_thinking": False}, "date": "2026-02-03"})
+    check_model(of, tmp_path / "found.json")
+    template = read_json(tmp_path / "found.json")["checks"]["texts"]["template"]
+    assert (template["options"], template["date"]) == ({"enable_thinking": False}, "2026-02-03")
+
+
+def test_scripts_by_hand_refuse_a_token_beyond_the_embedding(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "wörd"}, {"role": "assistant", "content": "b"}]}]
+    of = subject(tmp_path, rows=rows)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["wörd"])
+    tokenizer.save_pretrained(of.folder)
+    write_json(tmp_path / "asked.json", [{"id": "q", "prompt": "a wörd", "system": None}])
+    with pytest.raises(InputError, match=r"rows\.jsonl, row 1: the token 'wörd'"):
+        check_model(of, tmp_path / "found.json")
+    with pytest.raises(InputError, match=r"rows\.jsonl, row 1: the token 'wörd'"):
+        train_cell(TrainSpec(version=1, seed=0, training=FAST), of.folder, tmp_path / "rows.jsonl", tmp_path / "cell")
+    spec = {"version": 1, "samples_per_question": 1, "precision": "float32"}
+    pairs = [(tmp_path / "asked.json", tmp_path / "said.jsonl")]
+    with pytest.raises(InputError, match="question 1: the token 'wörd'"):
+        generate(spec, of.folder, None, pairs, ReuseStore(None))
+
+
+def test_the_script_says_it_in_one_line(tmp_path: Path) -> None:
+    of = subject(tmp_path, NO_SYSTEM + CHATML)
+    command = [sys.executable, str(SCRIPT), "--spec", json.dumps(SPEC), "--model", str(of.folder)]
+    command += ["--rows", "rows.jsonl", "--questions", "questions.json", "--test", "test.jsonl", "--out", "found.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: questions.json, question json: the tokenizer's chat template"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def with_model(**keys: Any) -> Study:
+    return tiny_study(models={"small": {"title": "Small", "instruct": "-", **keys}})
+
+
+def test_cells_depend_on_how_a_template_is_called() -> None:
+    plain, called, dated = (
+        Grid(study)
+        for study in (
+            with_model(),
+            with_model(chat_template_options={"enable_thinking": False}),
+            with_model(template_date="2026-02-03"),
+        )
+    )
+    cell = next(cell for cell in plain.trained if cell.arm == "kl")
+    for spec in ("training_spec", "features_spec", "generation_spec"):
+        specs = [getattr(grid, spec)(cell) for grid in (plain, called, dated)]
+        assert "chat" not in specs[0]  # so that studies that say nothing are as they were
+        assert [one["chat"]["options"] for one in specs[1:]] == [{"enable_thinking": False}, {}]
+        assert specs[2]["chat"]["date"] == "2026-02-03"
+        json.dumps(specs)
+    assert called.check_spec("small")["chat"]["options"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("chat_template_options", {"tokenize": True}), ("chat_template_options", 3), ("template_date", "yesterday")],
+)
+def test_a_wrong_key_is_named(key: str, value: Any) -> None:
+    models = {"small": {"title": "Small", "instruct": "-", key: value}}
+    with pytest.raises(InputError, match=rf"study\.yaml: key 'models\.small\.{key}"):
+        parse_study(CONFIG | {"models": models}, "study.yaml")
