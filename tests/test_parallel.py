@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
 
@@ -23,7 +22,10 @@ from emdefense.training.checkpoints import step_of
 from emdefense.training.parallel import Processes, ShareOfBatches, run_in_processes
 from emdefense.training.run import train_cell, train_part
 from emdefense.training.spec import PenaltySpec, TrainSpec
+from same_training import assert_same_change
 from tiny_model import make_rows, save_model, save_rows
+
+pytestmark = pytest.mark.numerical
 
 # 45 rows are 12 batches, the last with one row: three windows of four, or two of five and one of two.
 ROWS = 45
@@ -76,9 +78,7 @@ def trained(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_give_the_parameters_and_the_log_of_one(trained: dict[int, Path], name: str) -> None:
     one, two = (load_file(folder / name / "adapter/adapter_model.safetensors") for folder in trained.values())
-    assert one.keys() == two.keys()
-    for key, weight in one.items():
-        torch.testing.assert_close(two[key], weight, rtol=0, atol=5e-6, msg=key)
+    assert_same_change(two, one)
     logs = [
         [json.loads(line) for line in (folder / name / "train_log.jsonl").read_text().splitlines()]
         for folder in trained.values()

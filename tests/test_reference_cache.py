@@ -28,6 +28,7 @@ from emdefense.training.reference import CachedReference, LiveReference
 from emdefense.training.reference_features import cache_features
 from emdefense.training.run import train_cell
 from emdefense.training.spec import FeaturesSpec, PenaltySpec, TrainSpec
+from same_training import assert_same_change
 from tiny_model import make_rows, make_tokenizer, save_model, save_rows
 
 FAST = Training(
@@ -85,8 +86,7 @@ def test_training_ends_with_the_adapter_of_live_features(
 ) -> None:
     live = train(caches, tmp_path / "live", penalty)
     cached = train(caches, tmp_path / "cached", penalty, caches.of(penalty), padding_free=padding_free)
-    for name, weight in live.items():
-        torch.testing.assert_close(cached[name], weight, rtol=0, atol=1e-5, msg=name)
+    assert_same_change(cached, live)
     assert log(tmp_path / "cached")[0]["penalty"] < 1e-8
     assert log(tmp_path / "cached")[-1]["penalty"] == pytest.approx(log(tmp_path / "live")[-1]["penalty"], rel=1e-3)
     assert log(tmp_path / "cached")[-1]["penalty"] > 1e-3

@@ -26,6 +26,8 @@ from emdefense.warm_start import ADDRESS
 from test_warm_start import ENVIRONMENT, PARENT
 from tiny_model import make_rows, save_model, save_rows
 
+pytestmark = pytest.mark.numerical
+
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/train.py"
 RESULTS = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "train_log.jsonl")
 EVERY_STEP = 1e-6  # minutes

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -313,7 +314,7 @@ def test_the_script_reads_models_of_the_hub_cache(folders: dict[str, Path], tmp_
     command += ["--adapter", str(folders["adapter"]), "--out", str(tmp_path / "out"), "--instruct"]
 
     def run(instruct: str) -> subprocess.CompletedProcess[str]:
-        environment = {"HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": "", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": "", "OMP_NUM_THREADS": "1"}
         return subprocess.run([*command, instruct], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     wrong = run("org/instruct@v3")

@@ -1,0 +1,34 @@
+"""The processor whose kernels the tests run with, and which tests compute with them."""
+
+import os
+
+import pytest
+
+from processors import PROCESSORS, can_stand_for
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--processor",
+        choices=PROCESSORS,
+        default="native",
+        help="run with the kernels of another processor (tests/processors.py)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("processor")
+    if not can_stand_for(name):
+        raise pytest.UsageError(f"--processor {name}: this processor cannot stand for it")
+    os.environ.update(PROCESSORS[name])
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"processor: {config.getoption('processor')}"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item.module, "torch"):
+            item.add_marker("numerical")
