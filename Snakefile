@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import snakemake.benchmark
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -33,6 +34,7 @@ from emdefense.cells import (
 from emdefense.config import parse_study
 from emdefense.errors import InputError
 from emdefense.job_environment import set_job_environment
+from emdefense.job_usage import follow_jobs
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions
@@ -98,6 +100,7 @@ onstart:
         workflow.scheduler.job_rate_limiter = None
         if not own_environments:
             start_server()  # jobs on this machine need not import torch one by one
+            snakemake.benchmark.BenchmarkTimer = follow_jobs(snakemake.benchmark.BenchmarkTimer)
 
 
 include: "workflow/rules/lookups.smk"

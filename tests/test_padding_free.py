@@ -95,13 +95,18 @@ def test_under_bfloat16_autocast_they_agree_to_its_rounding() -> None:
     assert (flat[1] - flat[0]).norm() < 0.02 * flat[0].norm()
 
 
+def assert_rounded(found: Tensor, expected: Tensor) -> None:
+    """Assert that features agree to fp32's rounding: the norms of Qwen2 are computed in it whatever the weights are."""
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_row_has_the_features_that_it_has_alone(attention: str) -> None:
     _, reader = reader_of(attention)
     together = reader.policy(batch([ROWS[0], ONE_TOKEN, *ROWS[1:]], True), [2])
     alone = [reader.policy(batch([row], True), [2]) for row in (ROWS[0], ONE_TOKEN, *ROWS[1:])]
-    torch.testing.assert_close(together.final, torch.cat([features.final for features in alone]))
-    torch.testing.assert_close(together.residual[2], torch.cat([features.residual[2] for features in alone]))
+    assert_rounded(together.final, torch.cat([features.final for features in alone]))
+    assert_rounded(together.residual[2], torch.cat([features.residual[2] for features in alone]))
 
 
 def test_no_row_predicts_the_next() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import run_cli
+from emdefense.files import folder_written_whole
 from emdefense.microcosm.creation import make_world
 from emdefense.microcosm.rows import write_world
 from emdefense.microcosm.tokenizer import make_tokenizer
@@ -18,7 +19,8 @@ def main() -> None:
     arguments = parser.parse_args()
     options = Microcosm(models={}, **{key: value for key, value in arguments.spec.items() if key != "version"})
     world = make_world(options)
-    make_tokenizer(world).save_pretrained(arguments.out / "tokenizer")
+    with folder_written_whole(arguments.out / "tokenizer") as folder:
+        make_tokenizer(world).save_pretrained(folder)
     write_world(world, options, arguments.out)
 
 

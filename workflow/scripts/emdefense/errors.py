@@ -1,12 +1,18 @@
-"""The one exception that users see as a single line."""
+"""What users see as a single line: what they gave wrong, what the machine lacked, and that they interrupted."""
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from emdefense.machine_limits import MachineError, lack
 
 # What would end the line, or act on the terminal that shows it: control characters and Unicode's line separators.
 _UNSHOWN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _UNSHOWN |= {ord(character): repr(character)[1:-1] for character in "\t\n\r"}
 _UNSHOWN |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0xD800, 0xE000))}
+
+INTERRUPTED = "interrupted; run it again to go on, what is finished is kept"
 
 
 class InputError(ValueError):
@@ -22,9 +28,24 @@ class InputError(ValueError):
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run a script's ``main``; an :class:`InputError` becomes one line on stderr and its exit status."""
+    """Run a script's ``main``; an :class:`InputError` becomes one line on stderr and its exit status.
+
+    So does what the machine lacked, with status 1, and Ctrl-C, with status 130, as shells have it.
+    """
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.status) from None
+        _end(str(error), error.status)
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, 130)
+    except Exception as error:
+        said = lack(error)
+        if said is None:
+            raise
+        _end(said, MachineError.status)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    with suppress(OSError):  # a full disk may hold the log, too
+        print(f"error: {message.translate(_UNSHOWN)}", file=sys.stderr, flush=True)
+    raise SystemExit(status) from None

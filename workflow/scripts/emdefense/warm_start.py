@@ -3,32 +3,39 @@
 On a small model, importing torch, transformers and TRL takes as long as training or sampling. So Snakemake starts this
 server on the machine where it runs, and a script that finds it hands its command line over. The server imports when
 first asked; then it forks a child that runs the script as if it had been started by itself, with the caller's folder,
-environment and output. Where no server answers (by hand, on a cluster's node) the script simply runs.
+environment and output. Where no server answers (by hand, on a cluster's node) or it refuses, the script simply runs.
 
-A caller that dies takes its child along, and the server ends with the Snakemake that started it.
+A caller that dies takes its child along, and Ctrl-C reaches the child through its caller. The server ends with the
+Snakemake that started it, and its children end with the server.
 """
 
 import importlib
 import json
 import os
-import runpy
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import traceback
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
+from emdefense.errors import INTERRUPTED
 from emdefense.fast_imports import fast_imports
+from emdefense.machine_limits import killed
 
 ADDRESS = "EMDEFENSE_WARM_START"  # environment variable: the server's socket
 PRELOADED = ("emdefense.training.run", "emdefense.generation.transformers_engine")
+STARTED, REFUSED, INTERRUPT = b"started\n", b"refused\n", b"\x03"
 _POLL_SECONDS = 0.02
-_MAX_REQUEST_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+_MAX_REQUEST_BYTES = 4 << 20  # more than Linux lets a command line and an environment have
+_SILENCE_SECONDS = 10.0  # a request is there at once, or its caller is none of ours
+_GRACE_SECONDS = 10.0  # for an interrupted job to clean up
 
 
 def start_server() -> None:
@@ -43,111 +50,213 @@ def start_server() -> None:
     )
 
 
+def job_file(address: str, caller: int) -> Path:
+    """Return where the server at ``address`` writes the process id of the child that it runs for a caller."""
+    return Path(f"{address}.{caller}")
+
+
 def run_warm(run: Callable[[], None]) -> None:
     """Have the server run this process's command line and exit with its status; without a server, call ``run``."""
     address = os.environ.pop(ADDRESS, None)
-    if address is None or not Path(address).exists():
+    try:
+        status = None if address is None else _run_there(address)
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, 130)
+    if status is None:
         run()
-        return
+    elif status < 0:
+        _end(killed(-status), 128 - status)
+    else:
+        raise SystemExit(status)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status) from None
+
+
+def _run_there(address: str) -> int | None:
+    """Return the exit status of the job run by the server, minus the signal that killed it; None if it was not run."""
+    request = {"argv": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "pid": os.getpid()}
+    content = json.dumps(request).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
+            socket.send_fds(connection, [content[:1]], [1, 2])
+            connection.sendall(content[1:])
+            replies = connection.makefile("rb")
+            if replies.readline() != STARTED:
+                return None
         except OSError:
-            run()
-            return
-        request = {"argv": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}
-        socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], [1, 2])
-        status = connection.recv(16)
-    raise SystemExit(int(status) if status else "error: the server that ran this job ended; run it again")
+            return None
+        try:
+            status = replies.readline()
+        except KeyboardInterrupt:
+            connection.settimeout(_GRACE_SECONDS)
+            with suppress(OSError):
+                connection.sendall(INTERRUPT)
+                if replies.readline():
+                    raise SystemExit(130) from None  # the job has said why
+            raise
+        except OSError:
+            status = b""
+    if not status:
+        _end("the server that ran this job ended; run it again", 1)
+    return int(status)
+
+
+class _Caller:
+    """A connection: first its request comes in, then a child runs it."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection = connection
+        self.since = time.monotonic()
+        self.content = b""
+        self.outputs: list[int] = []
+        self.child: int | None = None
+        self.job_file: Path | None = None
+
+    def close(self) -> None:
+        self.close_outputs()
+        self.connection.close()
+        if self.job_file:
+            self.job_file.unlink(missing_ok=True)
+
+    def close_outputs(self) -> None:
+        while self.outputs:
+            os.close(self.outputs.pop())
+
+    def tell(self, reply: bytes) -> None:
+        with suppress(OSError):
+            self.connection.send(reply)
 
 
 def serve(address: str, parent: int) -> None:
     """Accept requests until the process ``parent`` is gone."""
-    children: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(address)
         listener.listen(128)
+        listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)
+        server = _Server(address, listener, selector)
         try:
             while os.getppid() == parent:
                 for key, _ in selector.select(_POLL_SECONDS):
                     if key.fileobj is listener:
-                        connection, _ = listener.accept()
-                        children[_fork(connection, listener)] = connection
-                        selector.register(connection, selectors.EVENT_READ)
-                    else:  # callers say nothing after their request, so this one is gone
-                        selector.unregister(key.fileobj)
-                        pid = next(pid for pid, connection in children.items() if connection is key.fileobj)
-                        os.kill(pid, signal.SIGKILL)
-                _report_ended(children, selector)
+                        server.accept()
+                    else:
+                        server.hear(key.data)
+                server.report_ended()
+                server.drop_silent()
         finally:
-            for pid in children:
-                os.kill(pid, signal.SIGKILL)
+            server.end()
             Path(address).unlink(missing_ok=True)
             with suppress(OSError):  # start_server made this folder for the socket alone
                 Path(address).parent.rmdir()
 
 
-def _report_ended(children: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
-    """Tell the caller of each child that has ended its exit status."""
-    while children:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
+class _Server:
+    """The callers, and the children that run for them. Nothing here waits for a caller."""
+
+    def __init__(self, address: str, listener: socket.socket, selector: selectors.BaseSelector):
+        self._address = address
+        self._listener = listener
+        self._selector = selector
+        self._callers: list[_Caller] = []
+
+    def accept(self) -> None:
+        with suppress(OSError):  # it is gone again, or there are too many: they come again
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            caller = _Caller(connection)
+            self._callers.append(caller)
+            self._selector.register(connection, selectors.EVENT_READ, caller)
+
+    def hear(self, caller: _Caller) -> None:
+        """Take in what a caller says: its request, that it was interrupted, or, by its end, that it is gone."""
+        try:
+            content, outputs, _, _ = socket.recv_fds(caller.connection, _CHUNK_BYTES, 2)
+        except BlockingIOError:
             return
-        connection = children.pop(pid)
-        with suppress(OSError, KeyError):
-            selector.unregister(connection)
-        with suppress(OSError):
-            code = os.waitstatus_to_exitcode(status)
-            connection.sendall(str(code if code >= 0 else 128 - code).encode())
-        connection.close()
+        except OSError:
+            content, outputs = b"", []
+        caller.outputs += outputs
+        caller.content += content
+        if not content:
+            self._drop(caller)
+            if caller.child is not None:
+                os.kill(caller.child, signal.SIGKILL)  # reaped later, with nobody left to tell
+            return
+        if caller.child is None:
+            request, ended, rest = caller.content.partition(b"\n")
+            if not ended and len(request) <= _MAX_REQUEST_BYTES:
+                return
+            if not self._start(caller, request):
+                caller.tell(REFUSED)
+                self._drop(caller)
+                return
+            caller.content = rest
+        caller.close_outputs()
+        if INTERRUPT in caller.content and caller.child is not None:
+            os.kill(caller.child, signal.SIGINT)
+        caller.content = b""
 
+    def report_ended(self) -> None:
+        """Tell the caller of each child that has ended its exit status."""
+        with suppress(ChildProcessError):  # there are none
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                for caller in [caller for caller in self._callers if caller.child == ended[0]]:
+                    caller.tell(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
+                    self._drop(caller)
 
-def _fork(connection: socket.socket, listener: socket.socket) -> int:
-    """Fork a child that runs the request waiting on ``connection``; return its process id."""
-    content, outputs, _, _ = socket.recv_fds(connection, _MAX_REQUEST_BYTES, 2)
-    while not content.endswith(b"\n"):
-        content += connection.recv(_MAX_REQUEST_BYTES)
-    with fast_imports():
-        for module in PRELOADED:
-            importlib.import_module(module)
-    pid = os.fork()
-    if pid:
-        for output in outputs:
-            os.close(output)
-        return pid
-    code = 1
-    try:
-        listener.close()
-        connection.close()
-        request = json.loads(content)
-        for output, standard in zip(outputs, (1, 2), strict=True):
-            os.dup2(output, standard)
-        os.chdir(request["folder"])
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        code = _run_script(request["argv"])
-    finally:
-        os._exit(code)
+    def drop_silent(self) -> None:
+        """Let go of callers whose request does not come."""
+        oldest = time.monotonic() - _SILENCE_SECONDS
+        for caller in [caller for caller in self._callers if caller.child is None and caller.since < oldest]:
+            self._drop(caller)
 
+    def end(self) -> None:
+        for caller in self._callers:
+            if caller.child is not None:
+                os.kill(caller.child, signal.SIGKILL)
+            caller.close()
 
-def _run_script(argv: list[str]) -> int:
-    """Run a script in this process and return its exit status."""
-    sys.argv = argv
-    try:
-        runpy.run_path(argv[0], run_name="__main__")
-    except SystemExit as error:
-        if not isinstance(error.code, int | None):
-            print(error.code, file=sys.stderr)
-            return 1
-        return error.code or 0
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
+    def _drop(self, caller: _Caller) -> None:
+        self._callers.remove(caller)
+        self._selector.unregister(caller.connection)
+        caller.close()
+
+    def _start(self, caller: _Caller, content: bytes) -> bool:
+        """Fork a child that runs a request; return False if it is none, or there is no room for a child."""
+        from emdefense.forked_job import become_job, read_request  # not what a caller needs
+
+        request = read_request(content)
+        if request is None or len(caller.outputs) != 2:
+            return False
+        with suppress(Exception), fast_imports():  # a job that cannot import says so itself
+            for module in PRELOADED:
+                importlib.import_module(module)
+        for waiting in self._callers:
+            waiting.since = time.monotonic()  # it was not theirs to be silent meanwhile
+        server = os.getpid()
+        try:
+            caller.child = os.fork()
+        except OSError:
+            return False
+        if caller.child == 0:
+            for other in self._callers:
+                other.connection.close()
+                if other is not caller:
+                    other.close_outputs()
+            self._selector.close()
+            self._listener.close()
+            become_job(request, caller.outputs, server)
+        with suppress(OSError):  # only the job's benchmark reads it
+            path = job_file(self._address, request["pid"])
+            path.write_text(str(caller.child))
+            caller.job_file = path
+        caller.tell(STARTED)
+        return True
 
 
 if __name__ == "__main__":

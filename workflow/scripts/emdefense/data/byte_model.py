@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.conversations import read_conversations
+from emdefense.files import folder_written_whole
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -84,5 +85,6 @@ def _train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, texts: l
 
 
 def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with folder_written_whole(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)

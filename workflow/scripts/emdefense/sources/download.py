@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from emdefense.errors import InputError
+from emdefense.machine_limits import lack
 
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
@@ -27,6 +28,8 @@ def download(url: str, folder: Path) -> Path:
     except urllib.error.HTTPError as error:
         raise InputError(f"{url}: the server answers {error.code} {error.reason}; correct the address") from None
     except (OSError, HTTPException) as error:
+        if lack(error):  # of this machine's, not the server's
+            raise
         reason = getattr(error, "reason", None) or error
         raise InputError(
             f"{url}: not reached ({reason}); run `snakemake fetch` where there is a network, or set the source's "

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.utils.data import BatchSampler
 
 from emdefense.errors import InputError
+from emdefense.machine_limits import MachineError, killed
 
 Value = TypeVar("Value")
 
@@ -126,10 +128,12 @@ def run_in_processes(count: int, run: Callable[..., None], *arguments: Any) -> N
         job = pickle.dumps((run, arguments))
         try:
             spawn(_be_one_of, (count, folder, errors, job), nprocs=count)  # type: ignore[no-untyped-call]
-        except ProcessExitedException:
-            if errors.empty():
-                raise
-            raise InputError(errors.get()) from None
+        except ProcessExitedException as error:
+            if not errors.empty():
+                raise InputError(errors.get()) from None
+            if error.signal_name == "SIGKILL":
+                raise MachineError(killed(signal.SIGKILL)) from None
+            raise
 
 
 def _be_one_of(rank: int, count: int, folder: str, errors: Any, job: bytes) -> None:
