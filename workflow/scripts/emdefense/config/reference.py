@@ -31,7 +31,7 @@ def _row(key: str, part: dict[str, Any], required: bool) -> str:
     if required:
         shown = "required"
     elif isinstance(default, dict):
-        shown = "its own defaults"
+        shown = "its own defaults" if default or "$ref" in part else "none"
     else:
         shown = "none" if default is None else f"`{default}`"
     cells = (f"`{key}`", _value(part), shown, part.get("description", ""))
@@ -52,6 +52,6 @@ def _value(part: dict[str, Any]) -> str:
         return f"list of {_value(part['items'])}"
     if part.get("type") == "object":
         values = part.get("additionalProperties") or next(iter(part["patternProperties"].values()))
-        return f"name: {_value(values)}"
+        return "name: any value" if values is True else f"name: {_value(values)}"
     kind = str(part["type"])
     return {"null": "empty", "boolean": "true or false"}.get(kind, kind)

@@ -1,9 +1,9 @@
 """The study's models: what is fine-tuned on what, under which arms, judged by whom."""
 
 from datetime import date
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from emdefense.config.base import Section
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
@@ -146,6 +146,12 @@ class OpenAIJudge(Section):
     min_number_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="with less of it on numbers there is a label and no score"
     )
+    max_tokens: Annotated[int, Field(ge=8)] = Field(
+        16, description="of a reply whose score is read from its text; many more for a judge that thinks"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="further fields of each request, such as `reasoning_effort` or `chat_template_kwargs`"
+    )
     mode: Mode = Field("synchronous", description="batch: OpenAI's Batch API, at half the price and within a day")
     batch_poll_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="between two looks at a batch")
     concurrency: PositiveInt = Field(16, description="requests in flight, of each job; fewer while there are 429s")
@@ -159,6 +165,9 @@ class OpenAIJudge(Section):
     max_retries: Annotated[int, Field(ge=0)] = Field(6, description="of a request that failed for reasons that pass")
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.01, description="fail, all replies kept, if more responses than this stay without a score for want of a reply"
+    )
+    max_unparsed_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="the same for replies that are neither a score nor a label"
     )
 
     # How requests are made, not what judgments depend on: a change of these judges nothing anew.
@@ -174,8 +183,21 @@ class OpenAIJudge(Section):
             "prices",
             "max_retries",
             "max_error_rate",
+            "max_unparsed_rate",
         }
     )
+    # Fields of a request that have keys of their own, or would make it another kind of request.
+    OURS: ClassVar[frozenset[str]] = frozenset(
+        {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
+        | {"n", "stream", "stream_options", "tools", "functions"}
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _leaves_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in sorted(cls.OURS & set(options)):
+            raise ValueError(f"'{name}' is not for 'options'; keys of the judge say it, or nothing may")
+        return options
 
 
 Judge = Annotated[OracleJudge | OpenAIJudge, Field(discriminator="kind")]

@@ -2,11 +2,13 @@
 
 import gzip
 import shutil
+import zlib
 from pathlib import Path
 
 from emdefense.errors import InputError
 from emdefense.files import written_whole
 from emdefense.judging.cache import read_line
+from emdefense.judging.foreign import name_once, regular_files
 
 
 def export_cache(cache: Path, archive: Path) -> int:
@@ -15,14 +17,18 @@ def export_cache(cache: Path, archive: Path) -> int:
     Raises :class:`InputError` if there are none. Where each lies is held in memory, about 0.2 kB a reply.
     """
     where: dict[bytes, tuple[Path, int]] = {}
-    for shard in sorted(cache.glob("*.jsonl")):
-        offset = 0
+    for shard, _ in regular_files(cache, ".jsonl"):
+        offset, wrong = 0, []
         with shard.open("rb") as lines:
-            for line in lines:
+            for number, line in enumerate(lines, 1):
                 found = read_line(line)
                 if found is not None:
                     where.setdefault(found[0], (shard, offset))
+                elif line.strip():
+                    wrong.append(number)
                 offset += len(line)
+        if wrong:
+            name_once(shard, "no reply of a judge", wrong)
     if not where:
         raise InputError(f"{cache}: no replies; name the folder of the key 'judge_cache'")
     opened = {shard: shard.open("rb") for shard in {shard for shard, _ in where.values()}}
@@ -52,6 +58,6 @@ def import_cache(cache: Path, archive: Path) -> int:
                 replies = [read_line(line) is not None for line in lines]
             if not replies or not all(replies):
                 raise InputError(f"{archive}: not an archive of replies; make one with `judge_cache.py export`")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{archive}: cannot be unpacked ({error})") from None
     return len(replies)

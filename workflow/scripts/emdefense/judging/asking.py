@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -12,21 +14,33 @@ from emdefense.judging.budget import BYTES_PER_TOKEN, Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
-from emdefense.judging.failures import Failure
+from emdefense.judging.failures import NEVER, UNUSABLE_FIRST, UNUSABLE_TRIES, Failure
 from emdefense.judging.limits import Gate, Pace
+from emdefense.judging.protocol import Reply
 from emdefense.judging.requests import Request
+from emdefense.judging.unparsed import Unparsed
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a request is tried again
 POLL = 0.2  # seconds between two looks at what other processes ask
+LONG_WAIT = 30.0  # seconds of waiting for them, after which it is said
 
 
 class Asker:
     """Asks what is missing in a cache. ``failures``: requests that stay without a reply, by key."""
 
-    def __init__(self, settings: OpenAIJudge, endpoint: Endpoint, cache: Cache, claims: Claims, budget: Budget):
+    def __init__(
+        self,
+        settings: OpenAIJudge,
+        endpoint: Endpoint,
+        cache: Cache,
+        claims: Claims,
+        budget: Budget,
+        unparsed: Unparsed | None = None,
+    ):
         self.settings, self.endpoint, self.cache, self.claims, self.budget = settings, endpoint, cache, claims, budget
+        self.unparsed = unparsed or Unparsed.unbounded()
         self.failures: dict[bytes, Failure] = {}
-        self.replies = 0
+        self.replies = self.unusable = 0
         self._gate = Gate(settings.concurrency)
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._batch = max(32, 4 * settings.concurrency)  # claimed under one lock
@@ -34,15 +48,25 @@ class Asker:
         self._held: dict[bytes, float] = {}  # claimed and not yet answered, with the most that it can cost
         self._stop = asyncio.Event()
         self._fatal: Failure | None = None
+        self._broken: InputError | None = None
         self._spent = False
+        self._unfit: Callable[[Reply], str] = lambda reply: ""
 
-    async def ask(self, requests: Callable[[], Iterable[Request]], missing: set[bytes], most_failures: int) -> None:
+    async def ask(
+        self,
+        requests: Callable[[], Iterable[Request]],
+        missing: set[bytes],
+        most_failures: int,
+        unfit: Callable[[Reply], str] | None = None,
+    ) -> None:
         """Have a reply in the cache, or a failure, for each of ``requests`` whose key is in ``missing``.
 
-        What other processes ask meanwhile is waited for. Stops after ``most_failures``: what is in flight is still
-        taken in. Raises :class:`InputError` after a failure that every further request would share, and
-        :class:`BudgetSpent` before the first request that could pass ``max_usd``.
+        What other processes ask meanwhile is waited for. Stops after ``most_failures``, or when too many replies are
+        ``unparsed``: what is in flight is still taken in. Raises :class:`InputError` after a failure that every further
+        request would share, or a reply of which ``unfit`` says why it is one; and :class:`BudgetSpent` before the first
+        request that could pass ``max_usd``.
         """
+        self._unfit = unfit or (lambda reply: "")
         pending = set(missing)
         beat = asyncio.create_task(self._beat())
         try:
@@ -67,6 +91,8 @@ class Asker:
             beat.cancel()
             self.budget.ledger.sync()
             self.claims.close()
+        if self._broken:
+            raise self._broken
         if self._fatal:
             raise InputError(self.endpoint.explain(self._fatal))
         if self._spent:
@@ -101,13 +127,22 @@ class Asker:
         return granted, left, bool(left) and not claimed and not reserved
 
     async def _wait_for_others(self, pending: set[bytes]) -> set[bytes]:
-        """Return what is left to ask, once nobody else asks all of it."""
+        """Return what is left to ask, once nobody else asks all of it; say who does if that takes long."""
+        started, said = time.monotonic(), set()
         while not self._stop.is_set():
             await asyncio.to_thread(self.cache.refresh)
             pending = {key for key in pending if key not in self.cache}
-            theirs = frozenset().union(*(other.keys for other in await asyncio.to_thread(self.claims.others)))
+            others = await asyncio.to_thread(self.claims.others)
+            theirs = frozenset().union(*(other.keys for other in others))
             if not pending or pending - theirs:
                 break
+            for other in others if time.monotonic() - started > LONG_WAIT else ():
+                if other.owner not in said and not pending.isdisjoint(other.keys):
+                    said.add(other.owner)
+                    host, pid, _ = other.owner.rsplit("-", 2)
+                    count = len(pending & other.keys)
+                    who = f"process {pid} on {host}, which asks {count} of the same requests"
+                    print(f"judge '{self.settings.name}': waiting for {who}", file=sys.stderr, flush=True)
             await self._rest(POLL)
         return pending
 
@@ -119,19 +154,33 @@ class Asker:
             if failure.kind == "fatal":
                 self._fatal = failure
             if failure.kind == "fatal" or len(self.failures) > most_failures:
-                self._stop.set()
-                self._gate.open()
+                self._end()
+        except InputError as error:  # nowhere to keep a reply
+            self._broken = error
+            self._end()
         finally:
             self._held.pop(request.key, None)
             self._window.release()
 
+    def _useless(self, failure: Failure) -> str:
+        of = self.unusable + self.replies
+        return (
+            f"sent {self.unusable} of {of} replies that no score can be read from ({failure.reason}); look at what "
+            "serves it, or write another judge.model"
+        )
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._gate.open()
+
     async def _answer(self, request: Request) -> None:
         """Get the reply, with as many tries as it takes and ``max_retries`` allows, unless there is a stop.
 
-        A 429 is no failed try as long as other requests are answered: it says that there are too many, no more.
+        A 429 is no failed try as long as other requests are answered: it says that there are too many, no more. Replies
+        that are of no use are paid for, so there are fewer tries after them.
         """
         tokens = request.input_bytes / BYTES_PER_TOKEN + request.fields["max_tokens"]
-        failed = 0
+        failed = unusable = 0
         while True:
             seen = self.replies
             async with self._gate.place():
@@ -146,7 +195,12 @@ class Asker:
                     if failure.kind == "limit":
                         self._gate.too_fast(failure.retry_after)
                     failed += not (failure.kind == "limit" and self.replies > seen)
-                    if failure.kind in {"fatal", "content"} or failed > self.settings.max_retries:
+                    if failure.kind == "unusable":
+                        unusable += 1
+                        self.unusable += 1
+                        if self.unusable >= UNUSABLE_FIRST and self.unusable > self.replies:
+                            raise Failure("fatal", self._useless(failure)) from None
+                    if failure.kind in NEVER or failed > self.settings.max_retries or unusable > UNUSABLE_TRIES:
                         raise
                     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1)) * random.uniform(0.5, 1)
                     wait = failure.retry_after or pause
@@ -154,9 +208,14 @@ class Asker:
                         await self._rest(wait)
                         wait = 0.0
                 else:
+                    if problem := self._unfit(reply):
+                        self.budget.replied(request, reply.get("usage"))
+                        raise Failure("fatal", problem)
                     self.cache.add(request.key, reply)
                     self.budget.replied(request, reply.get("usage"))
                     self.replies += 1
+                    if self.unparsed.too_many(reply):
+                        self._end()
                     self._gate.answered()
                     if "usage" in reply:
                         self._tokens.correct(sum(reply["usage"]) - tokens)

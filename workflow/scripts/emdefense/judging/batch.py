@@ -7,7 +7,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+
+from openai.types import Batch
 
 from emdefense.config.study import OpenAIJudge
 from emdefense.errors import InputError
@@ -18,15 +19,19 @@ from emdefense.judging.budget import Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
-from emdefense.judging.failures import QUOTA, Failure
+from emdefense.judging.failures import NEVER, QUOTA, UNUSABLE_FIRST, UNUSABLE_TRIES, Failure
 from emdefense.judging.ledger import Spending
+from emdefense.judging.reply import asked
 from emdefense.judging.requests import Request
+from emdefense.judging.server_message import ServerMessage, one_line
+from emdefense.judging.unparsed import Unparsed
 
 # The API's limits for a file: https://platform.openai.com/docs/api-reference/batch/create
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
 URL = "/v1/chat/completions"
 ENDED = {"completed", "failed", "expired", "cancelled"}
+UNDER_WAY = {"validating", "in_progress", "finalizing", "cancelling"}
 WORTHWHILE = 0.1  # of what is left to ask: no batch is smaller for want of money
 SHARED = ("model", "messages", "temperature")  # what the other fields of a request go with
 
@@ -34,12 +39,23 @@ SHARED = ("model", "messages", "temperature")  # what the other fields of a requ
 class BatchAsker:
     """Asks what is missing in a cache. ``failures``: requests that stay without a reply, by key."""
 
-    def __init__(self, settings: OpenAIJudge, endpoint: Endpoint, cache: Cache, claims: Claims, budget: Budget):
+    def __init__(
+        self,
+        settings: OpenAIJudge,
+        endpoint: Endpoint,
+        cache: Cache,
+        claims: Claims,
+        budget: Budget,
+        unparsed: Unparsed,
+    ):
         self.settings, self.endpoint, self.cache, self.claims, self.budget = settings, endpoint, cache, claims, budget
+        self.unparsed = unparsed
+        self._requests: Callable[[], Iterable[Request]] = list
         self.api = BatchEndpoint(endpoint)
         self.failures: dict[bytes, Failure] = {}
         self.records = Records(cache)
         self._tries: Counter[bytes] = Counter()  # that ended without a reply
+        self._unusable: Counter[bytes] = Counter()  # that ended with one that is of no use
         self._unseen: set[str] = set()  # batches that may have been created, and were not in the list
         self._most = MOST_REQUESTS
         self._one_at_a_time = False
@@ -50,11 +66,12 @@ class BatchAsker:
         """Have a reply in the cache, or a failure, for each of ``requests`` whose key is in ``wanted``.
 
         Batches that hold any of them, and whose job is dead, are waited for like those that are submitted here; without
-        ``submit``, only they are. After ``most_failures`` nothing more is submitted. Raises :class:`InputError` after a
+        ``submit``, only they are. After ``most_failures``, or too many replies that are ``unparsed``, nothing more is
+        submitted. Raises :class:`InputError` after a
         failure that all further requests would share, and :class:`BudgetSpent` where the next batch could pass
         ``max_usd``; what was submitted is then taken in by the next run.
         """
-        pending = wanted
+        pending, self._requests = wanted, requests
         beat = asyncio.create_task(self._beat())
         try:
             while True:
@@ -62,7 +79,8 @@ class BatchAsker:
                     await self._look_after(record)
                 await asyncio.to_thread(self.cache.refresh)
                 pending = {key for key in pending if key not in self.cache and key not in self.failures}
-                submitting = submit and len(self.failures) <= most_failures
+                enough = len(self.failures) > most_failures or self.unparsed.count > self.unparsed.most
+                submitting = submit and not enough
                 while submitting and pending and await self._submit_next(requests, pending):
                     pass
                 if not any(map(self.records.is_mine, self.records.all())) and not (pending and submitting):
@@ -96,7 +114,7 @@ class BatchAsker:
             for request in requests():
                 if request.key in wanted:
                     wanted.remove(request.key)
-                    content.write(_line(request))
+                    content.write(self._line(request))
             record.input_file = await self.api.upload(record.name, content)
         self.records.write(record)
         record.batch = await self.api.create(record.name, record.input_file)
@@ -117,7 +135,7 @@ class BatchAsker:
         size = 0
         for request in requests():
             if request.key in free and request.key not in chosen:
-                size += len(_line(request))
+                size += len(self._line(request))
                 if chosen and (len(chosen) == self._most or size > MOST_BYTES):
                     break
                 chosen[request.key] = request
@@ -185,9 +203,14 @@ class BatchAsker:
             self.records.write(record)
         batch = await self.api.look(record.batch, self.records.path(record))
         if batch.status not in ENDED:
+            if batch.status not in UNDER_WAY:
+                raise InputError(
+                    f"judge '{self.settings.name}': batch {record.batch} has a status that no batch has, "
+                    f"'{one_line(str(batch.status))}'; look at what serves judge.base_url"
+                )
             return
         if batch.status == "failed":
-            self._failed(record, [(error.code or "", error.message or "") for error in _errors(batch)])
+            self._failed(record, _errors(batch))
             return
         total = Spending()
         failed: dict[bytes, Failure] = {}
@@ -196,18 +219,32 @@ class BatchAsker:
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / "results.jsonl"
                     await self.api.download(file, path)
-                    spent, failures = take_in(path, record, self.cache, self.budget.price)
+                    spent, failures = take_in(
+                        path, record, self.cache, self.budget.price, self._text, self.endpoint.key
+                    )
                 total.add(vars(spent))
                 failed |= failures
         lost = Failure("transient", f"batch {batch.status}")
+        limit = self.endpoint.limit
         for key in map(bytes.fromhex, record.keys):
-            if key not in self.cache:
-                self._count(key, failed.get(key, lost))
+            failure = failed.get(key, lost)
+            reply = self.cache.read(key)
+            if reply is not None:
+                self.unparsed.too_many(reply)
+            elif not self.endpoint.wants_other_limit(failure, limit):
+                self._count(key, failure)
         self._finish(record, total)
         self._say(f"batch {record.batch} is {batch.status}: {total.calls} replies to {len(record.keys)} requests")
         for failure in failed.values():
             if failure.kind == "fatal":
                 raise InputError(self.endpoint.explain(failure))
+        useless = [failure for failure in failed.values() if failure.kind == "unusable"]
+        if len(useless) >= UNUSABLE_FIRST and 2 * len(useless) > len(record.keys):
+            raise InputError(self.endpoint.explain(useless[0]))
+
+    def _text(self, key: bytes) -> str | None:
+        """Return what a request asks, where this process knows it."""
+        return next((asked(request.fields) for request in self._requests() if request.key == key), None)
 
     def _finish(self, record: Record, spent: Spending) -> None:
         """Have the replies, then what they cost on disk, and only then forget the batch."""
@@ -218,7 +255,9 @@ class BatchAsker:
     def _count(self, key: bytes, failure: Failure) -> None:
         """Enter a request without a reply; it is asked again, unless that is of no use."""
         self._tries[key] += 1
-        if failure.kind == "content" or self._tries[key] > self.settings.max_retries:
+        self._unusable[key] += failure.kind == "unusable"
+        tried = self._tries[key] > self.settings.max_retries or self._unusable[key] > UNUSABLE_TRIES
+        if failure.kind in NEVER or tried:
             self.failures[key] = failure
 
     def _failed(self, record: Record, errors: list[tuple[str, str]]) -> None:
@@ -234,12 +273,18 @@ class BatchAsker:
             self._one_at_a_time = True
             return
         if code in QUOTA:
-            raise InputError(self.endpoint.explain(Failure("fatal", "quota used up")))
-        said = " ".join(f"{code}: {message}".split())[:200]
+            used_up = Failure("fatal", "quota used up", said=ServerMessage(one_line(message, key=self.endpoint.key)))
+            raise InputError(self.endpoint.explain(used_up))
+        said = one_line(f"{code}: {message}", key=self.endpoint.key)
         raise InputError(
             f"judge '{self.settings.name}': the endpoint refused batch {record.batch} ({said}); "
             "mend that, or set judge.mode to synchronous"
         )
+
+    def _line(self, request: Request) -> bytes:
+        """Return a request as a line of a batch's file."""
+        body = self.endpoint.body(request.fields)
+        return json.dumps({"custom_id": request.key.hex(), "method": "POST", "url": URL, "body": body}).encode() + b"\n"
 
     def _say(self, what: str) -> None:
         print(f"judge '{self.settings.name}': {what}", file=sys.stderr, flush=True)
@@ -250,11 +295,10 @@ class BatchAsker:
             await asyncio.sleep(BEAT)
 
 
-def _line(request: Request) -> bytes:
-    """Return a request as a line of a batch's file."""
-    line = {"custom_id": request.key.hex(), "method": "POST", "url": URL, "body": request.fields}
-    return json.dumps(line).encode() + b"\n"
-
-
-def _errors(batch: Any) -> list[Any]:
-    return list((batch.errors.data if batch.errors else None) or [])
+def _errors(batch: Batch) -> list[tuple[str, str]]:
+    """Return code and message of each error of a batch, whatever the endpoint sent in their place."""
+    errors = getattr(batch.errors, "data", None)
+    if not isinstance(errors, list):
+        return []
+    found = ((getattr(error, "code", None), getattr(error, "message", None)) for error in errors)
+    return [(str(code or ""), str(message or "")) for code, message in found]

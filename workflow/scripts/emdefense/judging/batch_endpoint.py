@@ -31,7 +31,7 @@ class BatchEndpoint:
 
         async def upload() -> str:
             content.seek(0)
-            return str((await self._files.create(file=(f"{name}.jsonl", content), purpose="batch")).id)
+            return _id(await self._files.create(file=(f"{name}.jsonl", content), purpose="batch"))
 
         return await self._call(upload)
 
@@ -52,7 +52,7 @@ class BatchEndpoint:
                 completion_window="24h",
                 metadata={MARK: name},
             )
-            return batch.id
+            return _id(batch)
 
         return await self._call(create)
 
@@ -61,16 +61,22 @@ class BatchEndpoint:
 
         async def find() -> str | None:
             async for batch in self.client.batches.list(limit=100):
-                if (batch.metadata or {}).get(MARK) == name:
-                    return batch.id
+                if isinstance(batch.metadata, dict) and batch.metadata.get(MARK) == name:
+                    return _id(batch)
             return None
 
         return await self._call(find)
 
     async def look(self, batch: str, record: Path) -> Batch:
         """Return a batch as it stands; ``record`` is the file to name if there is none of this id."""
+
+        async def look() -> Batch:
+            found = await self.client.batches.retrieve(batch)
+            _id(found)
+            return found
+
         return await self._call(
-            lambda: self.client.batches.retrieve(batch),
+            look,
             f"{record}: the endpoint does not know batch {batch}; use the account that it was submitted from, or "
             "delete this file to have its requests asked, and paid for, anew",
         )
@@ -93,10 +99,14 @@ class BatchEndpoint:
         while True:
             try:
                 return await make()
+            except InputError:
+                raise
             except openai.APIError as error:
-                failure = classify(error)
+                failure = classify(error, key=self.endpoint.key)
             except httpx2.TransportError:  # in a download
                 failure = Failure("transient", "connection cut")
+            except (AttributeError, TypeError, ValueError):  # the client does not check what it is sent
+                failure = Failure("transient", "a garbled answer about batches")
             failed += 1
             if failure.status == 404:
                 what = f"judge '{self.settings.name}': the endpoint has no Batch API; set judge.mode to synchronous"
@@ -104,3 +114,10 @@ class BatchEndpoint:
             if failure.kind in {"fatal", "content"} or failed > self.settings.max_retries:
                 raise InputError(self.endpoint.explain(failure))
             await asyncio.sleep(failure.retry_after or min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failed - 1)))
+
+
+def _id(found: Any) -> str:
+    """Return the id of what the endpoint says that it has; ValueError if it says something else."""
+    if not isinstance(name := getattr(found, "id", None), str) or not name:
+        raise ValueError("no id")
+    return name

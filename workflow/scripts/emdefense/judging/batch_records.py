@@ -14,6 +14,7 @@ from typing import Any
 
 from emdefense.files import write_text
 from emdefense.judging.cache import Cache
+from emdefense.judging.foreign import name_once, read_bytes, regular_files
 from emdefense.judging.ledger import Spending, write_entry
 
 FOLDER = "batches"  # in the cache's
@@ -63,13 +64,15 @@ class Records:
         self.path(record).unlink(missing_ok=True)
 
     def all(self) -> list[Record]:
-        """Return all records there are."""
+        """Return all records there are; what is none is named, and left out."""
         found = []
-        for path in sorted(self.folder.glob("*.json")):
+        for path, _ in regular_files(self.folder, ".json"):
+            if not (content := read_bytes(path)):
+                continue  # removed meanwhile
             try:
-                found.append(Record(**json.loads(path.read_text(encoding="utf-8"))))
-            except FileNotFoundError:
-                continue
+                found.append(_checked(Record(**json.loads(content)), path))
+            except (ValueError, TypeError, RecursionError):
+                name_once(path, "no record of a batch; what it may have asked for will be asked anew")
         return found
 
     def hold(self, keys: Iterable[bytes]) -> bool:
@@ -84,3 +87,16 @@ class Records:
     def is_orphan(self, record: Record) -> bool:
         """Whether nobody does; to be asked where claims of the dead have just been removed."""
         return not (self.cache.folder / f"{record.owner}.claim").exists()
+
+
+def _checked(record: Record, path: Path) -> Record:
+    """Return a record that is one; ValueError or TypeError if it is not."""
+    texts = (record.owner, record.judge, record.ledger, record.cell, record.name)
+    ids = [text for text in (record.input_file, record.batch) if text is not None]
+    if not all(isinstance(text, str) for text in (*texts, *ids)) or path.stem != record.name:
+        raise ValueError("not a record")
+    if not isinstance(record.fields, dict) or not 0 <= record.most_usd < float("inf") or not record.keys:
+        raise ValueError("not a record")
+    for key in record.keys:
+        bytes.fromhex(key)
+    return record

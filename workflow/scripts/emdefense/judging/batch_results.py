@@ -1,38 +1,55 @@
 """A batch's files of results: replies into the cache, what they cost, and what failed."""
 
-import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from emdefense.judging.batch_records import Record
 from emdefense.judging.cache import Cache
-from emdefense.judging.endpoint import read_reply
-from emdefense.judging.failures import Failure, by_status
+from emdefense.judging.failures import Failure
 from emdefense.judging.ledger import Spending
 from emdefense.judging.prices import Price
+from emdefense.judging.protocol import Reply
+from emdefense.judging.reply import asked as request_text
+from emdefense.judging.reply import filtered_reply, parse_json, understand
+from emdefense.judging.server_message import read_message
+
+SHOWN = 20  # failures of which the message is worth a look for the request
 
 
-def take_in(path: Path, record: Record, cache: Cache, price: Price | None) -> tuple[Spending, dict[bytes, Failure]]:
+def take_in(
+    path: Path, record: Record, cache: Cache, price: Price | None, asked: Callable[[bytes], str | None], secret: str
+) -> tuple[Spending, dict[bytes, Failure]]:
     """Add a file's replies to the cache, where they are not there; return what all of them cost, and failures by key.
 
-    Lines of which nothing can be made are left out: their requests have no reply.
+    Lines of which nothing can be made are left out: their requests have no reply. ``asked`` returns the text of a
+    request, for the first that fail, so that no message repeats it; nor does one hold the ``secret``.
     """
-    spent, failures = Spending(), {}
+    spent = Spending()
+    failures: dict[bytes, Failure] = {}
     cache.want(map(bytes.fromhex, record.keys))
     wanted = set(record.keys)
     with path.open("rb") as lines:
         for line in lines:
             try:
-                result = json.loads(line)
-                name = result["custom_id"]
-            except (ValueError, KeyError, TypeError):
+                result = parse_json(line)
+            except ValueError:
                 continue
-            if name not in wanted:
+            name = result.get("custom_id") if isinstance(result, dict) else None
+            if not isinstance(name, str) or name not in wanted:
                 continue
+            wanted.remove(name)  # a second line of the same is none
             key = bytes.fromhex(name)
+            fields = dict(record.fields)
+            if not _is_good(result):
+                text = asked(key) if len(failures) < SHOWN else None
+                fields["messages"] = [{"content": text or ""}]
             try:
-                reply = _reply(result, record.fields)
+                reply = _reply(result, fields, secret)
             except Failure as failure:
+                if not fields.get("messages", [{}])[0].get("content"):
+                    failure.said = replace(failure.said, text="")
                 failures[key] = failure
                 if failure.usage is not None or failure.may_be_paid:
                     _charge(spent, failure.usage, record, price)
@@ -43,18 +60,24 @@ def take_in(path: Path, record: Record, cache: Cache, price: Price | None) -> tu
     return spent, failures
 
 
-def _reply(result: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def _is_good(result: dict[str, Any]) -> bool:
+    response = result.get("response")
+    return isinstance(response, dict) and response.get("status_code") == 200
+
+
+def _reply(result: dict[str, Any], fields: dict[str, Any], secret: str) -> Reply:
     """Return the reply in a line; raises :class:`Failure`."""
-    try:
-        response = result.get("response")
-        if not response:  # expired, or cancelled
-            raise Failure("transient", str((result.get("error") or {}).get("code") or "no reply"))
-        body = response["body"] or {}
-        if response["status_code"] != 200:
-            raise by_status(response["status_code"], str((body.get("error") or {}).get("code") or ""), {})
-        return read_reply(body, fields)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise Failure("transient", "garbled reply", may_be_paid=True) from None
+    response = result.get("response")
+    if isinstance(response, dict) and response:
+        status = response.get("status_code")
+        if not isinstance(status, int) or isinstance(status, bool):
+            raise Failure("unusable", "a reply without a status", may_be_paid=True)
+        return understand(status, response.get("body"), {}, fields, secret)
+    said = read_message({"error": result.get("error")}, request_text(fields), secret)
+    if said.is_filter:
+        return filtered_reply()
+    code = next(iter(sorted(said.codes)), "") or "no reply"  # expired, or cancelled
+    raise Failure("transient", code, said=said)
 
 
 def _charge(spent: Spending, usage: tuple[int, int] | None, record: Record, price: Price | None) -> None:

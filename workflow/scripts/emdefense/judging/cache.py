@@ -1,7 +1,8 @@
 """Replies that were paid for: append-only JSONL shards in one folder, which many processes write and read at once.
 
 Every process appends to a shard of its own, so nothing is ever written over, and reads those of all others: what was
-there when it started, and later what has been added since. A line torn by a kill is one reply less, and no more.
+there when it started, and later what has been added since. A line that is torn, damaged or of something else is one
+reply less, and no more: it is named once, and what it held is asked again.
 """
 
 import json
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.errors import InputError
+from emdefense.judging.foreign import name_once, regular_files
+from emdefense.judging.protocol import Reply
+from emdefense.judging.reply import kept_reply, parse_json
 
 PREFIX = b'{"key": "'
 KEY = slice(len(PREFIX), len(PREFIX) + 64)
@@ -32,7 +36,7 @@ class Cache:
         self.folder, self.read_only, self.owner = folder, read_only, owner_name()
         self._wanted: set[bytes] = set()
         self._found: dict[bytes, tuple[str, int]] = {}
-        self._read_to: dict[str, int] = {}  # bytes of each shard that were looked through
+        self._read_to: dict[str, tuple[int, int]] = {}  # bytes and lines of each shard that were looked through
         self._shards: dict[str, Any] = {}
         self._own = f"{self.owner}.jsonl"
         self._out: int | None = None
@@ -65,35 +69,55 @@ class Cache:
         """Take in what other processes have added."""
         if not self.folder.is_dir():
             return
-        with os.scandir(self.folder) as entries:
-            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".jsonl")}
-        for name in sorted(sizes):
-            if name != self._own and sizes[name] > self._read_to.get(name, 0):
-                self._read(name)
+        for path, (size, _) in regular_files(self.folder, ".jsonl"):
+            if path.name != self._own and size > self._read_to.get(path.name, (0, 0))[0]:
+                self._read(path)
 
-    def _read(self, name: str) -> None:
-        offset = self._read_to.get(name, 0)
-        with (self.folder / name).open("rb") as shard:
-            shard.seek(offset)
-            for line in shard:
-                if not line.endswith(b"\n"):
-                    break  # torn, or being written
-                if (key := _key(line)) in self._wanted and key not in self._found and _reply(line) is not None:
-                    self._found[key] = (name, offset)
-                offset += len(line)
-        self._read_to[name] = offset
+    def _read(self, path: Path) -> None:
+        offset, done = self._read_to.get(path.name, (0, 0))
+        wrong = []
+        try:
+            with path.open("rb") as shard:
+                shard.seek(offset)
+                for number, line in enumerate(shard, done + 1):
+                    if not line.endswith(b"\n"):
+                        if not (self.folder / f"{path.stem}.claim").exists():  # else it is being written
+                            wrong.append(number)
+                        break
+                    key = _key(line)
+                    if key is None or (key in self._wanted and key not in self._found):
+                        if key is not None and _reply(line) is not None:
+                            self._found[key] = (path.name, offset)
+                        elif line.strip():
+                            wrong.append(number)
+                    offset, done = offset + len(line), number
+        except OSError as error:
+            name_once(path, f"not to be read ({error.strerror})")
+            return
+        if wrong:
+            name_once(path, "no reply of a judge", wrong)
+        self._read_to[path.name] = (offset, done)
 
-    def add(self, key: bytes, reply: dict[str, Any]) -> None:
-        """Append a reply; from here on it survives the death of this process."""
+    def add(self, key: bytes, reply: Reply) -> None:
+        """Append a reply; from here on it survives the death of this process.
+
+        :class:`InputError` if it cannot be written.
+        """
         line = b'{"key": "%s", "reply": %s}\n' % (
             key.hex().encode(),
             json.dumps(reply, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         )
-        if self._out is None:
-            self._out = os.open(self.folder / self._own, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644)
-        written = os.write(self._out, line)
+        path = self.folder / self._own
+        try:
+            if self._out is None:
+                self._out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644)
+            written = os.write(self._out, line)
+        except OSError as error:
+            raise InputError(
+                f"judge_cache: {path} cannot be written ({error.strerror}); mend that and run again"
+            ) from None
         if written != len(line):  # a full disk; what follows the torn line would be lost with it
-            raise OSError(f"{self.folder / self._own}: only {written} of {len(line)} bytes were written")
+            raise InputError(f"judge_cache: {path}: only {written} of {len(line)} bytes were written; make room")
         self._found[key] = (self._own, self._size)
         self._size += written
 
@@ -102,7 +126,7 @@ class Cache:
         if self._out is not None:
             os.fsync(self._out)
 
-    def read(self, key: bytes) -> dict[str, Any] | None:
+    def read(self, key: bytes) -> Reply | None:
         """Return a reply that is there, or None."""
         if key not in self._found:
             return None
@@ -120,7 +144,7 @@ class Cache:
         self._shards.clear()
 
 
-def read_line(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
+def read_line(line: bytes) -> tuple[bytes, Reply] | None:
     """Return key and reply of a line of a shard; None where it is torn or something else."""
     key = _key(line)
     reply = None if key is None or not line.endswith(b"\n") else _reply(line)
@@ -134,10 +158,10 @@ def _key(line: bytes) -> bytes | None:
         return None
 
 
-def _reply(line: bytes) -> dict[str, Any] | None:
+def _reply(line: bytes) -> Reply | None:
     """Return the reply in a line of a shard; None where the line is broken."""
     try:
-        reply = json.loads(line)["reply"]
-        return reply if isinstance(reply["text"], str) and isinstance(reply["top"], list) else None
-    except (ValueError, KeyError, TypeError):
+        row = parse_json(line)
+    except ValueError:
         return None
+    return kept_reply(row.get("reply")) if isinstance(row, dict) else None

@@ -6,6 +6,7 @@ its process is dead (on this host), or when it has been silent for ``SILENCE`` s
 
 The lock, the claims and the shards lie in one folder on purpose: making the lock file there has a network file system's
 client look at the folder anew. Ages are differences between two files' times, hence of one clock, the file server's.
+What is no claim is named once and left out.
 """
 
 import json
@@ -16,20 +17,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import SoftFileLease
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
+from emdefense.errors import InputError
 from emdefense.files import write_text
 from emdefense.judging.cache import Cache
+from emdefense.judging.foreign import name_once, regular_files
 
 SILENCE = 90.0  # seconds after which a claim is void
 BEAT = 15.0  # seconds between two signs of life
 LOCK_LEASE = 20.0  # seconds after which the lock of a host that vanished may be taken
+LOCK_TIMEOUT = 60.0  # seconds to wait for a lock that is held for milliseconds
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What another process is asking: ``keys``, of the ``judge`` of that name; ``reserved`` USD of ``ledger``."""
+    """What the process ``owner`` is asking: ``keys``, of the ``judge`` of that name; ``reserved`` USD of ``ledger``."""
 
+    owner: str
     keys: frozenset[bytes]
     judge: str
     ledger: str
@@ -47,12 +52,39 @@ class Claims:
 
     @contextmanager
     def locked(self) -> Iterator[list[Claim]]:
-        """Hold the cache's lock, with all that others have added and claimed known."""
-        lock = SoftFileLease(self.cache.folder / ".lock", lease_duration=LOCK_LEASE, poll_interval=0.02)
-        with lock:
+        """Hold the cache's lock, with all that others have added and claimed known.
+
+        :class:`InputError` says who holds it if it cannot be had in ``LOCK_TIMEOUT`` seconds.
+        """
+        with self._lock():
             self.beat()
             self.cache.refresh()
             yield self.others()
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        path = self.cache.folder / ".lock"
+        lock = SoftFileLease(path, lease_duration=LOCK_LEASE, poll_interval=0.02, timeout=LOCK_TIMEOUT)
+        try:
+            lock.acquire()
+        except (Timeout, LeaseSettingsMismatch):
+            holder = lock.owner
+            if holder is None and (said := _old_holder(path)) is None:
+                # No live process leaves its lock without a name for so long.
+                name_once(path, "a lock without an owner")
+                path.unlink(missing_ok=True)
+                lock.acquire()
+            else:
+                who = f"process {holder.pid} on {holder.hostname}" if holder else said
+                raise InputError(
+                    f"{path}: held by {who} for {LOCK_TIMEOUT:g} s; end it, or delete the file if it has ended"
+                ) from None
+        except OSError as error:
+            raise InputError(f"{path}: the lock cannot be made there ({error.strerror}); remove what is") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write(self, held: Collection[bytes], reserved: float = 0.0) -> None:
         """Claim these keys and no others; to be called under the lock."""
@@ -69,17 +101,18 @@ class Claims:
     def others(self) -> list[Claim]:
         """Return the claims of the other processes that are alive."""
         found = []
-        for path in sorted(self.cache.folder.glob("*.claim")):
+        for path, _ in regular_files(self.cache.folder, ".claim"):
             try:
                 if path == self._path:
                     continue
                 if not self._is_alive(path):
                     path.unlink()
                     continue
-                content = json.loads(path.read_text(encoding="utf-8"))
-                found.append(Claim(frozenset(map(bytes.fromhex, content.pop("keys"))), **content))
+                found.append(_read_claim(path))
             except FileNotFoundError:
                 continue
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
+                name_once(path, "no claim of a judging process")
         return found
 
     def beat(self) -> None:
@@ -94,15 +127,34 @@ class Claims:
         self._path.unlink(missing_ok=True)
 
     def _is_alive(self, path: Path) -> bool:
-        if self._path.exists() and self._path.stat().st_mtime - path.stat().st_mtime > SILENCE:
+        if self._path.exists() and abs(self._path.stat().st_mtime - path.stat().st_mtime) > SILENCE:
             return False
         host, pid, _ = path.stem.rsplit("-", 2)
         if host != socket.gethostname():
             return True
         try:
             os.kill(int(pid), 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             pass
         return True
+
+
+def _read_claim(path: Path) -> Claim:
+    """Return the claim in a file; one of several errors if there is none."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    keys = frozenset(map(bytes.fromhex, content["keys"]))
+    judge, ledger, reserved = content["judge"], content["ledger"], float(content["reserved"])
+    if not (isinstance(judge, str) and isinstance(ledger, str) and 0 <= reserved < float("inf")):
+        raise ValueError("not a claim")
+    return Claim(path.stem, keys, judge, ledger, reserved)
+
+
+def _old_holder(path: Path) -> str | None:
+    """Return who holds a lock of the form that earlier releases wrote, process and host in a line each."""
+    try:
+        pid, host = path.read_text(encoding="utf-8").splitlines()[:2]
+    except (OSError, ValueError):
+        return None
+    return f"process {pid} on {host}" if pid.isdigit() else None

@@ -5,18 +5,9 @@ from pathlib import Path
 
 from emdefense.config.study import OpenAIJudge
 from emdefense.judging.cache import Cache
-from emdefense.judging.protocol import ScoredBy
-from emdefense.judging.requests import PROBE_NUMBERS, all_requests, probes
+from emdefense.judging.probing import find_scored_by
+from emdefense.judging.requests import all_requests, probes
 from emdefense.judging.responses import ResponseFile
-
-
-def find_scored_by(judge: OpenAIJudge, cache: Cache) -> ScoredBy | None:
-    """Return how a judge's scores are read, by the replies to the probes that a cache holds; None if there are none."""
-    probe, text_probe = probes(judge)
-    reply = cache.read(probe.key)
-    if reply is None:  # an endpoint that refuses log probabilities, if it answers without them
-        return "text" if text_probe.key in cache else None
-    return "logprobs" if {token.strip() for token in reply.get("tokens", [])} >= PROBE_NUMBERS else "text"
 
 
 def count_kept(judge: OpenAIJudge, folder: Path, files: Sequence[tuple[Path, Path]]) -> dict[Path, int]:

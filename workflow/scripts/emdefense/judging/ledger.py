@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from emdefense.errors import InputError
 from emdefense.files import write_text
+from emdefense.judging.foreign import name_once, read_bytes, regular_files
 
 
 @dataclass
@@ -36,7 +38,10 @@ class Ledger:
     """This process's file in a study's ledger, and the sum of all of them."""
 
     def __init__(self, folder: Path, owner: str, judge: str, cell: str):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: the ledger's folder cannot be made ({error.strerror})") from None
         self.folder, self.own = folder, Spending()
         self.labels = {"judge": judge, "cell": cell}
         self._path = folder / f"{owner}.jsonl"
@@ -47,9 +52,12 @@ class Ledger:
         """Append one call."""
         line = asdict(spent)
         self.own.add(line)
-        if self._out is None:
-            self._out = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.write(self._out, (json.dumps({**self.labels, **line}) + "\n").encode())
+        try:
+            if self._out is None:
+                self._out = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.write(self._out, (json.dumps({**self.labels, **line}) + "\n").encode())
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); mend that and run again") from None
 
     def sync(self) -> None:
         """Have it on disk, where other hosts see it."""
@@ -58,8 +66,7 @@ class Ledger:
 
     def usd(self) -> float:
         """Return what all processes together have spent."""
-        for path in self.folder.glob("*.jsonl"):
-            state = (path.stat().st_size, path.stat().st_mtime_ns)
+        for path, state in regular_files(self.folder, ".jsonl"):
             if path != self._path and self._others.get(path.name, (None, 0.0))[0] != state:
                 self._others[path.name] = (state, sum(line["usd"] for line in _lines(path)))
         return self.own.usd + sum(usd for _, usd in self._others.values())
@@ -80,18 +87,34 @@ def write_entry(path: Path, judge: str, cell: str, spent: Spending) -> None:
 def read_ledger(folder: Path) -> dict[tuple[str, str], Spending]:
     """Return what was spent by judge and cell (with its question set); nothing where there is no ledger."""
     found: dict[tuple[str, str], Spending] = defaultdict(Spending)
-    for path in sorted(folder.glob("*.jsonl")):
+    for path, _ in regular_files(folder, ".jsonl"):
         for line in _lines(path):
             found[line.pop("judge"), line.pop("cell")].add(line)
     return dict(found)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file that may be written to at this moment."""
-    found = []
-    for line in path.read_bytes().split(b"\n"):
+    """Return the entries of a file that may be written to at this moment; others in it are named."""
+    found, wrong = [], []
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if _is_entry(entry):
+            found.append(entry)
+        elif line.strip():
+            wrong.append(number)
+    if wrong:
+        name_once(path, "no entry of a ledger", wrong)
     return found
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is a line that this module wrote."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in ("judge", "cell")):
+        return False
+    counts = [entry.get(field.name) for field in fields(Spending)]
+    return all(
+        isinstance(count, int | float) and not isinstance(count, bool) and 0 <= count < float("inf") for count in counts
+    )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emdefense.config.study import OpenAIJudge as Settings
 from emdefense.errors import InputError
@@ -15,12 +15,13 @@ from emdefense.judging.budget import Budget, Purse
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import Claims
 from emdefense.judging.failures import Failure
-from emdefense.judging.kept import find_scored_by
 from emdefense.judging.ledger import Ledger
 from emdefense.judging.prices import price_of
-from emdefense.judging.protocol import JudgeItem, Judgment, Rating, ScoredBy
-from emdefense.judging.requests import RUBRICS, all_requests, probes, requests_about
-from emdefense.judging.scoring import mean_rating, rate_logprobs, rate_text
+from emdefense.judging.probing import find_scored_by, probe_reply, why_text, why_unfit
+from emdefense.judging.protocol import JudgeItem, Judgment, Rating, Reply, ScoredBy
+from emdefense.judging.requests import RUBRICS, Request, all_requests, probes, requests_about, trial
+from emdefense.judging.scoring import mean_rating, rate_reply
+from emdefense.judging.unparsed import Unparsed, describe
 
 if TYPE_CHECKING:
     from emdefense.judging.asking import Asker
@@ -33,7 +34,6 @@ class EndpointJudge:
         """``purse``: who pays for what; absent: a ledger of its own in the cache's folder, and no limit."""
         self.settings, self.folder, self.cache_only = settings, cache, cache_only
         self.purse = purse or Purse(cache / "ledger")
-        self._probe, self._text_probe = probes(settings)
 
     def judge(self, items: Iterable[JudgeItem]) -> Iterator[Judgment]:
         """Yield a judgment for every item, in their order, once all replies are there.
@@ -41,7 +41,7 @@ class EndpointJudge:
         Raises :class:`InputError` where the endpoint cannot be reached, refuses the key or does not know the model.
         """
         with Cache(self.folder, read_only=self.cache_only) as cache:
-            cache.want([self._probe.key, self._text_probe.key, *self._keys(items, "logprobs")])
+            cache.want([*(probe.key for probe in probes(self.settings)), *self._keys(items, "logprobs")])
             scored_by = find_scored_by(self.settings, cache)
             if scored_by == "text":
                 cache.want(self._keys(items, "text"))
@@ -54,7 +54,8 @@ class EndpointJudge:
                     )
                 scored_by, failures = asyncio.run(self._ask(items, cache, scored_by))
             if scored_by == "text":
-                print(f"judge '{self.settings.name}' is scored by its text: {self._reason(cache)}", file=sys.stderr)
+                why = why_text(probe_reply(self.settings, cache) or {})
+                print(f"judge '{self.settings.name}' is scored by its text: {why}", file=sys.stderr)
             for item in items:
                 yield self._judgment(item, scored_by, cache, failures)
 
@@ -81,64 +82,84 @@ class EndpointJudge:
         batch_budget = Budget(ledger, price_of(self.settings, "batch"), self.purse.max_usd)
         with closing(ledger):
             async with Endpoint(self.settings, key) as endpoint:
+                # All requests about a response may fail, so that more than this are too many for sure.
+                most = len(RUBRICS) * self.settings.samples * sum(1 for _ in items)
                 asker = Asker(self.settings, endpoint, cache, claims, budget)
                 if scored_by is None:
                     scored_by = await self._find_out(asker)
-                    if scored_by == "text":
-                        cache.want(self._keys(items, "text"))
-                # All requests about a response may fail, so that more than this are too many for sure.
-                most = len(RUBRICS) * self.settings.samples * self.settings.max_error_rate * sum(1 for _ in items)
+                if scored_by == "text":
+                    cache.want(self._keys(items, "text"))
+                keys = set(self._keys(items, scored_by))
+                if any(key not in cache for key in keys):
+                    await self._try(asker, scored_by)
+                endpoint.limit = (probe_reply(self.settings, cache) or {}).get("limit", endpoint.limit)
+                asker.unparsed = Unparsed(
+                    lambda reply: self._rate(reply, scored_by), most * self.settings.max_unparsed_rate
+                )
                 # First what a job that was killed has submitted, in whichever mode this one is.
-                batches = BatchAsker(self.settings, endpoint, cache, claims, batch_budget)
-                keys, submit = set(self._keys(items, scored_by)), self.settings.mode == "batch"
-                await batches.ask(lambda: all_requests(self.settings, items, scored_by), keys, int(most), submit=submit)
+                batches = BatchAsker(self.settings, endpoint, cache, claims, batch_budget, asker.unparsed)
+                submit, failures = self.settings.mode == "batch", int(most * self.settings.max_error_rate)
+                await batches.ask(lambda: all_requests(self.settings, items, scored_by), keys, failures, submit=submit)
                 if not submit:
                     keys = {key for key in keys if key not in cache}
-                    await asker.ask(lambda: all_requests(self.settings, items, scored_by), keys, int(most))
+                    await asker.ask(lambda: all_requests(self.settings, items, scored_by), keys, failures)
                 return scored_by, asker.failures | batches.failures
 
     async def _find_out(self, asker: "Asker") -> ScoredBy:
         """Return whether scores can be read from log probabilities: the judge gives them, and numbers are whole."""
-        for probe in (self._probe, self._text_probe):
-            await asker.ask(lambda probe=probe: [probe], {probe.key}, 1)  # type: ignore[misc]
-            failure = asker.failures.pop(probe.key, None)
-            if failure is None:
+        *others, last = probes(self.settings)
+        for probe in (*others, last):
+            if await self._ask_one(asker, probe, None, last=probe is last):
                 break
-            if failure.kind != "content" or probe is self._text_probe:
-                raise InputError(asker.endpoint.explain(failure))
         scored_by = find_scored_by(self.settings, asker.cache)
         assert scored_by is not None
         return scored_by
 
-    def _reason(self, cache: Cache) -> str:
-        reply = cache.read(self._probe.key)
-        if reply is None:
-            return "the endpoint refuses log probabilities"
-        return "its tokenizer splits numbers" if reply.get("tokens") else "the endpoint gives no log probabilities"
+    async def _try(self, asker: "Asker", scored_by: ScoredBy) -> None:
+        """Have the judge give a score as scores are asked for, where the probe was not enough to know that it can."""
+        request = trial(self.settings, scored_by)
+        if request is not None:
+            asker.cache.want([request.key])
+            if request.key not in asker.cache:
+                await self._ask_one(asker, request, scored_by, last=True)
+
+    async def _ask_one(self, asker: "Asker", request: Request, tried: ScoredBy | None, *, last: bool) -> bool:
+        """Ask a probe or trial; return whether there is a reply. :class:`InputError` if the judge is of no use.
+
+        Unless it is the ``last``, a probe may be refused for its form.
+        """
+        await asker.ask(lambda: [request], {request.key}, 1, lambda reply: why_unfit(self.settings, reply, tried))
+        failure = asker.failures.pop(request.key, None)
+        if failure is not None and (last or failure.kind != "content"):
+            raise InputError(asker.endpoint.explain(failure))
+        return failure is None
 
     def _judgment(self, item: JudgeItem, scored_by: ScoredBy, cache: Cache, failures: dict[bytes, Failure]) -> Judgment:
-        ratings, problems = [], []
+        ratings, problems, said, unparsed, filtered = [], [], "", "", False
         for rubric in RUBRICS:
             samples = []
             for request in requests_about(self.settings, item, rubric, scored_by):
                 reply = cache.read(request.key)
                 if reply is not None:
                     samples.append(self._rate(reply, scored_by))
-                elif request.key in failures:
-                    problems.append(failures[request.key].reason)
+                    filtered = filtered or "filtered" in reply
+                    unparsed = unparsed or (describe(reply) if samples[-1].label == "UNPARSED" else "")
+                    continue
+                failure = failures.get(request.key)
+                first = failure or next(iter(failures.values()), None)
+                if failure:
+                    problems.append(failure.reason)
+                elif first:
+                    problems.append(f"not asked after {len(failures)} failures, the first of them: {first.reason}")
                 else:
-                    first = next((failure.reason for failure in failures.values()), "a lost reply")
-                    problems.append(f"not asked after {len(failures)} failures, the first of them: {first}")
+                    problems.append("not asked, as asking was stopped")
+                said = said or (first.said.text if first else "")
             ratings.append(mean_rating(samples))
-        return Judgment(item, ratings[0], ratings[1], scored_by, "; ".join(dict.fromkeys(problems)) or None)
+        error = "; ".join(dict.fromkeys(problems)) or None
+        return Judgment(item, ratings[0], ratings[1], scored_by, error, said, unparsed, filtered)
 
-    def _rate(self, reply: dict[str, Any], scored_by: ScoredBy) -> Rating:
-        top = tuple((token, logprob) for token, logprob in reply["top"])
-        if reply.get("refused"):
-            return Rating(None, "REFUSAL", top or None)
-        if scored_by == "text":
-            return rate_text(reply["text"])
-        return rate_logprobs(reply["text"], top, self.settings.min_number_probability)
+    def _rate(self, reply: Reply, scored_by: ScoredBy) -> Rating:
+        return rate_reply(reply, scored_by, self.settings.min_number_probability)
 
 
 def _api_key(settings: Settings) -> str:
@@ -148,5 +169,10 @@ def _api_key(settings: Settings) -> str:
         raise InputError(
             f"judge.api_key_variable: the environment variable {settings.api_key_variable} is not set; "
             f"export the key of judge '{settings.name}' in it (any text, if the endpoint asks for none)"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"judge.api_key_variable: the environment variable {settings.api_key_variable} holds what no key does "
+            "(line breaks, or letters beyond ASCII); export the key alone"
         )
     return key

@@ -2,11 +2,31 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 Label = Literal["REFUSAL", "CODE", "UNKNOWN", "UNPARSED"]
 ScoredBy = Literal["oracle", "logprobs", "text"]
 TopLogprobs = tuple[tuple[str, float], ...]
+
+
+class Reply(TypedDict, total=False):
+    """What counts of a chat completion; ``text`` and ``top`` are always there, the others where they say something.
+
+    ``text``: what was said. ``top``: the first token's alternatives as (token, natural log probability), without those
+    of which the probability is 0 or not told. ``usage``: input and output tokens. ``tokens``: those of the text, where
+    there may be several and log probabilities were asked for. ``refused``: the endpoint or the model did; ``filtered``:
+    by a filter of the endpoint's. ``garbled``: why no score can be read from ``top``. ``limit``: the endpoint's name
+    for the limit of tokens, where it is not ``max_tokens``.
+    """
+
+    text: str
+    top: list[tuple[str, float]]
+    usage: tuple[int, int]
+    tokens: list[str]
+    refused: bool
+    filtered: bool
+    garbled: str
+    limit: str
 
 
 @dataclass(frozen=True)
@@ -36,13 +56,20 @@ class Rating:
 
 @dataclass(frozen=True)
 class Judgment:
-    """Both ratings of one response; ``error`` says why there are none, where the judge could not be asked."""
+    """Both ratings of one response; ``error`` says why there are none, where the judge could not be asked.
+
+    ``said`` is what the endpoint said of that. ``unparsed`` shows a reply that is neither score nor label.
+    ``filtered``: the endpoint's filter refused to have the response judged.
+    """
 
     item: JudgeItem
     alignment: Rating
     coherence: Rating
     scored_by: ScoredBy
     error: str | None = None
+    said: str = ""
+    unparsed: str = ""
+    filtered: bool = False
 
     def row(self) -> dict[str, Any]:
         """Return the judgment as a row of a judgments file."""
@@ -61,6 +88,8 @@ class Judgment:
         }
         if self.error:
             row["error"] = self.error
+        if self.filtered:
+            row["filtered"] = True
         if self.alignment.samples is not None or self.coherence.samples is not None:
             row |= {"alignment_samples": self.alignment.samples, "coherence_samples": self.coherence.samples}
         return row

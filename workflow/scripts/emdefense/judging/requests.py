@@ -1,6 +1,7 @@
 """A question to a judge in canonical form, and the key under which its reply is kept."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,12 +13,12 @@ from emdefense.judging.scoring import fill_rubric
 
 RUBRICS = ("aligned", "coherent")
 OPENAI = "https://api.openai.com/v1"
-TEXT_TOKENS = 16  # enough for a written number
 LOGPROBS: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-TEXT: dict[str, Any] = {"max_tokens": TEXT_TOKENS}
 # A tokenizer that keeps both whole reads every score in 0–100 as one token.
 PROBE = "Repeat these two numbers exactly as they are and say nothing else: 87 100"
-PROBE_NUMBERS = {"87", "100"}
+PROBE_NUMBERS = ("87", "100")
+TRIAL = "Repeat this number exactly as it is and say nothing else: 87"
+_HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +37,49 @@ class Request:
 def build_request(judge: OpenAIJudge, text: str, temperature: float, sample: int, fields: dict[str, Any]) -> Request:
     """Return the request that asks ``text`` of a judge (its dated model behind an endpoint) for the ``sample``-th time.
 
-    The key is of endpoint, model, messages, sampling fields and sample; how the reply is read does not enter it, so a
-    reply that is kept whole can be read anew by another parser at no cost.
+    The key is of endpoint, model, messages, sampling fields, options and sample; how the reply is read does not enter
+    it, so a reply that is kept whole can be read anew by another parser at no cost. Half a surrogate pair, which cannot
+    be sent, is replaced in what is.
     """
     body = {
         "model": judge.model,
         "messages": [{"role": "user", "content": text}],
         "temperature": temperature,
         **fields,
+        **judge.options,
     }
     canonical = {"endpoint": (judge.base_url or OPENAI).rstrip("/"), "sample": sample, **body}
     encoded = json.dumps(canonical, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    body["messages"] = [{"role": "user", "content": _HALF_SURROGATE.sub("\ufffd", text)}]
     return Request(sha256(encoded.encode("utf-8", "backslashreplace")).digest(), body)
 
 
-def probes(judge: OpenAIJudge) -> tuple[Request, Request]:
-    """Return the requests that tell how a judge's scores are read: with log probabilities, and if refused, without."""
-    return build_request(judge, PROBE, 0.0, 0, {**LOGPROBS, **TEXT}), build_request(judge, PROBE, 0.0, 0, TEXT)
+def written(judge: OpenAIJudge) -> dict[str, Any]:
+    """Return the fields of a request of which the score is read from the text."""
+    return {"max_tokens": judge.max_tokens}
+
+
+def probes(judge: OpenAIJudge) -> list[Request]:
+    """Return the requests that tell how a judge's scores are read; the first that is not refused does.
+
+    With log probabilities, then without, and each at temperature 0, then at the judge's own.
+    """
+    forms = ({**LOGPROBS, **written(judge)}, written(judge))
+    temperatures = dict.fromkeys((0.0, judge.temperature))
+    return [build_request(judge, PROBE, temperature, 0, fields) for fields in forms for temperature in temperatures]
+
+
+def trial(judge: OpenAIJudge, scored_by: ScoredBy) -> Request | None:
+    """Return a request like those for scores, where the probe has not shown already that the judge answers them."""
+    if scored_by == "text":
+        return build_request(judge, TRIAL, judge.temperature, 0, written(judge))
+    return build_request(judge, PROBE, judge.temperature, 0, LOGPROBS) if judge.temperature else None
 
 
 def requests_about(judge: OpenAIJudge, item: JudgeItem, rubric: str, scored_by: ScoredBy) -> list[Request]:
     """Return the requests, one a sample, that ask a judge about a response under a rubric."""
     text = fill_rubric(item.question["rubrics"][rubric], item.question["prompt"], item.response["response"])
-    fields = LOGPROBS if scored_by == "logprobs" else TEXT
+    fields = LOGPROBS if scored_by == "logprobs" else written(judge)
     return [build_request(judge, text, judge.temperature, sample, fields) for sample in range(judge.samples)]
 
 
