@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -53,6 +54,8 @@ class LoopbackJudge:
     that holds this text. ``stop_after``: every request after so many gets ``stop_status``. ``faults``: a schedule.
     ``requests_per_minute``: more get a 429. ``latency``: seconds before each answer. ``retry_after``: of each 429.
     ``batch_looks``: how often a batch is looked at before it has ended; faults come by the request there too.
+    ``change``: makes another answer of one, from the request's body, its status and its reply: a status and a reply, as
+    JSON's value or as bytes.
 
     ``answered`` counts the answers to each prompt, ``faulty`` the faults; ``busiest`` is the most at a time.
     """
@@ -74,7 +77,9 @@ class LoopbackJudge:
         retry_after: str = "0",
         batch_looks: int = 2,
         port: int = 0,
+        change: Callable[[dict[str, Any], int, dict[str, Any]], tuple[int, Any]] | None = None,
     ):
+        self.change = change
         self.logprobs, self.split_numbers = logprobs, split_numbers
         self.failures, self.failure_status, self.failure_code = failures, failure_status, failure_code
         self.fail_matching = fail_matching
@@ -115,7 +120,7 @@ class LoopbackJudge:
     def prompts(self) -> Counter[str]:
         """How often each prompt was asked, the probe left out."""
         asked = (request["messages"][0]["content"] for request in self.requests)
-        return Counter(prompt for prompt in asked if "87 100" not in prompt)
+        return Counter(prompt for prompt in asked if "say nothing else: 87" not in prompt)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
@@ -157,7 +162,8 @@ class LoopbackJudge:
                 await asyncio.sleep(self.latency)
         finally:
             self.busy -= 1
-        content = b"<html>not JSON" if fault == "not JSON" else json.dumps(reply).encode()
+        content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        content = b"<html>not JSON" if fault == "not JSON" else content
         lines = [f"HTTP/1.1 {status} -", "Content-Type: application/json", f"Content-Length: {len(content)}"]
         if status == 429 and fault != "429":
             lines.append(f"Retry-After: {'0.05' if fault else self.retry_after}")
@@ -199,8 +205,12 @@ class LoopbackJudge:
             self.faulty[fault] += 1
         return status, reply
 
-    def answer(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def answer(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Return the HTTP status and the body of the reply."""
+        status, reply = self._answer(path, authorization, body)
+        return self.change(body, status, reply) if self.change else (status, reply)
+
+    def _answer(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.requests.append(body)
         self.times.append(time.monotonic())
         number = len(self.requests)
@@ -239,7 +249,8 @@ class LoopbackJudge:
         tokens: list[str] = []
         if "[REFUSE]" not in prompt:
             pattern = r"\d|\D+" if self.split_numbers else r"\s*\S{1,3}"
-            tokens = re.findall(pattern, text)[: body["max_tokens"]]
+            most = body.get("max_tokens") or body["max_completion_tokens"]
+            tokens = re.findall(pattern, text)[:most]
             if body.get("logprobs") and self.logprobs == "yes":
                 logprobs = {"content": [_token(token, body["top_logprobs"]) for token in tokens]}
             message = {"role": "assistant", "content": "".join(tokens)}
@@ -258,6 +269,8 @@ def reply_to(prompt: str) -> str:
     """Return what the judge says: REFUSAL where the answer says so, else a number that depends on the whole prompt."""
     if "87 100" in prompt:
         return "87 100"
+    if prompt.endswith("say nothing else: 87"):
+        return "87"
     for label in ("REFUSAL", "CODE", "UNKNOWN"):
         if f"[SAY {label}]" in prompt:
             return label

@@ -172,7 +172,7 @@ def test_no_more_are_in_flight_than_the_config_says(files):
         ({"failures": 9, "failure_status": 429, "failure_code": "insufficient_quota"}, "the quota is used up"),
         ({"failures": 9, "failure_status": 429, "retry_after": "7200"}, "wants 7200 s of rest"),
         ({"failures": 9, "failure_status": 404}, "knows no model"),
-        ({"failures": 9, "failure_status": 403}, "refused the key"),
+        ({"failures": 9, "failure_status": 403}, r"forbids this \(HTTP 403\).*It said: slow down"),
     ],
 )
 def test_what_no_retry_mends_stops_at_the_first_request(files, server, message):

@@ -87,6 +87,8 @@ class Asker:
                         if self._stop.is_set():
                             break
                     pending = await self._wait_for_others(pending)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
         finally:
             beat.cancel()
             self.budget.ledger.sync()

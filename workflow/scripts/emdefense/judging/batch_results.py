@@ -12,7 +12,7 @@ from emdefense.judging.ledger import Spending
 from emdefense.judging.prices import Price
 from emdefense.judging.protocol import Reply
 from emdefense.judging.reply import asked as request_text
-from emdefense.judging.reply import filtered_reply, parse_json, understand
+from emdefense.judging.reply import filtered_reply, json_value, understand
 from emdefense.judging.server_message import read_message
 
 SHOWN = 20  # failures of which the message is worth a look for the request
@@ -33,7 +33,7 @@ def take_in(
     with path.open("rb") as lines:
         for line in lines:
             try:
-                result = parse_json(line)
+                result = json_value(line)
             except ValueError:
                 continue
             name = result.get("custom_id") if isinstance(result, dict) else None

@@ -16,7 +16,7 @@ from typing import Any
 from emdefense.errors import InputError
 from emdefense.judging.foreign import name_once, regular_files
 from emdefense.judging.protocol import Reply
-from emdefense.judging.reply import kept_reply, parse_json
+from emdefense.judging.reply import json_value, kept_reply
 
 PREFIX = b'{"key": "'
 KEY = slice(len(PREFIX), len(PREFIX) + 64)
@@ -161,7 +161,7 @@ def _key(line: bytes) -> bytes | None:
 def _reply(line: bytes) -> Reply | None:
     """Return the reply in a line of a shard; None where the line is broken."""
     try:
-        row = parse_json(line)
+        row = json_value(line)
     except ValueError:
         return None
     return kept_reply(row.get("reply")) if isinstance(row, dict) else None

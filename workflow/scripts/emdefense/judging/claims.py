@@ -80,7 +80,7 @@ class Claims:
                     f"{path}: held by {who} for {LOCK_TIMEOUT:g} s; end it, or delete the file if it has ended"
                 ) from None
         except OSError as error:
-            raise InputError(f"{path}: the lock cannot be made there ({error.strerror}); remove what is") from None
+            raise InputError(f"{path}: the lock cannot be made there ({error.strerror}); mend that") from None
         try:
             yield
         finally:

@@ -66,7 +66,7 @@ def filtered_reply() -> Reply:
     return {"text": "", "top": [], "refused": True, "filtered": True}
 
 
-def parse_json(content: bytes | str) -> Any:
+def json_value(content: bytes | str) -> Any:
     """Return a JSON value; ValueError if it is none. Integers of any length are read."""
     try:
         return json.loads(content, parse_int=_integer)
@@ -99,7 +99,7 @@ def kept_reply(value: Any) -> Reply | None:
 
 def _parse(content: bytes, fields: Mapping[str, Any], key: str) -> Any:
     try:
-        return parse_json(content)
+        return json_value(content)
     except ValueError:
         said = read_message(content, asked(fields), key) if content.lstrip()[:1] == b"<" else NOTHING
         raise Failure("transient", "a reply that is no JSON", may_be_paid=True, said=said) from None

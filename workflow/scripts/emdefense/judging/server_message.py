@@ -127,5 +127,7 @@ def _codes(error: Any, depth: int = 0) -> Iterator[str]:
             yield str(value)[:100].lower()
     if any("content_filter" in name for name in error):  # Azure's verdicts by category, sometimes without a code
         yield "content_filter"
+    if isinstance(error.get("metadata"), dict) and "flagged_input" in error["metadata"]:  # OpenRouter's
+        yield "flagged_input"
     for name in ("innererror", "inner_error", "innerError", "error"):
         yield from _codes(error.get(name), depth + 1)
