@@ -19,7 +19,7 @@ STAGE_VERSIONS = {
     "features": 1,
     "projection": 2,
     "generation": 1,
-    "judging": 1,
+    "judging": 2,
     "microcosm": 1,
 }
 
