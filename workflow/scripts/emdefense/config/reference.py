@@ -52,6 +52,6 @@ def _value(part: dict[str, Any]) -> str:
         return f"list of {_value(part['items'])}"
     if part.get("type") == "object":
         values = part.get("additionalProperties") or next(iter(part["patternProperties"].values()))
-        return "name: any value" if values is True else f"name: {_value(values)}"
+        return f"name: {_value(values)}"
     kind = str(part["type"])
     return {"null": "empty", "boolean": "true or false"}.get(kind, kind)

@@ -1,9 +1,9 @@
 """The study's models: what is fine-tuned on what, under which arms, judged by whom."""
 
 from datetime import date
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, JsonValue, StringConstraints, field_validator
 
 from emdefense.config.base import Section
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
@@ -149,7 +149,7 @@ class OpenAIJudge(Section):
     max_tokens: Annotated[int, Field(ge=8)] = Field(
         16, description="of a reply whose score is read from its text; many more for a judge that thinks"
     )
-    options: dict[str, Any] = Field(
+    options: dict[str, JsonValue] = Field(
         {}, description="further fields of each request, such as `reasoning_effort` or `chat_template_kwargs`"
     )
     mode: Mode = Field("synchronous", description="batch: OpenAI's Batch API, at half the price and within a day")
@@ -194,7 +194,7 @@ class OpenAIJudge(Section):
 
     @field_validator("options")
     @classmethod
-    def _leaves_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _leaves_ours(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
         for name in sorted(cls.OURS & set(options)):
             raise ValueError(f"'{name}' is not for 'options'; keys of the judge say it, or nothing may")
         return options
