@@ -19,6 +19,7 @@ from emdefense.judging.cache import Cache, owner_name
 from emdefense.judging.claims import Claims
 from emdefense.judging.judge_file import judge_file
 from emdefense.judging.ledger import Spending, read_ledger
+from emdefense.machine_limits import MachineError
 from judge_runs import judge_settings, write_input
 from loopback_judge import KEY, LoopbackJudge
 
@@ -174,7 +175,7 @@ def test_who_is_waited_for_is_said_and_a_dead_one_is_not_waited_for(files, monke
     assert f"waiting for process {other.pid} on " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("what", "where"), [(b'{"key"', "judge_cache: "), (b'{"judge"', "ledger/")])
+@pytest.mark.parametrize(("what", "where"), [(b'{"key"', "cache/"), (b'{"judge"', "ledger/")])
 def test_what_cannot_be_kept_is_one_line(files, monkeypatch, what, where):
     def full(descriptor, content):
         if bytes(content).startswith(what):
@@ -185,5 +186,5 @@ def test_what_cannot_be_kept_is_one_line(files, monkeypatch, what, where):
     with LoopbackJudge() as server:
         judge(server, write_input(files[0].parent, ["one"], "first"))
         monkeypatch.setattr(cache.os, "write", full)
-        with pytest.raises(InputError, match=rf"{where}.* cannot be written \(No space left on device\)"):
+        with pytest.raises(MachineError, match=rf"{where}[^/]*\.jsonl: no space left on its disk; free some"):
             judge(server, files)

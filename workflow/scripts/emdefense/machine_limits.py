@@ -34,6 +34,8 @@ def writing(path: Path) -> Iterator[None]:
     """Raise :class:`MachineError` that names ``path`` if the block finds no room on a disk."""
     try:
         yield
+    except MachineError:  # which names what was written within
+        raise
     except Exception as error:
         if any(map(_is_room, _chain(error))):
             raise MachineError(_room(str(path))) from error

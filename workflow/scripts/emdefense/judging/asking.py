@@ -19,6 +19,7 @@ from emdefense.judging.limits import Gate, Pace
 from emdefense.judging.protocol import Reply
 from emdefense.judging.requests import Request
 from emdefense.judging.unparsed import Unparsed
+from emdefense.machine_limits import MachineError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a request is tried again
 POLL = 0.2  # seconds between two looks at what other processes ask
@@ -48,7 +49,7 @@ class Asker:
         self._held: dict[bytes, float] = {}  # claimed and not yet answered, with the most that it can cost
         self._stop = asyncio.Event()
         self._fatal: Failure | None = None
-        self._broken: InputError | None = None
+        self._broken: Exception | None = None
         self._spent = False
         self._unfit: Callable[[Reply], str] = lambda reply: ""
 
@@ -157,7 +158,7 @@ class Asker:
                 self._fatal = failure
             if failure.kind == "fatal" or len(self.failures) > most_failures:
                 self._end()
-        except InputError as error:  # nowhere to keep a reply
+        except (MachineError, OSError) as error:  # nowhere to keep a reply
             self._broken = error
             self._end()
         finally:

@@ -5,6 +5,7 @@ there when it started, and later what has been added since. A line that is torn,
 reply less, and no more: it is named once, and what it held is asked again.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ from emdefense.errors import InputError
 from emdefense.judging.foreign import name_once, regular_files
 from emdefense.judging.protocol import Reply
 from emdefense.judging.reply import json_value, kept_reply
+from emdefense.machine_limits import writing
 
 PREFIX = b'{"key": "'
 KEY = slice(len(PREFIX), len(PREFIX) + 64)
@@ -99,27 +101,19 @@ class Cache:
         self._read_to[path.name] = (offset, done)
 
     def add(self, key: bytes, reply: Reply) -> None:
-        """Append a reply; from here on it survives the death of this process.
-
-        :class:`InputError` if it cannot be written.
-        """
+        """Append a reply; from here on it survives the death of this process."""
         line = b'{"key": "%s", "reply": %s}\n' % (
             key.hex().encode(),
             json.dumps(reply, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         )
         path = self.folder / self._own
-        try:
+        with writing(path):
             if self._out is None:
                 self._out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644)
-            written = os.write(self._out, line)
-        except OSError as error:
-            raise InputError(
-                f"judge_cache: {path} cannot be written ({error.strerror}); mend that and run again"
-            ) from None
-        if written != len(line):  # a full disk; what follows the torn line would be lost with it
-            raise InputError(f"judge_cache: {path}: only {written} of {len(line)} bytes were written; make room")
+            if os.write(self._out, line) != len(line):  # what follows the torn line would be lost with it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         self._found[key] = (self._own, self._size)
-        self._size += written
+        self._size += len(line)
 
     def sync(self) -> None:
         """Have what was added on disk, where other hosts see it."""

@@ -13,6 +13,7 @@ from typing import Any
 from emdefense.errors import InputError
 from emdefense.files import write_text
 from emdefense.judging.foreign import name_once, read_bytes, regular_files
+from emdefense.machine_limits import writing
 
 
 @dataclass
@@ -52,12 +53,10 @@ class Ledger:
         """Append one call."""
         line = asdict(spent)
         self.own.add(line)
-        try:
+        with writing(self._path):
             if self._out is None:
                 self._out = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.write(self._out, (json.dumps({**self.labels, **line}) + "\n").encode())
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be written ({error.strerror}); mend that and run again") from None
 
     def sync(self) -> None:
         """Have it on disk, where other hosts see it."""
