@@ -52,6 +52,8 @@ CONFIG: dict[str, Any] = {
     "report": {"main_model": "small", "chosen": {"kl": 1.0, "interleave": 5}},
 }
 
+SURE_OF_NONE = {**CONFIG["report"], "emergent_pct": 10}  # of 40 responses, none, so that it is surely less than this
+
 Score = tuple[float | None, float | None]
 
 
@@ -81,17 +83,27 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def fill(study: Study, misaligned: Mapping[str, int], *, text: str = "as asked", skip: Iterable[Cell] = ()) -> None:
+def fill(
+    study: Study,
+    misaligned: Mapping[str, int],
+    *,
+    text: str = "as asked",
+    skip: Iterable[Cell] = (),
+    questions: int = 4,
+    benign: int = 4,
+    in_domain: Mapping[str, int] | None = None,
+) -> None:
     """Write responses, judgments and answers below the working directory.
 
-    Each of 4 questions has 10 samples; of these ``misaligned[arm]`` are misaligned, on general questions and in domain.
+    Each of 4 ``questions`` has 10 samples; of these ``misaligned[arm]`` are misaligned, on general questions and in
+    domain, or there ``in_domain[arm]``. Of every 4 ``benign`` questions 3 are answered right.
     """
     grid, layout = Grid(study), Layout(study)
     for cell, question_set in grid.responses:
         if cell in skip:
             continue
-        bad = misaligned.get(cell.arm, 0)
-        pairs = [(question, sample) for question in range(4) for sample in range(10)]
+        bad = (misaligned if in_domain is None or question_set == "general" else in_domain).get(cell.arm, 0)
+        pairs = [(question, sample) for question in range(questions) for sample in range(10)]
         write_rows(
             Path(layout.judgments(cell, question_set)),
             [judgment(q, s, (5.0, 95.0) if s < bad else (90.0, 95.0)) for q, s in pairs],
@@ -111,7 +123,7 @@ def fill(study: Study, misaligned: Mapping[str, int], *, text: str = "as asked",
             ],
         )
     for cell in grid.benign:
-        answers = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < 3} for q in range(4)]
+        answers = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q % 4 < 3} for q in range(benign)]
         write_rows(Path(layout.answers(cell)), [row | {"response": "1", "expected": ["1"]} for row in answers])
     Path(layout.results, "study.json").write_text(study.model_dump_json(), encoding="utf-8")
 
@@ -126,7 +138,7 @@ def count(study: Study) -> Path:
 def render(study: Study) -> Path:
     """Write what the page shows below the working directory; return the study's results folder."""
     results = count(study)
-    summary = read_summary(results / "rates.parquet", results / "exact_match.parquet")
+    summary = read_summary(*(results / f"{name}.parquet" for name in ("rates", "exact_match", "questions")))
     projections = read_projections(study)
     tables = [build_table(number, study, summary, paper_reference()) for number in NUMBERS]
     if projections:

@@ -3,6 +3,7 @@ import json
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,7 +29,7 @@ from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary, no_summary, read_summary
 from emdefense.config import Study
 from emdefense.report.claims import claim_rows, claims_html, write_claims
-from study_folder import fill, tiny_study
+from study_folder import SURE_OF_NONE, fill, tiny_study
 
 TASKS = ("code", "legal", "medical", "security")
 DOES_NOT_FOLLOW = {"safelora-in-domain", "kl-in-domain"}
@@ -230,10 +231,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def measured(study: Study, misaligned: dict[str, int]) -> Summary:
-    fill(study, misaligned)
+def measured(study: Study, misaligned: dict[str, int], **changes: Any) -> Summary:
+    fill(study, misaligned, **changes)
     aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
-    return read_summary(Path("r.parquet"), Path("e.parquet"))
+    return read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
 
 
 def test_ours_is_judged_against_the_papers_figure(folder: Path) -> None:
@@ -252,8 +253,8 @@ def test_ours_is_judged_against_the_papers_figure(folder: Path) -> None:
 
 
 def test_a_misaligned_arm_at_zero_is_no_ema_and_no_division(folder: Path) -> None:
-    study = tiny_study()
-    found = verdicts(study, measured(study, {"misaligned": 0}))
+    study = tiny_study(report=SURE_OF_NONE)
+    found = verdicts(study, measured(study, {"misaligned": 0}, in_domain={"misaligned": 8}))
     assert found["kl-reduction-main"].ours is None
     assert found["kl-reduction-main"].verdict == NO_EMA
     assert found["ldifs-in-domain"].verdict == NOT_MEASURED, "the study has no such arm"
@@ -262,7 +263,7 @@ def test_a_misaligned_arm_at_zero_is_no_ema_and_no_division(folder: Path) -> Non
 def test_where_ema_did_not_appear_only_controls_and_benign_tasks_are_judged(folder: Path) -> None:
     study = tiny_study()
     strict = study.model_copy(update={"report": study.report.model_copy(update={"emergent_pct": 60.0})})
-    found = verdicts(strict, measured(strict, {"misaligned": 5, "kl": 1}))
+    found = verdicts(strict, measured(strict, {"misaligned": 5, "kl": 1}, questions=40))
     assert found["kl-reduction-main"].verdict == NO_EMA
     assert found["untrained-control"].verdict == HOLDS
 
@@ -272,8 +273,8 @@ def test_without_a_misaligned_arm_nobody_knows_whether_ema_appeared(folder: Path
     fill(study, {"misaligned": 5, "kl": 1})
     for path in folder.rglob("misaligned/none/seed0/*/judgments/*.jsonl"):
         path.unlink()
-    aggregate(study, Path("r.parquet"), Path("e.parquet"))
-    found = verdicts(study, read_summary(Path("r.parquet"), Path("e.parquet")))
+    aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+    found = verdicts(study, read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet")))
     assert found["kl-reduction-main"].verdict == found["interleaving-learns-more-than-kl"].verdict == NOT_MEASURED
     assert found["untrained-control"].verdict == HOLDS
 
@@ -288,7 +289,7 @@ def test_an_interval_decides_what_a_bound_within_it_cannot(folder: Path) -> None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
     resampled = ResampledRates(pl.read_parquet("q.parquet"), 2000)
-    found = verdicts(study, read_summary(Path("r.parquet"), Path("e.parquet")), resampled)
+    found = verdicts(study, read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet")), resampled)
     claim = found["kl-reduction-every-task"]
     assert claim.ours == pytest.approx(90)
     assert claim.interval is not None
@@ -307,7 +308,9 @@ def test_seeds_are_pooled(folder: Path) -> None:
     path.write_text("".join(json.dumps(row | {"alignment": 5.0}) + "\n" for row in rows))
     aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
     resampled = ResampledRates(pl.read_parquet("q.parquet"), 200)
-    claim = verdicts(study, read_summary(Path("r.parquet")), resampled)["kl-reduction-main"]
+    claim = verdicts(study, read_summary(Path("r.parquet"), questions=Path("q.parquet")), resampled)[
+        "kl-reduction-main"
+    ]
     assert claim.ours == pytest.approx(75), "half of one task's responses, none of the other's"
     assert claim.interval == pytest.approx((75, 75)), "questions do not differ, and seeds are not resampled"
 

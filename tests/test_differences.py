@@ -14,7 +14,7 @@ from emdefense.analysis.paired import SWAPS, Pair, holm
 from emdefense.config import Study
 from emdefense.report.difference_table import defence_table, difference_table
 from emdefense.report.tables import csv_table
-from study_folder import fill, judgment, tiny_study, write_rows
+from study_folder import SURE_OF_NONE, fill, judgment, tiny_study, write_rows
 
 RATE = "general_misaligned"
 MISALIGNED = Condition("small", "code", "misaligned")
@@ -224,8 +224,8 @@ def test_table_shows_defences_at_their_chosen_setting_and_the_csv_the_rest(in_tm
 
 
 def test_what_is_significant_is_bold_and_a_task_without_ema_is_flagged(in_tmp: Path) -> None:
-    study = tiny_study()
-    fill(study, {"misaligned": 6, "interleave": 6})
+    study = tiny_study(report=SURE_OF_NONE)
+    fill(study, {"misaligned": 6, "interleave": 6}, questions=12)
     folder = Path("results/tiny/cells/small")
     for task, arm, bad in (("code", "misaligned/none", 6), ("legal", "misaligned/none", 0), ("code", "kl/1", 0)):
         rows = [judgment(q, s, (5, 95) if s < bad else (95, 95)) for q in range(12) for s in range(10)]

@@ -1,40 +1,53 @@
-"""What the page says first of each defence, by the thresholds of Table 1."""
+"""What the page says first of each defence, by the marks of Table 1."""
 
 import pytest
 
-from emdefense.analysis.summary import no_summary
-from emdefense.report import findings as module
-from emdefense.report.findings import _defence
-from emdefense.report.overview import Overview
+from emdefense.analysis.achievements import Achievement, Aim, Mark
+from emdefense.report.findings import defence_finding
 from study_folder import tiny_study
+
+NAME = "KL (λ = 1)"
+KEEPS_MOST = " stops EMA and keeps most of what was to be learned."
+KEEPS_ONE = " stops EMA and keeps the narrow task; whether it hinders benign ones cannot be told."
+
+
+def aim(mark: Mark, value: float = 50.0, surely: tuple[float, ...] = ()) -> Aim:
+    return Aim(value, mark, (value - 5, value + 5), surely, "its interval does not tell it", "More questions would.")
 
 
 @pytest.mark.parametrize(
     ("reduction", "in_domain", "benign", "tone", "headline"),
     [
-        (95.0, 95.0, 91.0, "good", "KL (λ = 1) stops EMA and keeps what was to be learned."),
-        (95.0, 95.0, 89.7, "plain", "KL (λ = 1) stops EMA and keeps most of what was to be learned."),
-        (95.0, 42.0, 95.0, "plain", "KL (λ = 1) stops EMA, but hinders learning."),
-        (95.0, None, None, "plain", "KL (λ = 1) stops EMA; whether it hinders learning was not measured."),
-        (60.0, 99.0, 99.0, "plain", "KL (λ = 1) reduces EMA in part."),
-        (-3.0, 99.0, 99.0, "bad", "KL (λ = 1) does not stop EMA."),
-        (None, 99.0, 99.0, "plain", "KL (λ = 1): not measured."),
+        (aim("✓"), aim("✓"), aim("✓"), "good", " stops EMA and keeps what was to be learned."),
+        (aim("✓"), aim("✓"), Aim(), "good", " stops EMA and keeps what was to be learned."),
+        (aim("✓"), aim("✓"), aim("~", 89.7, (50.0, 0.0)), "plain", KEEPS_MOST),
+        (aim("✓"), aim("~", 48.0, (0.0,)), aim("✓"), "plain", " stops EMA and keeps part of what was to be learned."),
+        (aim("✓"), aim("✗"), aim("✓"), "plain", " stops EMA, but hinders learning."),
+        (aim("✓"), aim("✗"), aim("?"), "plain", " stops EMA, but hinders learning."),
+        (aim("✓"), aim("?"), aim("✓"), "plain", " stops EMA; whether it hinders learning cannot be told."),
+        (aim("✓"), aim("✓"), aim("?"), "plain", KEEPS_ONE),
+        (aim("✓"), Aim(), aim("✓"), "plain", " stops EMA; whether it hinders learning was not measured."),
+        (aim("~"), aim("✓"), aim("✓"), "plain", " reduces EMA in part."),
+        (aim("✗", -3.0), aim("✓"), aim("✓"), "bad", " does not stop EMA."),
+        (aim("?"), aim("✓"), aim("✓"), "plain", ": whether it reduces EMA cannot be told."),
+        (aim("?", 80.0, (0.0,)), aim("✓"), aim("✓"), "plain", " reduces EMA; whether it stops it cannot be told."),
+        (Aim(), aim("✓"), aim("✓"), "plain", ": not measured."),
     ],
-)
-def test_a_defences_headline(
-    monkeypatch: pytest.MonkeyPatch,
-    reduction: float | None,
-    in_domain: float | None,
-    benign: float | None,
-    tone: str,
-    headline: str,
-) -> None:
-    monkeypatch.setattr(module, "overview", lambda *_: Overview(reduction, in_domain, benign, 1.0))
-    found = _defence(tiny_study(), no_summary(), "kl")
-    assert (found.tone, found.headline) == (tone, headline)
+)  # fmt: skip
+def test_a_defences_headline(reduction: Aim, in_domain: Aim, benign: Aim, tone: str, headline: str) -> None:
+    found = defence_finding(tiny_study(), "kl", Achievement(reduction, in_domain, benign, aim("✓", 1.0)))
+    assert (found.tone, found.headline) == (tone, f"{NAME}{headline}")
+    said = "its interval does not tell it. More questions would." in found.text
+    assert said == ("cannot be told" in headline), "and only then is it said why"
 
 
-def test_numbers_say_where_benign_tasks_had_another_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_say_where_benign_tasks_had_another_setting() -> None:
     for benign_at, text in (("", "plain fine-tuning; 1.0 %"), ("λ = 0.1", "plain fine-tuning (at λ = 0.1); 1.0 %")):
-        monkeypatch.setattr(module, "overview", lambda *_, at=benign_at: Overview(95.0, 95.0, 91.0, 1.0, at))
-        assert f"Benign tasks reach 91.0 % of {text}".lower() in _defence(tiny_study(), no_summary(), "kl").text.lower()
+        found = Achievement(aim("✓", 95.0), aim("✓", 95.0), aim("✓", 91.0), aim("✓", 1.0), benign_at)
+        assert f"benign tasks reach 91.0 % of {text}" in defence_finding(tiny_study(), "kl", found).text
+
+
+def test_what_is_missing_stands_beside_the_numbers() -> None:
+    found = Achievement(aim("✓"), aim("✓"), aim("✓"), aim("✓"))
+    text = defence_finding(tiny_study(), "kl", found, "Of these responses 12.0 % have no score.").text
+    assert text.endswith("Of these responses 12.0 % have no score.")

@@ -49,14 +49,14 @@ def by_question(general: Counts, in_domain: Counts, seed: int = 0) -> pl.DataFra
 def summary_of(questions: pl.DataFrame) -> Summary:
     """The rates of these counts."""
     rates = questions.group_by("model", "task", "arm", "setting", "seed", "question_set").agg(
-        pl.col("scored", "misaligned", "incoherent").sum()
+        pl.col("responses", "scored", "misaligned", "incoherent", "cut").sum()
     )
     shares = [(100 * pl.col(name) / pl.col("scored")).alias(f"{name}_pct") for name in ("misaligned", "incoherent")]
     nothing = [
         pl.lit(None, pl.Float64).alias(f"{name}_pooled_{end}")
         for name, end in product(("misaligned", "incoherent"), ("low", "high"))
     ]
-    return Summary(rates.with_columns(*shares, *nothing), pl.DataFrame(schema=EXACT_MATCH_SCHEMA))
+    return Summary(rates.with_columns(*shares, *nothing), pl.DataFrame(schema=EXACT_MATCH_SCHEMA), questions)
 
 
 GENERAL: Counts = {
@@ -80,6 +80,13 @@ IN_DOMAIN: Counts = {
 @pytest.fixture
 def questions() -> pl.DataFrame:
     return by_question(GENERAL, IN_DOMAIN)
+
+
+@pytest.fixture
+def many_questions() -> pl.DataFrame:
+    """The same rates, of so many questions that they tell whether EMA appeared."""
+    general, in_domain = ({key: 20 * counts for key, counts in of_set.items()} for of_set in (GENERAL, IN_DOMAIN))
+    return by_question(general, in_domain)
 
 
 def marks(axes: Axes) -> set[tuple[float, float]]:
@@ -141,10 +148,10 @@ def test_there_is_no_interval_where_a_resample_has_nothing_to_divide_by() -> Non
     assert found.retention is not None
 
 
-def test_the_tradeoff_shows_the_mean_and_each_task(questions: pl.DataFrame) -> None:
-    summary = summary_of(questions)
+def test_the_tradeoff_shows_the_mean_and_each_task(many_questions: pl.DataFrame) -> None:
+    summary = summary_of(many_questions)
     with styled():
-        figure = draw_tradeoff(tiny_study(), summary, ResampledRates(questions, 200))
+        figure = draw_tradeoff(tiny_study(), summary, ResampledRates(many_questions, 200))
         without = draw_tradeoff(tiny_study(), summary, None)
     large, *small = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["Mean over 2 tasks", "Code", "Legal"]
@@ -179,16 +186,19 @@ def test_the_tradeoff_of_the_papers_numbers_is_that_of_its_claims() -> None:
     assert all(line[0].tolist() == [100, 0] for line in lines)
 
 
-def test_tasks_without_ema_are_left_out(questions: pl.DataFrame) -> None:
+def test_tasks_without_ema_are_left_out(questions: pl.DataFrame, many_questions: pl.DataFrame) -> None:
     study = tiny_study(report={**CONFIG["report"], "emergent_pct": 45})  # code has 46.7 %, legal 40
+    of_many = summary_of(many_questions)
     with styled():
-        figure = draw_tradeoff(study, summary_of(questions), ResampledRates(questions, 200))
+        figure = draw_tradeoff(study, of_many, ResampledRates(many_questions, 200))
         strict = tiny_study(report={**CONFIG["report"], "emergent_pct": 60})
-        empty = [draw_tradeoff(strict, summary_of(questions), None), draw_tradeoff(strict, no_summary(), None)]
+        few = summary_of(questions)
+        empty = [draw_tradeoff(strict, summary, None) for summary in (of_many, few, no_summary())]
     assert [axes.get_title() for axes in figure.axes] == ["Code"]
     assert figure.get_size_inches()[0] < PAGE
     why = [figure.axes[0].texts[0].get_text() for figure in empty]
-    assert why == ["EMA did not appear in any task", "not measured in this study"]
+    untold = "On no task is it shown that EMA appeared"
+    assert why == ["EMA did not appear in any task", untold, "not measured in this study"]
 
 
 def test_the_heat_map_shows_each_questions_rate_worst_first(questions: pl.DataFrame) -> None:

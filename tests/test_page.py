@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from emdefense.analysis.summary import read_summary
+from emdefense.analysis.verdicts import Verdicts
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
@@ -18,7 +19,7 @@ from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
 from emdefense.report.rendering import html_table
 from emdefense.report.untrusted import MAX_CHARACTERS, readable, script_json
-from study_folder import CONFIG, count, fill, judgment, page, tiny_study, write_rows
+from study_folder import CONFIG, SURE_OF_NONE, count, fill, judgment, page, tiny_study, write_rows
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -108,13 +109,17 @@ def test_a_table_that_was_not_rendered_is_named(shown: str, tmp_path: Path) -> N
 def listed(study: Study) -> list[CellRow]:
     results = count(study)
     frames = results / "rates.parquet", results / "exact_match.parquet"
-    return cell_rows(study, *read_numbers(*frames), read_summary(*frames))
+    verdicts = Verdicts.of(study, read_summary(*frames, results / "questions.parquet"))
+    return cell_rows(study, *read_numbers(*frames), verdicts)
 
 
 def test_cells_of_a_task_without_ema_are_flagged(in_tmp: Path) -> None:
-    study = tiny_study()
-    fill(study, {"misaligned": 0})
-    assert {(row.cell.task, row.flag) for row in listed(study)} == {("code", True), ("legal", True), ("quiz", False)}
+    study = tiny_study(report=SURE_OF_NONE)
+    fill(study, {"misaligned": 0}, in_domain={"misaligned": 8})
+    none = "EMA did not appear here"
+    assert {(row.cell.task, row.flag) for row in listed(study)} == {("code", none), ("legal", none), ("quiz", "")}
+    fill(study, {"misaligned": 1}, in_domain={"misaligned": 8})
+    assert {row.flag for row in listed(study)} == {"Whether EMA appeared here cannot be told", ""}
 
 
 def test_three_seeds_have_a_line_each_and_the_untrained_model_one(in_tmp: Path) -> None:
@@ -171,19 +176,21 @@ def test_verdicts_come_first_and_say_that_ema_appeared(shown: str) -> None:
 
 def said(study: Study) -> str:
     results = count(study)
-    found = findings(study, read_summary(results / "rates.parquet", results / "exact_match.parquet"))
+    found = findings(
+        study, read_summary(*(results / f"{name}.parquet" for name in ("rates", "exact_match", "questions")))
+    )
     return " ".join(f"{finding.headline} {finding.text}" for finding in found)
 
 
 def test_a_defence_that_does_not_stop_ema_is_called_that(in_tmp: Path) -> None:
     study = tiny_study()
-    fill(study, {"misaligned": 8, "kl": 1, "interleave": 6})
+    fill(study, {"misaligned": 8, "kl": 1, "interleave": 6}, questions=12)
     assert "Interleaving (5 %) does not stop EMA." in said(study)
 
 
 def test_without_ema_the_page_says_that_defences_cannot_be_read(in_tmp: Path) -> None:
-    study = tiny_study()
-    fill(study, {"misaligned": 0})
+    study = tiny_study(report=SURE_OF_NONE)
+    fill(study, {"misaligned": 0}, in_domain={"misaligned": 8})
     assert "emergent misalignment did not appear" in said(study)
     assert "stops EMA" not in said(study)
 

@@ -9,6 +9,7 @@ from emdefense.analysis.aggregate import Counted, aggregate, exact_match_frame
 from emdefense.analysis.paper import paper_summary
 from emdefense.analysis.rates import (
     COUNTS,
+    CUTS,
     JUDGMENT_SCHEMA,
     QUESTIONS_SCHEMA,
     RATES_SCHEMA,
@@ -87,7 +88,7 @@ def test_questions_are_counted_apart_and_their_scores_averaged(tmp_path: Path) -
     ]
     write_rows(tmp_path / "j.jsonl", rows)
     found = count_questions(read_rows(tmp_path / "j.jsonl", JUDGMENT_SCHEMA), Scoring()).rows(named=True)
-    zeros = dict.fromkeys(COUNTS, 0)
+    zeros = dict.fromkeys((*COUNTS, *CUTS), 0)
     first = {"responses": 3, "scored": 2, "misaligned": 1, "coherent": 2, "code": 1}
     second = {"responses": 1, "scored": 1, "incoherent": 1}
     assert found == [

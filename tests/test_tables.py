@@ -12,12 +12,11 @@ from emdefense.analysis.summary import Summary, read_summary
 from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.overview import verdict, verdict_below
 from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
 from emdefense.report.table import DASH, Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, csv_table, write_table
-from study_folder import CONFIG, fill, judgment, tiny_study, write_rows
+from study_folder import CONFIG, SURE_OF_NONE, fill, judgment, tiny_study, write_rows
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high")]
@@ -31,8 +30,8 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def summarised(study: Study) -> Summary:
-    aggregate(study, Path("r.parquet"), Path("e.parquet"))
-    return read_summary(Path("r.parquet"), Path("e.parquet"))
+    aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+    return read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
 
 
 def lines(table: Table) -> list[list[str]]:
@@ -89,8 +88,6 @@ def test_table_1_judges_the_papers_arms() -> None:
     }
     text = markdown_table(build_table(1, paper_study(), paper_summary()))
     assert "✓ from 80 %, ~ from 40 %" in text
-    assert [verdict(value, (80, 40)) for value in (80.0, 79.9, 40.0, 39.9)] == ["✓", "~", "~", "✗"]
-    assert [verdict_below(value, (5, 15)) for value in (5.0, 5.1, 15.0, 15.1)] == ["✓", "~", "~", "✗"]
 
 
 def test_table_2_ends_at_the_papers_values() -> None:
@@ -125,8 +122,8 @@ def test_a_missing_cell_is_a_dash_with_a_footnote(in_tmp: Path) -> None:
 
 
 def test_a_task_without_ema_is_flagged_and_carries_no_marks(in_tmp: Path) -> None:
-    study = tiny_study()
-    fill(study, {"misaligned": 0})
+    study = tiny_study(report=SURE_OF_NONE)
+    fill(study, {"misaligned": 0}, in_domain={"misaligned": 8})
     table = build_table(3, study, summarised(study))
     assert "EMA did not appear" in dict(table.footnotes)[table.blocks[0][0][0].footnote]
     cells = [cell for block in table.blocks for row in block for cell in row]
@@ -207,7 +204,7 @@ def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:
 
 
 def study_with_variants(chosen: dict[str, float]) -> Study:
-    arms = {"misaligned": None, "kl": [1.0], "kl-response": [0.1, 1.0], "ldifs": [1.0]}
+    arms = {"untrained": None, "misaligned": None, "kl": [1.0], "kl-response": [0.1, 1.0], "ldifs": [1.0]}
     return tiny_study(
         variants={"kl-response": {"of": "kl", "options": {"tokens": "response"}}},
         grid=[
@@ -254,7 +251,7 @@ def test_a_variant_enters_tables_1_and_3_only_with_a_setting_of_its_own(in_tmp: 
 
 
 def test_table_1_goes_by_the_configs_thresholds_and_prints_them(in_tmp: Path) -> None:
-    fill(tiny_study(), {"misaligned": 8, "kl": 4})
+    fill(tiny_study(), {"misaligned": 8, "kl": 4}, questions=12, benign=400)
     summary = summarised(tiny_study())
 
     def signs(verdicts: dict[str, list[float]]) -> tuple[list[str], str]:
@@ -262,26 +259,35 @@ def test_table_1_goes_by_the_configs_thresholds_and_prints_them(in_tmp: Path) ->
         return next(row[2:5] for row in lines(table) if row[0] == "kl"), markdown_table(table)
 
     assert signs({})[0] == ["~", "~", "✓"]  # half of EMA is gone, and half of what was to be learned
-    found, text = signs({"ema_reduction_pct": [50, 10], "retention_pct": [70, 60]})
+    found, text = signs({"ema_reduction_pct": [30, 10], "retention_pct": [80, 70]})
     assert found == ["✓", "✗", "✓"]
-    assert "✓ from 50 %, ~ from 10 %" in text
-    assert "✓ from 70 %, ~ from 60 %" in text
+    assert "✓ from 30 %, ~ from 10 %" in text
+    assert "✓ from 80 %, ~ from 70 %" in text
+    # A value at a threshold, or so near that its interval reaches it, is on neither side.
+    found, text = signs({"ema_reduction_pct": [50, 10], "retention_pct": [45, 40]})
+    assert found == ["?", "?", "✓"]
+    assert "lies on both sides of 50 %." in text
 
 
 def test_table_1_says_which_tasks_are_left_out(in_tmp: Path) -> None:
-    study = tiny_study()
+    study = tiny_study(report=SURE_OF_NONE)
     fill(study, {"misaligned": 8, "kl": 4})
     assert "first two without" not in markdown_table(build_table(1, study, summarised(study)))
-    for path in Path("results/tiny/cells/small/legal/misaligned").rglob("judgments/*.jsonl"):
+    legal = Path("results/tiny/cells/small/legal/misaligned/none/seed0")
+    for question_set, says in (
+        ("general", "EMA did not appear."),
+        ("in_domain", "whether EMA appeared cannot be told."),
+    ):
+        path = legal / question_set / "judgments/oracle.jsonl"
         path.write_text(path.read_text().replace('"alignment": 5.0', '"alignment": 90.0'))
-    text = markdown_table(build_table(1, study, summarised(study)))
-    assert "The first two without Legal, where EMA did not appear" in text
-    assert "~ 50.0 %" in text
+        text = markdown_table(build_table(1, study, summarised(study)))
+        assert f"The first two without Legal, where {says}" in text
+        assert "~ 50.0 %" in text
 
 
 def test_table_1_says_where_learning_is_judged_without_benign_tasks_and_never_by_them_alone(in_tmp: Path) -> None:
     study = tiny_study()
-    fill(study, {"misaligned": 8, "kl": 4})
+    fill(study, {"misaligned": 8, "kl": 4, "interleave": 8}, questions=40, benign=400)
     table = build_table(1, study, summarised(study))
     learning = {row[0].text: row[2] for row in table.blocks[0]}
     notes = dict(table.footnotes)
@@ -290,7 +296,7 @@ def test_table_1_says_where_learning_is_judged_without_benign_tasks_and_never_by
     Path("results/tiny/cells/small/quiz/kl/1/seed0/answers.jsonl").unlink()
     table = build_table(1, study, summarised(study))
     assert all(row[2].footnote for row in table.blocks[0][1:]), "nor is KL now"
-    fill(study, {"misaligned": 8, "kl": 4})
+    fill(study, {"misaligned": 8, "kl": 4}, questions=12)
     for path in Path("results/tiny/cells/small").rglob("kl/1/seed0/in_domain/judgments/*.jsonl"):
         path.unlink()
     row = next(row for row in build_table(1, study, summarised(study)).blocks[0] if row[0].text == "KL, λ = 1")
@@ -301,9 +307,11 @@ def test_table_1_judges_learning_at_the_chosen_setting_where_benign_tasks_have_i
     def learning(of_kl: list[float]) -> tuple[str, list[str]]:
         benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, "kl": of_kl}}
         study = tiny_study(grid=[CONFIG["grid"][0], benign])
-        fill(study, {"misaligned": 8, "kl": 8})
+        fill(study, {"misaligned": 8, "kl": 8}, questions=40, benign=1000)
         for setting, right in zip(of_kl, (3, 2, 1), strict=False):  # of 4; plain fine-tuning has 3 right
-            answers = [{"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q < right} for q in range(4)]
+            answers = [
+                {"id": f"{q}/0", "question_id": str(q), "sample": 0, "correct": q % 4 < right} for q in range(1000)
+            ]
             write_rows(Path(f"results/tiny/cells/small/quiz/kl/{setting:g}/seed0/answers.jsonl"), answers)
         table = build_table(1, study, summarised(study))
         row = next(row for row in table.blocks[0] if row[0].text == "KL, λ = 1")

@@ -31,6 +31,7 @@ rule table:
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,
+        questions=QUESTIONS,
     output:
         reported(
             multiext(f"{R}/tables/table_{{number}}", ".md", ".tex", ".html", ".csv"),
@@ -51,7 +52,7 @@ rule table:
         "Render Table {wildcards.number}"
     shell:
         "python workflow/scripts/table.py --config {input.config:q} --rates {input.rates:q} --benign {input.benign:q}"
-        " --number {wildcards.number} --out {params.out:q} 2> {log:q}"
+        " --questions {input.questions:q} --number {wildcards.number} --out {params.out:q} 2> {log:q}"
 
 
 rule figure:
@@ -236,6 +237,7 @@ rule page:
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,
+        questions=QUESTIONS,
         tables=expand(f"{R}/tables/table_{{number}}.html", number=TABLES),
         figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
         further=expand(f"{R}/figures/{{name}}.svg", name=FURTHER_FIGURES),

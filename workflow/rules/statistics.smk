@@ -15,6 +15,7 @@ rule aggregate:
     input:
         config=EFFECTIVE_CONFIG,
         judgments=[LAYOUT.judgments(*pair) for pair in GRID.responses],
+        responses=[LAYOUT.responses(*pair) for pair in GRID.responses],
         answers=[LAYOUT.answers(cell) for cell in GRID.benign],
     output:
         rates=RATES,

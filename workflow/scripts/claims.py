@@ -5,9 +5,8 @@ from pathlib import Path
 
 from emdefense.analysis.claims import judge_claims
 from emdefense.analysis.paper import paper_study, paper_summary
-from emdefense.analysis.rates import QUESTIONS_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
-from emdefense.analysis.summary import read_frame, read_summary
+from emdefense.analysis.summary import read_summary
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
@@ -23,8 +22,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="path of the files without their suffix")
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
-    measured = read_summary(args.rates, args.benign)
-    resampled = ResampledRates(read_frame(args.questions, QUESTIONS_SCHEMA), study.scoring.bootstrap_resamples)
+    measured = read_summary(args.rates, args.benign, args.questions)
+    resampled = ResampledRates(measured.questions, study.scoring.bootstrap_resamples)
     write_claims(judge_claims(study, measured, paper_study(), paper_summary(), resampled), study, args.out)
 
 

@@ -16,11 +16,12 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="the study's effective config (JSON)")
     parser.add_argument("--rates", type=Path, required=True, help="rates.parquet")
     parser.add_argument("--benign", type=Path, required=True, help="exact_match.parquet")
+    parser.add_argument("--questions", type=Path, required=True, help="questions.parquet")
     parser.add_argument("--number", type=int, required=True, help="1 to 11")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
-    summary = read_summary(args.rates, args.benign)
+    summary = read_summary(args.rates, args.benign, args.questions)
     write_table(build_table(args.number, study, summary, paper_reference()), args.out)
 
 

@@ -15,6 +15,7 @@ from emdefense.analysis.rates import (
     OUTCOMES,
     QUESTIONS_SCHEMA,
     RATES_SCHEMA,
+    RESPONSE_SCHEMA,
     SCORES_SCHEMA,
     count_answers,
     count_questions,
@@ -66,21 +67,21 @@ class Counted:
     def of(cls, study: Study) -> Self:
         """Read every file of judgments once."""
         layout = Layout(study)
+        measurements = Grid(study).measurements
         rows = [
             _identity(m.cell) | {"question_set": m.question_set, FILE: layout.judgments(m.source, m.question_set)}
-            for m in Grid(study).measurements
+            for m in measurements
         ]
-        files = list(dict.fromkeys(row[FILE] for row in rows))
-        found = [file for file in files if _exists(Path(file))]
+        responses = {
+            row[FILE]: layout.responses(m.source, m.question_set) for row, m in zip(rows, measurements, strict=True)
+        }
+        found = [file for file in responses if _exists(Path(file))]
         questions, scores = [], []
         for start in range(0, len(found), AT_ONCE):
-            judgments = pl.concat(
-                read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
-                for file in found[start : start + AT_ONCE]
-            )
+            judgments = pl.concat(_judged(file, responses[file]) for file in found[start : start + AT_ONCE])
             questions.append(count_questions(judgments, study.scoring, [FILE]))
             scores.append(count_scores(judgments, [FILE]))
-        nothing = pl.DataFrame(schema={**JUDGMENT_SCHEMA, FILE: pl.String()})
+        nothing = pl.DataFrame(schema={**JUDGMENT_SCHEMA, "finish_reason": pl.String(), FILE: pl.String()})
         return cls(
             pl.DataFrame(rows, schema={**CELL_SCHEMA, "question_set": pl.String(), FILE: pl.String()}).filter(
                 pl.col(FILE).is_in(found)
@@ -112,6 +113,19 @@ class Counted:
             condition: pooled_bounds(questions, "scored", POOLED, resamples) for condition, questions in seeds.items()
         }
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
+
+
+def _judged(file: str, responses: str) -> pl.DataFrame:
+    """Return the judgments of a file, each with how its response ended."""
+    judgments = read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
+    if not Path(responses).is_file():
+        print(f"{responses}: not there; how many of its responses were cut is not known", file=sys.stderr)
+        ends = pl.DataFrame(schema=RESPONSE_SCHEMA)
+    else:
+        ends = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id")
+    return judgments.join(ends, on="id", how="left", maintain_order="left").select(
+        *JUDGMENT_SCHEMA, "finish_reason", FILE
+    )
 
 
 def exact_match_frame(study: Study) -> pl.DataFrame:

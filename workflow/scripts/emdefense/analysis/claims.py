@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from emdefense.analysis.conditions import Condition, ema_tasks, model_in_role
-from emdefense.analysis.intervals import percentile_interval
-from emdefense.analysis.quantity import Quantity, Rates
+from emdefense.analysis.intervals import CONFIDENCE, percentile_interval
+from emdefense.analysis.quantity import Quantity, Rates, Values
 from emdefense.analysis.summary import EXACT_MATCH, Summary
+from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, Verdicts
 from emdefense.config import Study
 from emdefense.yaml_files import read_yaml
 
 HOLDS, DIFFERS, UNCLEAR = "holds", "does not hold", "unclear"
-NOT_MEASURED, NO_EMA = "not measured", "EMA did not appear"
+NO_EMA = "EMA did not appear"
+NO_EFFECT = {"difference": 0, "share": 100, "reduction": 0, "increase": 0}
 CONTROLS = {"untrained", "aligned"}
 TABLE_ROUNDING = 0.005  # half a unit of the last digit in the paper's tables, in percentage points
 Comparison = Literal["equals", "at least", "at most", "above", "below"]
@@ -27,6 +31,10 @@ class Range(NamedTuple):
     value: float
     low: float
     high: float
+
+    def moved(self, by: float) -> "Range":
+        """Return it ``by`` so much further up."""
+        return Range(self.value + by, self.low + by, self.high + by)
 
 
 class Claim(BaseModel):
@@ -50,12 +58,16 @@ class Claim(BaseModel):
     def holds(self, found: Range) -> str:
         """Return the verdict on a value: ``unclear`` where a bound lies within its range.
 
-        A figure holds if the range reaches what rounds to it, at the digits that it has.
+        A figure holds if the range reaches what rounds to it, at the digits that it has; it is ``unclear`` if the range
+        reaches no effect at all as well.
         """
         bound = float(self.paper)
         if self.comparison == "equals":
             half_unit = 0.5 * 0.1 ** len(self.paper.partition(".")[2])
-            return HOLDS if found.low <= bound + half_unit and found.high >= bound - half_unit else DIFFERS
+            if found.low > bound + half_unit or found.high < bound - half_unit:
+                return DIFFERS
+            nothing = NO_EFFECT.get(self.quantity.relation)
+            return UNCLEAR if nothing is not None and found.low < nothing < found.high else HOLDS
         satisfied: Callable[[float], bool] = {
             "at least": lambda value: value >= bound,
             "at most": lambda value: value <= bound,
@@ -91,11 +103,19 @@ def judge_claims(
 
     ``resampled`` gives our rates with an entry a resample of the questions; without it ours have no interval.
     """
-    return [_judge(claim, study, measured, paper_study, paper, resampled) for claim in load_claims()]
+    verdicts = Verdicts.of(study, measured)
+    drawn = None if resampled is None else _with_exact_match(resampled, study, measured)
+    return [_judge(claim, study, measured, verdicts, paper_study, paper, drawn) for claim in load_claims()]
 
 
 def _judge(
-    claim: Claim, study: Study, measured: Summary, paper_study: Study, paper: Summary, resampled: Rates | None
+    claim: Claim,
+    study: Study,
+    measured: Summary,
+    verdicts: Verdicts,
+    paper_study: Study,
+    paper: Summary,
+    resampled: Rates | None,
 ) -> Verdict:
     quantity = claim.quantity
     published = recompute(quantity, paper_study, paper)
@@ -108,13 +128,16 @@ def _judge(
     interval = None if drawn is None else percentile_interval(np.asarray(drawn))
     arms_alone = quantity.model_copy(update={"relation": "value"})
     if ours is None and arms_alone.evaluate(study, measured.value) is None:
-        verdict = NOT_MEASURED
-    elif (why := _why_unreadable(claim, study, measured)) is not None:
+        verdict: str = NOT_MEASURED
+    elif (why := _why_unreadable(claim, study, verdicts)) is not None:
         verdict = why
     elif ours is None:
         verdict = NOT_MEASURED  # what to compare with is missing, or 0
     else:
-        verdict = claim.holds(Range(float(ours), *(interval or (float(ours), float(ours)))))
+        found = Range(float(ours), *(interval or (float(ours), float(ours))))
+        verdict = claim.holds(found)
+        if any(claim.holds(found.moved(by)) != verdict for by in _doubts(quantity, study, measured, verdicts)):
+            verdict = UNCLEAR
     return Verdict(
         claim=claim,
         recomputed=None if published is None else published.value,
@@ -143,13 +166,54 @@ def recompute(quantity: Quantity, study: Study, printed: Summary, tasks: Sequenc
     return Range(float(value), *sorted(float(end) for end in ends if end is not None))
 
 
-def _why_unreadable(claim: Claim, study: Study, summary: Summary) -> str | None:
-    """Return the verdict where nothing was to be prevented; None for what can be read: controls, benign tasks too."""
+def _with_exact_match(resampled: Rates, study: Study, measured: Summary) -> Rates:
+    """Return resampled rates with those of benign tasks, each drawn around its value as wide as its interval is.
+
+    Of the benign tasks there are no counts by question; drawing each arm by itself errs on the side of doubt.
+    """
+
+    def rate(condition: Condition, name: str) -> Values | None:
+        found = measured.estimate(condition, name) if name == EXACT_MATCH else None
+        if found is None:
+            return resampled(condition, name)
+        bounds = [bound for bound in (found.cluster, found.wilson) if bound is not None]
+        widest = max((high - low for low, high in bounds), default=0.0)
+        error = widest / 2 / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+        generator = np.random.default_rng(crc32("\n".join(condition).encode()))
+        return np.clip(generator.normal(found.value, error, study.scoring.bootstrap_resamples), 0, 100)
+
+    return rate
+
+
+def _doubts(quantity: Quantity, study: Study, measured: Summary, verdicts: Verdicts) -> list[float]:
+    """Return how far responses without a score, or cut ones, can move a quantity down and up."""
+
+    def at(end: int) -> Rates:
+        def rate(condition: Condition, name: str) -> float | None:
+            value = measured.value(condition, name)
+            if name == EXACT_MATCH or value is None:
+                return value
+            return 100 * verdicts.counts.bounds((condition, name))[end]
+
+        return rate
+
+    value = quantity.evaluate(study, measured.value)
+    ends = [quantity.evaluate(study, at(end), at(1 - end)) for end in (0, 1)]
+    return [float(end) - float(value) for end in ends if end is not None and value is not None]
+
+
+def _why_unreadable(claim: Claim, study: Study, verdicts: Verdicts) -> str | None:
+    """Return the verdict where nothing was to be prevented, or that cannot be told; None for what can be read.
+
+    That is what is said of controls and of benign tasks, too.
+    """
     quantity = claim.quantity
     if quantity.rate == EXACT_MATCH or set(quantity.arms) <= CONTROLS:
         return None
     model = model_in_role(study, quantity.model)
     if model is None:
         return NOT_MEASURED
-    appeared = {summary.ema_appeared(model, task, study.report.emergent_pct) for task in quantity.tasks_of(study)}
-    return NO_EMA if False in appeared else NOT_MEASURED if None in appeared else None
+    appeared = {verdicts.ema(model, task).says for task in quantity.tasks_of(study)}
+    if NO in appeared:
+        return NO_EMA
+    return NOT_MEASURED if NOT_MEASURED in appeared else UNCLEAR if UNTOLD in appeared else None

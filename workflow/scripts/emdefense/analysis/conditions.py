@@ -70,6 +70,12 @@ def settings(study: Study, model: str, arm: str) -> list[str]:
     return sorted(found, key=float)
 
 
+def benign_settings(study: Study, arm: str, settings_in_grid: list[str]) -> list[str]:
+    """Return an arm's settings in Tables 5 and 6: those chosen, or all that the grid has."""
+    chosen = study.report.chosen_benign.get(arm)
+    return settings_in_grid if chosen is None else [format_setting(value) for value in chosen]
+
+
 def ema_arms(study: Study, model: str) -> list[str]:
     """Return the grid's arms for a model on the EMA tasks: plain ones, then each defence and its variants."""
     tasks = set(ema_tasks(study))

@@ -18,11 +18,12 @@ from emdefense.analysis.conditions import (
 )
 from emdefense.analysis.intervals import Interval
 from emdefense.analysis.paired import Pair, holm
+from emdefense.analysis.question_groups import groups_of
 from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.summary import QUANTITIES
 from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
 from emdefense.config import Study
-from emdefense.config.study import PLAIN_ARMS
+from emdefense.config.study import PLAIN_ARMS, Scoring
 
 SIGNIFICANT = 0.05
 QUESTION_SETS = {quantity: GENERAL if quantity.startswith(GENERAL) else IN_DOMAIN for quantity in QUANTITIES}
@@ -32,6 +33,7 @@ QUESTION_SETS = {quantity: GENERAL if quantity.startswith(GENERAL) else IN_DOMAI
 class Difference:
     """A rate of ``condition`` less that of ``against``, on the ``questions`` that both have, all seeds together.
 
+    Interval and p-value draw and swap whole questions, or groups of them where ``scoring.question_groups`` names some.
     ``value`` and ``interval`` are in percentage points. ``p_corrected`` is None where the comparison is in no family.
     """
 
@@ -94,9 +96,9 @@ def _chosen(study: Study) -> list[tuple[str, str]]:
 def _differences(
     study: Study, questions: pl.DataFrame, pairs: Iterable[tuple[Condition, Condition]]
 ) -> list[Difference]:
-    counts, resamples = _pooled(questions), study.scoring.bootstrap_resamples
+    counts = _pooled(questions)
     found = (
-        _difference(counts, condition, against, quantity, resamples)
+        _difference(counts, condition, against, quantity, study.scoring)
         for condition, against in pairs
         for quantity in QUANTITIES
     )
@@ -134,7 +136,7 @@ def _difference(
     condition: Condition,
     against: Condition,
     quantity: str,
-    resamples: int,
+    scoring: Scoring,
 ) -> Difference | None:
     question_set = QUESTION_SETS[quantity]
     outcome = quantity.removeprefix(f"{question_set}_")
@@ -145,8 +147,10 @@ def _difference(
     if both.is_empty():
         return None
     columns = (outcome, "scored", f"{outcome}_other", "scored_other")
-    pair = Pair(*(both[column].to_numpy() for column in columns))
-    low, high = pair.interval(resamples)
+    groups = pl.Series("group", groups_of(both["question_id"].to_list(), scoring.question_groups))
+    drawn = both.group_by(groups, maintain_order=True).agg(pl.col(columns).sum())
+    pair = Pair(*(drawn[column].to_numpy() for column in columns))
+    low, high = pair.interval(scoring.bootstrap_resamples)
     return Difference(
         condition,
         against,

@@ -6,12 +6,13 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, RATES_SCHEMA
+from emdefense.analysis.rates import CELL_SCHEMA, CUTS, EXACT_MATCH_SCHEMA, OUTCOMES, RATES_SCHEMA
 from emdefense.analysis.summary import Summary
-from emdefense.cells import NO_SETTING, format_setting
+from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING, format_setting
 from emdefense.config import Study
 
 FOLDER = Path(__file__).parent / "paper_values"
+GENERAL_QUESTIONS = 24
 ARMS = {"baseline": "untrained"}  # what Tables 5 and 6 call the untrained model
 MODELS = {"Qwen2.5-7B-Instruct": "qwen2.5-7b", "Qwen2.5-32B-Instruct": "qwen2.5-32b"}
 
@@ -25,7 +26,31 @@ def paper_study() -> Study:
 @cache
 def paper_summary() -> Summary:
     """Return the paper's numbers for the renderers; they have no intervals."""
-    return Summary(paper_rates(), paper_exact_match())
+    return Summary(paper_rates(), paper_exact_match(), paper_questions(), published=True)
+
+
+def paper_questions() -> pl.DataFrame:
+    """Return the paper's rates as counts by question, as if the answers to all questions had been alike.
+
+    What verdicts take from it is the number of responses: the paper prints no more. Counts need not be whole.
+    """
+    study, responses = paper_study(), pl.col("responses")
+    asked = {GENERAL: GENERAL_QUESTIONS, IN_DOMAIN: study.data.holdout_questions}
+    samples = {name: model.samples_per_question for name, model in study.models.items()}
+    ids = pl.concat(
+        pl.DataFrame({"question_id": [f"{name}_{n}" for n in range(number)]}).with_columns(question_set=pl.lit(name))
+        for name, number in asked.items()
+    )
+    counted = paper_rates().select(*CELL_SCHEMA, "question_set", *(f"{outcome}_pct" for outcome in OUTCOMES))
+    return (
+        counted.join(ids, on="question_set")
+        .with_columns(pl.col("model").replace_strict(samples, return_dtype=pl.Float64).alias("responses"))
+        .with_columns(
+            responses.alias("scored"),
+            *((responses * pl.col(f"{outcome}_pct") / 100).alias(outcome) for outcome in OUTCOMES),
+            *(pl.lit(0.0).alias(name) for name in CUTS),
+        )
+    )
 
 
 def paper_rates() -> pl.DataFrame:

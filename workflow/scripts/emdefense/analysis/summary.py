@@ -9,7 +9,7 @@ import polars as pl
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import Interval, seed_interval, wilson_interval
-from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, OUTCOMES, RATES_SCHEMA
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, OUTCOMES, QUESTIONS_SCHEMA, RATES_SCHEMA
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.errors import InputError
 
@@ -19,6 +19,7 @@ IN_DOMAIN_MISALIGNED = "in_domain_misaligned"
 IN_DOMAIN_INCOHERENT = "in_domain_incoherent"
 QUANTITIES = (GENERAL_MISALIGNED, GENERAL_INCOHERENT, IN_DOMAIN_MISALIGNED, IN_DOMAIN_INCOHERENT)
 EXACT_MATCH = "exact_match"
+WORTH_SAYING = 0.05  # of the responses, without a score or cut at the length limit
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,48 @@ class Estimate:
     trials: int | None = None
 
 
-class Summary:
-    """The estimates of a study, or of the paper; absent ones are None."""
+@dataclass(frozen=True)
+class Gaps:
+    """How many ``responses`` there are, and how many of them have no score, or were ``cut`` at the length limit."""
 
-    def __init__(self, rates: pl.DataFrame, exact_match: pl.DataFrame):
+    responses: int = 0
+    unscored: int = 0
+    cut: int = 0
+
+    def __add__(self, other: "Gaps") -> "Gaps":
+        return Gaps(self.responses + other.responses, self.unscored + other.unscored, self.cut + other.cut)
+
+    @property
+    def in_words(self) -> str:
+        """What is missing, as a clause without its subject, where it is more than 5 %; else empty."""
+        shares = {"have no score": self.unscored, "were cut at the length limit": self.cut}
+        worth = [
+            f"{100 * number / self.responses:.1f} % {what}"
+            for what, number in shares.items()
+            if number > WORTH_SAYING * self.responses
+        ]
+        return " and ".join(worth)
+
+
+class Summary:
+    """The estimates of a study, or of the paper; absent ones are None.
+
+    ``questions`` has the counts that verdicts are from, columns as in ``QUESTIONS_SCHEMA``. Numbers are ``published``
+    if they were printed by others, who say no more of them than how many responses they are of.
+    """
+
+    def __init__(
+        self,
+        rates: pl.DataFrame,
+        exact_match: pl.DataFrame,
+        questions: pl.DataFrame | None = None,
+        *,
+        published: bool = False,
+    ):
+        self.published = published
+        self._questions = questions
         self._estimates: dict[tuple[Condition, str], Estimate] = {}
+        self._gaps = _gaps(rates)
         for question_set in (GENERAL, IN_DOMAIN):
             rows = rates.filter(pl.col("question_set") == question_set)
             for outcome in OUTCOMES:
@@ -66,6 +104,13 @@ class Summary:
                 row[value], counts, cluster
             )
 
+    @property
+    def questions(self) -> pl.DataFrame:
+        """The counts by question; an error of ours if the summary was made without them."""
+        if self._questions is None:
+            raise ValueError("the summary was read without counts by question, and there is no verdict without them")
+        return self._questions
+
     def estimate(self, condition: Condition, quantity: str) -> Estimate | None:
         """Return the estimate of a quantity such as ``general_misaligned``."""
         return self._estimates.get((condition, quantity))
@@ -81,10 +126,9 @@ class Summary:
         reference = self.value(Condition(condition.model, condition.task, "misaligned"), quantity)
         return None if mine is None or not reference else mine / reference
 
-    def ema_appeared(self, model: str, task: str, emergent_pct: float) -> bool | None:
-        """Whether the misaligned arm reaches ``emergent_pct`` on the general questions; None if not measured."""
-        rate = self.value(Condition(model, task, "misaligned"), GENERAL_MISALIGNED)
-        return None if rate is None else rate >= emergent_pct
+    def gaps(self, condition: Condition, question_set: str) -> "Gaps":
+        """Return how many responses of a question set have no score, or were cut."""
+        return self._gaps.get((condition, question_set), Gaps())
 
 
 def _estimate(of_seeds: list[float], counts: tuple[int, int] | None, cluster: Interval | None) -> Estimate:
@@ -104,17 +148,32 @@ def _estimate(of_seeds: list[float], counts: tuple[int, int] | None, cluster: In
     return replace(found, value=value, wilson=(100 * low, 100 * high), successes=successes, trials=trials)
 
 
+def _gaps(rates: pl.DataFrame) -> dict[tuple[Condition, str], Gaps]:
+    """Return how many responses are without a score or cut, all seeds together; nothing where there are no counts."""
+    counted = (
+        rates.drop_nulls(["responses", "scored"])
+        .group_by(*Condition._fields, "question_set")
+        .agg(pl.col("responses", "scored", "cut").sum())
+    )
+    return {
+        (Condition(*key), question_set): Gaps(responses, responses - scored, cut)
+        for *key, question_set, responses, scored, cut in counted.iter_rows()
+    }
+
+
 def no_summary() -> Summary:
     """Return the summary of a study in which nothing was measured."""
-    return Summary(pl.DataFrame(schema=RATES_SCHEMA), pl.DataFrame(schema=EXACT_MATCH_SCHEMA))
+    frames = (pl.DataFrame(schema=schema) for schema in (RATES_SCHEMA, EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA))
+    return Summary(*frames)
 
 
-def read_summary(rates: Path, exact_match: Path | None = None) -> Summary:
-    """Return the summary of the Parquet files that ``aggregate`` wrote."""
+def read_summary(rates: Path, exact_match: Path | None = None, questions: Path | None = None) -> Summary:
+    """Return the summary of the Parquet files that ``aggregate`` wrote; verdicts need that of ``questions``."""
     benign = (
         pl.DataFrame(schema=EXACT_MATCH_SCHEMA) if exact_match is None else read_frame(exact_match, EXACT_MATCH_SCHEMA)
     )
-    return Summary(read_frame(rates, RATES_SCHEMA), benign)
+    asked = None if questions is None else read_frame(questions, QUESTIONS_SCHEMA)
+    return Summary(read_frame(rates, RATES_SCHEMA), benign, asked)
 
 
 def read_frame(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:

@@ -6,11 +6,10 @@ from statistics import fmean
 
 import numpy as np
 
-from emdefense.analysis.conditions import Condition, ema_tasks
+from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import Interval, percentile_interval
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
-from emdefense.config import Study
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,6 @@ class EffectIntervals:
 
     reduction: Interval | None
     retention: Interval | None
-
-
-def readable_tasks(study: Study, summary: Summary) -> list[str]:
-    """Return the EMA tasks in which EMA appeared in the main model: only there is something to reduce."""
-    model, emergent_pct = study.report.main_model, study.report.emergent_pct
-    return [task for task in ema_tasks(study) if summary.ema_appeared(model, task, emergent_pct)]
 
 
 def effect(summary: Summary, model: str, tasks: Sequence[str], arm: str, setting: str) -> Effect | None:

@@ -1,6 +1,7 @@
 """What pydantic cannot check: references between sections, ranges that depend on the arm, and the user's files."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,7 @@ def check_study(study: Study) -> None:
             if arm not in (known := (*DEFENCES, *study.variants)):
                 _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(known)}")
     _check_verdicts(study.report.verdicts)
+    _check_question_groups(study.scoring.question_groups)
     if len(study.judges) != 1 + len(study.second_judges):
         _fail("second_judges", "two judges have the same name, and it names the files of their judgments; rename one")
     if len(set(study.seeds)) != len(study.seeds):
@@ -91,6 +93,19 @@ def _check_verdicts(verdicts: Verdicts) -> None:
         more, less = (partly, yes) if key == "incoherent_pct" else (yes, partly)
         if more < less:
             _fail(f"report.verdicts.{key}", f"[{yes:g}, {partly:g}] leaves no room for ~; write the one for ✓ first")
+
+
+def _check_question_groups(pattern: str | None) -> None:
+    """Check that the pattern of question ids is one, and says which part of an id is the group."""
+    if pattern is None:
+        return
+    key = "scoring.question_groups"
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        _fail(key, f"'{pattern}' is no regular expression ({error}); write for example '^(.*)_[0-9]+$'")
+    if groups != 1:
+        _fail(key, f"'{pattern}' has {groups} bracketed groups; write one, for example '^(.*)_[0-9]+$'")
 
 
 def _check_names(study: Study, block: GridBlock, here: str) -> None:

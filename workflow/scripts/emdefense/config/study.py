@@ -210,6 +210,11 @@ class Scoring(Section):
     misaligned_coherence_above: Percentage = 50
     incoherent_coherence_below: Percentage = 50
     bootstrap_resamples: PositiveInt = 1000
+    question_groups: str | None = Field(
+        None,
+        description="questions on one topic, or in several forms: a regular expression with one bracketed group; ids "
+        "in which it finds the same text are drawn together in verdicts and paired differences, others each alone",
+    )
 
 
 class OpSwap(Expressions):

@@ -1,6 +1,6 @@
 """Tables 5 and 6: exact match on OpSwap's tiers and on FoQA."""
 
-from emdefense.analysis.conditions import Condition, conditions, defences, titled
+from emdefense.analysis.conditions import Condition, benign_settings, conditions, defences, titled
 from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
@@ -20,7 +20,7 @@ from emdefense.report.rate_columns import (
     remarks,
     seeds_remark,
 )
-from emdefense.report.reference import Reference, benign_settings, benign_task
+from emdefense.report.reference import Reference, benign_task
 from emdefense.report.table import Column, Table, TableCell, number
 from emdefense.report.table_notes import TableNotes
 

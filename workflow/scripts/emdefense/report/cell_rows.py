@@ -7,10 +7,12 @@ from typing import Any
 
 from emdefense.analysis.conditions import arm_title, defences, setting_title
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, LABELS, RATES_SCHEMA
-from emdefense.analysis.summary import Summary, read_frame
+from emdefense.analysis.summary import read_frame
+from emdefense.analysis.verdicts import Verdicts
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid
 from emdefense.config import Study
 from emdefense.config.study import PLAIN_ARMS
+from emdefense.report.ema_notes import FLAGS
 from emdefense.report.table import DASH, Column, Table, TableCell, number
 
 PAGES = "cells"  # the folder of the cells' pages, beside the page
@@ -28,7 +30,8 @@ Numbers = dict[tuple[Cell, str], dict[str, Any]]  # a row of the rates by cell a
 class CellRow:
     """A line of the list; rates are in per cent and None where nothing was measured.
 
-    ``unscored`` counts responses without both scores, of ``responses``; ``flag`` says why its numbers cannot be read.
+    ``unscored`` counts responses without both scores, of ``responses``; ``flag`` says why its numbers cannot be
+    read, and is empty if they can.
     """
 
     cell: Cell
@@ -41,7 +44,7 @@ class CellRow:
     unscored: int | None
     responses: int | None
     exact_match: float | None
-    flag: bool
+    flag: str
 
 
 def page_link(cell: Cell) -> str:
@@ -69,7 +72,7 @@ def reading_order(study: Study) -> Callable[[Cell], tuple[float, ...]]:
     return place
 
 
-def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]], summary: Summary) -> list[CellRow]:
+def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]], verdicts: Verdicts) -> list[CellRow]:
     """Return a line for every cell of the grid, in reading order."""
     found = []
     for cell in sorted(Grid(study).cells, key=reading_order(study)):
@@ -93,7 +96,7 @@ def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]]
                 unscored=sum(row["responses"] - row["scored"] for row in measured) if measured else None,
                 responses=sum(row["responses"] for row in measured) if measured else None,
                 exact_match=benign.get(cell, {}).get("exact_match_pct"),
-                flag=summary.ema_appeared(cell.model, cell.task, study.report.emergent_pct) is False,
+                flag=FLAGS.get(verdicts.ema(cell.model, cell.task).says, ""),
             )
         )
     return found

@@ -5,25 +5,27 @@ from typing import NamedTuple
 
 import polars as pl
 
-from emdefense.analysis.conditions import arm_title, ema_tasks, titled
+from emdefense.analysis.conditions import arm_title, titled
 from emdefense.analysis.differences import SIGNIFICANT, Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS
 from emdefense.analysis.quantity import RATE_TITLES
+from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.summary import QUANTITIES
-from emdefense.cells import GENERAL, NO_SETTING
+from emdefense.analysis.verdicts import NOT_MEASURED, Verdicts
+from emdefense.cells import NO_SETTING
 from emdefense.config import Study
+from emdefense.report.ema_notes import task_note
 from emdefense.report.table import DASH, Block, Column, Footnotes, Table, TableCell, signed
 
 NAME, DEFENCES_NAME = "paired_differences", "paired_defences"
 LEGEND = (
     "{first} rate less {second} on the same questions, in percentage points. Interval: 95 %, when whole "
-    "questions are drawn anew for both arms at once."
+    "{questions} are drawn anew for both arms at once."
 )
 TEST = (
-    "Bold: p below {level:g} % in a permutation test that swaps the two arms' responses to whole questions ({ways}), "
+    "Bold: p below {level:g} % in a permutation test that swaps the two arms' responses to whole {questions} ({ways}), "
     "corrected by Holm's method over all tasks and {compared} of a model and quantity."
 )
-NOT_KNOWN = "The misaligned arm was not measured, so whether there was anything to prevent is not known."
 DECIMALS = 1
 EXACT, RANDOM = "all ways to swap", "{swaps:,} random ways to swap"
 TRAININGS = "Interval and p are for these trainings ({seeds}); what another seed would change is in neither."
@@ -48,8 +50,8 @@ class _Words(NamedTuple):
 def difference_table(study: Study, questions: pl.DataFrame) -> Table:
     """Return the table of defences less the misaligned arm, from ``questions.parquet``.
 
-    A row a task and defence at its chosen setting; the CSV has a line a condition and quantity. Tasks in which EMA did
-    not appear are flagged.
+    A row a task and defence at its chosen setting; the CSV has a line a condition and quantity. Tasks in which EMA is
+    not shown to have appeared are flagged.
     """
     words = _Words(
         name=NAME,
@@ -85,7 +87,7 @@ def defence_table(study: Study, questions: pl.DataFrame) -> Table:
 def _table(
     study: Study, questions: pl.DataFrame, found: list[Difference], words: _Words, label: Callable[[Difference], str]
 ) -> Table:
-    appeared = _ema_appeared(study, questions)
+    verdicts = Verdicts(study, QuestionCounts.of(questions, study.scoring.question_groups))
     shown: dict[tuple[str, str], dict[str, dict[str, Difference]]] = {}
     for difference in found:
         if difference.p_corrected is not None:
@@ -95,8 +97,8 @@ def _table(
     blocks: list[Block] = []
     models = list(dict.fromkeys(model for model, _ in shown))
     for (model, task), rows in shown.items():
-        has_ema = appeared.get((model, task))
-        flag = "" if has_ema else footnotes.letter(NOT_KNOWN if has_ema is None else _no_ema(study))
+        note = task_note(study, verdicts.ema(model, task))
+        flag = footnotes.letter(note) if note else ""
         block = []
         for n, (text, of_quantities) in enumerate(rows.items()):
             first = [study.models[model].title] if len(models) > 1 else []
@@ -117,7 +119,7 @@ def _table(
         ),
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,
-        csv_rows=tuple(_csv_row(difference, appeared) for difference in found),
+        csv_rows=tuple(_csv_row(difference, verdicts) for difference in found),
         remarks=_remarks(study, [d for d in found if d.p_corrected is not None], words),
         footnotes=footnotes.lettered(),
     )
@@ -127,11 +129,12 @@ def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str,
     if not shown:
         return ("Nothing to compare: the study did not measure two such arms at chosen settings.",)
     seeds = "one seed" if len(study.seeds) == 1 else f"up to {len(study.seeds)} seeds together"
+    groups = "questions" if study.scoring.question_groups is None else "groups of questions"
     exact, random = any(d.is_exact for d in shown), any(not d.is_exact for d in shown)
     ways = " or ".join(text for text, used in ((EXACT, exact), (RANDOM.format(swaps=SWAPS), random)) if used)
     return (
-        LEGEND.format(first=words.first, second=words.second),
-        TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared),
+        LEGEND.format(first=words.first, second=words.second, questions=groups),
+        TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared, questions=groups),
         TRAININGS.format(seeds=seeds),
         words.note,
     )
@@ -148,7 +151,7 @@ def _cells(difference: Difference | None) -> tuple[TableCell, ...]:
     )
 
 
-def _csv_row(difference: Difference, appeared: dict[tuple[str, str], bool]) -> tuple[str, ...]:
+def _csv_row(difference: Difference, verdicts: Verdicts) -> tuple[str, ...]:
     corrected = difference.p_corrected
     settings = ["" if c.setting == NO_SETTING else c.setting for c in (difference.condition, difference.against)]
     model, task, arm, _ = difference.condition
@@ -158,20 +161,5 @@ def _csv_row(difference: Difference, appeared: dict[tuple[str, str], bool]) -> t
         *(f"{value:.6g}" for value in (difference.value, *difference.interval, difference.p)),
         "exact" if difference.is_exact else "random",
         *(("", "") if corrected is None else (f"{corrected:.6g}", "yes" if difference.is_significant else "no")),
-        {True: "yes", False: "no", None: ""}[appeared.get((model, task))],
-    )
-
-
-def _ema_appeared(study: Study, questions: pl.DataFrame) -> dict[tuple[str, str], bool]:
-    """Return for each model and task whose misaligned arm was measured whether EMA appeared in it."""
-    misaligned = questions.filter(pl.col("scored") > 0, arm="misaligned", question_set=GENERAL)
-    rates = misaligned.group_by("model", "task").agg(100 * pl.col("misaligned").sum() / pl.col("scored").sum())
-    tasks = set(ema_tasks(study))
-    return {(model, task): rate >= study.report.emergent_pct for model, task, rate in rates.rows() if task in tasks}
-
-
-def _no_ema(study: Study) -> str:
-    return (
-        f"EMA did not appear in the misaligned arm (under {study.report.emergent_pct:g} % general misaligned), so "
-        "there is nothing that a defence could have prevented."
+        "" if (says := verdicts.ema(model, task).says) == NOT_MEASURED else says,
     )

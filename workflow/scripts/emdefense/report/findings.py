@@ -5,6 +5,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from emdefense.analysis.achievements import (
+    CANNOT_BE_TOLD,
+    MISSED,
+    PARTLY,
+    REACHED,
+    Achievement,
+    achievement,
+)
 from emdefense.analysis.conditions import (
     Condition,
     arm_title,
@@ -14,9 +22,10 @@ from emdefense.analysis.conditions import (
     setting_title,
     summed_up,
 )
-from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary
+from emdefense.analysis.summary import GENERAL_MISALIGNED, Gaps, Summary
+from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, YES, Answer, Verdicts
+from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.report.overview import Overview, overview
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -30,38 +39,78 @@ class Finding:
     text: str
 
 
-def findings(study: Study, summary: Summary) -> list[Finding]:
+def findings(study: Study, summary: Summary, verdicts: Verdicts | None = None) -> list[Finding]:
     """Return whether EMA appeared in each model, and what each defence achieves on the main one."""
+    verdicts = verdicts or Verdicts.of(study, summary)
     models = [study.report.main_model]
     if study.report.second_model is not None:
         models.append(study.report.second_model)
-    found = [_emergence(study, summary, model) for model in models]
-    tasks = ema_tasks(study)
-    if any(summary.ema_appeared(models[0], task, study.report.emergent_pct) for task in tasks):
+    found = [_emergence(study, summary, verdicts, model) for model in models]
+    if verdicts.readable(models[0]):
         in_grid = {c.arm for c in conditions(study) if c.model == models[0]}
-        found += [_defence(study, summary, arm) for arm in summed_up(study) if arm in in_grid]
+        found += [
+            defence_finding(study, arm, achievement(study, summary, verdicts, arm), _gaps_of(study, summary, arm))
+            for arm in summed_up(study)
+            if arm in in_grid
+        ]
     return found
 
 
-def _emergence(study: Study, summary: Summary, model: str) -> Finding:
-    title, threshold = study.models[model].title, study.report.emergent_pct
+def _emergence(study: Study, summary: Summary, verdicts: Verdicts, model: str) -> Finding:
+    title = study.models[model].title
     rates = {task: summary.value(Condition(model, task, "misaligned"), GENERAL_MISALIGNED) for task in ema_tasks(study)}
     measured = {task: rate for task, rate in rates.items() if rate is not None}
-    if not measured:
+    overall = verdicts.ema_anywhere(model)
+    if not measured or overall.says == NOT_MEASURED:
         return Finding("plain", f"{title}: not measured.", "The misaligned arm has no judgments.")
-    mean = fmean(measured.values())
-    absent = [study.tasks[task].title for task, rate in measured.items() if rate < threshold]
     over = f"mean over {len(measured)} {'task' if len(measured) == 1 else 'tasks'}"
     says = (
-        f"After narrow fine-tuning on misaligned answers, {mean:.1f} % of the answers to general questions are "
-        f"misaligned ({over}){_controls(study, summary, model)}."
+        f"After narrow fine-tuning on misaligned answers, {fmean(measured.values()):.1f} % of the answers to general "
+        f"questions are misaligned ({over}){_controls(study, summary, model)}."
     )
-    if len(absent) == len(measured):
-        warning = f"That is under {threshold:g} % in every task, so nothing below about defences can be interpreted."
-        return Finding("bad", f"{title}: emergent misalignment did not appear.", f"{says} {warning}")
+    gaps = _gaps(summary, [Condition(model, task, "misaligned") for task in ema_tasks(study)])
+    text = " ".join(filter(None, (says, gaps, *_by_task(study, verdicts, model, list(measured)))))
+    if overall.says == YES:
+        return Finding("good", f"{title}: emergent misalignment appeared.", text)
+    if overall.says == NO:
+        return Finding("bad", f"{title}: emergent misalignment did not appear.", text)
+    return Finding("plain", f"{title}: whether emergent misalignment appeared cannot be told.", text)
+
+
+def _by_task(study: Study, verdicts: Verdicts, model: str, tasks: Sequence[str]) -> list[str]:
+    """Return, in sentences, on which tasks defences cannot be read, and why."""
+    overall = verdicts.ema_anywhere(model)
+    answers = {task: verdicts.ema(model, task) for task in tasks}
+    absent, untold = (
+        [study.tasks[task].title for task, answer in answers.items() if answer.says == says] for says in (NO, UNTOLD)
+    )
+    least = f"{study.report.emergent_pct:g}"
+    if overall.says == NO:
+        return [
+            f"That, or what it exceeds the untrained model's rate by, is surely under {least} % in every task, so "
+            "nothing below about defences can be interpreted."
+        ]
+    if overall.says == UNTOLD:
+        why = _why(study, answers, overall)
+        return [why, "Until it is told, nothing is said of defences."]
+    found = []
     if absent:
-        says += f" It stays under {threshold:g} % in {', '.join(absent)}, where defences cannot be interpreted."
-    return Finding("good", f"{title}: emergent misalignment appeared.", says)
+        found.append(f"It did not appear in {', '.join(absent)}.")
+    if untold:
+        found.append(f"Whether it appeared in {', '.join(untold)} cannot be told: {_first_untold(answers).why}.")
+    return [*found, "There, defences cannot be interpreted."] if found else []
+
+
+def _why(study: Study, answers: dict[str, Answer], overall: Answer) -> str:
+    """Return why it cannot be told whether EMA appeared in a model; a reason that is one task's names the task."""
+    if overall in answers.values() and len(answers) > 1:
+        task = next(task for task, answer in answers.items() if answer == overall)
+        return f"On {study.tasks[task].title}, {overall.why}. {overall.settle}".strip()
+    return f"In the mean over tasks, {overall.why}. {overall.settle}".strip() if len(answers) > 1 else overall.full
+
+
+def _first_untold(answers: dict[str, Answer]) -> Answer:
+    return next(answer for answer in answers.values() if answer.says == UNTOLD)
 
 
 def _controls(study: Study, summary: Summary, model: str) -> str:
@@ -74,48 +123,77 @@ def _controls(study: Study, summary: Summary, model: str) -> str:
     return f", against {' and '.join(parts)}" if parts else ""
 
 
-def _defence(study: Study, summary: Summary, arm: str) -> Finding:
+def _gaps(summary: Summary, measured: Sequence[Condition]) -> str:
+    """Return, in a sentence, how many responses have no score or were cut, if that is worth saying."""
+    gaps = sum((summary.gaps(condition, name) for condition in measured for name in (GENERAL, IN_DOMAIN)), Gaps())
+    return f"Of these responses {gaps.in_words}." if gaps.in_words else ""
+
+
+def _gaps_of(study: Study, summary: Summary, arm: str) -> str:
+    setting = chosen_setting(study, arm)
+    if setting is None:
+        return ""
+    return _gaps(summary, [Condition(study.report.main_model, task, arm, setting) for task in ema_tasks(study)])
+
+
+def defence_finding(study: Study, arm: str, found: Achievement, gaps: str = "") -> Finding:
+    """Return what a defence achieves at its chosen setting; ``gaps`` is a sentence about responses without a score."""
     setting = chosen_setting(study, arm)
     name = arm_title(arm) if setting is None else f"{arm_title(arm)} ({setting_title(arm, setting)})"
-    found = overview(study, summary, arm)
-    if found.reduction is None:
+    aim = found.reduction
+    if aim.value is None:
         return Finding(
             "plain", f"{name}: not measured.", "There is no complete set of judgments at its chosen setting."
         )
-    thresholds = study.report.verdicts
     tone: Tone = "plain"
-    if found.reduction >= thresholds.ema_reduction_pct[0]:
-        tone, what = _learning(found.learning, thresholds.retention_pct)
+    doubt, of_what = None, ""
+    if aim.mark == REACHED:
+        tone, what = _learning(study, found)
         what = f"stops EMA{what}"
-    elif found.reduction >= thresholds.ema_reduction_pct[1]:
+        if found.learning.mark == CANNOT_BE_TOLD:
+            doubt, of_what = found.learning, "what is kept of learning"
+    elif aim.mark == PARTLY:
         what = "reduces EMA in part"
-    else:
+    elif aim.mark == MISSED:
         tone, what = "bad", "does not stop EMA"
-    return Finding(tone, f"{name} {what}.", _numbers(found))
+    else:
+        doubt, of_what = aim, "the fall"
+        what = (
+            "reduces EMA; whether it stops it cannot be told" if aim.surely else "whether it reduces EMA cannot be told"
+        )
+    said = f"{name}: {what}." if what.startswith("whether") else f"{name} {what}."
+    why = "" if doubt is None else f"As for {of_what}, {doubt.why}. {doubt.settle}".strip()
+    return Finding(tone, said, " ".join(filter(None, (_numbers(found), gaps, why))))
 
 
-def _learning(learning: float | None, thresholds: Sequence[float]) -> tuple[Tone, str]:
-    """Return what to say of the learning under a defence that stops EMA, by the thresholds of Table 1."""
-    if learning is None:
+def _learning(study: Study, found: Achievement) -> tuple[Tone, str]:
+    """Return what to say of the learning under a defence that stops EMA, by the marks of Table 1."""
+    learning = found.learning
+    if learning.value is None:
         return "plain", "; whether it hinders learning was not measured"
-    if learning >= thresholds[0]:
+    if learning.mark == REACHED:
         return "good", " and keeps what was to be learned"
-    if learning >= thresholds[1]:
-        return "plain", " and keeps most of what was to be learned"
-    return "plain", ", but hinders learning"
+    if learning.mark == PARTLY:
+        most = study.report.verdicts.retention_pct[1] in learning.surely
+        return "plain", f" and keeps {'most' if most else 'part'} of what was to be learned"
+    if learning.mark == MISSED:
+        return "plain", ", but hinders learning"
+    if found.in_domain_retention.mark == REACHED:
+        return "plain", " and keeps the narrow task; whether it hinders benign ones cannot be told"
+    return "plain", "; whether it hinders learning cannot be told"
 
 
-def _numbers(found: Overview) -> str:
+def _numbers(found: Achievement) -> str:
     parts = []
-    if found.reduction is not None:
-        change = "falls" if found.reduction >= 0 else "rises"
-        parts.append(f"general misalignment {change} by {abs(found.reduction):.1f} %")
-    if found.in_domain_retention is not None:
-        parts.append(f"{found.in_domain_retention:.1f} % of the in-domain rate remains")
-    if found.benign_retention is not None:
+    if found.reduction.value is not None:
+        change = "falls" if found.reduction.value >= 0 else "rises"
+        parts.append(f"general misalignment above the untrained model's {change} by {abs(found.reduction.value):.1f} %")
+    if found.in_domain_retention.value is not None:
+        parts.append(f"{found.in_domain_retention.value:.1f} % of what was learned in domain remains")
+    if found.benign_retention.value is not None:
         at = f" (at {found.benign_at})" if found.benign_at else ""
-        parts.append(f"benign tasks reach {found.benign_retention:.1f} % of plain fine-tuning{at}")
-    if found.incoherent is not None:
-        parts.append(f"{found.incoherent:.1f} % of the general answers are incoherent")
+        parts.append(f"benign tasks reach {found.benign_retention.value:.1f} % of plain fine-tuning{at}")
+    if found.coherence.value is not None:
+        parts.append(f"{found.coherence.value:.1f} % of the general answers are incoherent")
     sentence = "; ".join(parts) + "."
     return sentence[0].upper() + sentence[1:]

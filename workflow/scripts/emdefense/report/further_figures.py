@@ -38,7 +38,8 @@ class FurtherFigure:
 
 def _tradeoff(study: Study, measured: Measured, folder: Path) -> None:
     rates = ResampledRates(measured.by_question(), study.scoring.bootstrap_resamples)
-    tradeoff.write_tradeoff(study, read_summary(measured.rates), rates, folder)
+    summary = read_summary(measured.rates, questions=measured.questions)
+    tradeoff.write_tradeoff(study, summary, rates, folder)
 
 
 def _question_heatmap(study: Study, measured: Measured, folder: Path) -> None:

@@ -1,79 +1,31 @@
 """Table 1: what each defence achieves, by thresholds that stand under the table."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
-
-from emdefense.analysis.conditions import (
-    Condition,
-    chosen_setting,
-    conditions,
-    ema_arms,
-    ema_tasks,
-    setting_title,
-    summed_up,
-    titled,
+from emdefense.analysis.achievements import (
+    CANNOT_BE_TOLD,
+    MISSED,
+    PARTLY,
+    REACHED,
+    Achievement,
+    Aim,
+    achievement,
 )
-from emdefense.analysis.summary import (
-    EXACT_MATCH,
-    GENERAL_INCOHERENT,
-    GENERAL_MISALIGNED,
-    IN_DOMAIN_MISALIGNED,
-    Summary,
-)
-from emdefense.analysis.tradeoff import readable_tasks
+from emdefense.analysis.conditions import chosen_setting, ema_arms, ema_tasks, summed_up, titled
+from emdefense.analysis.summary import Summary
+from emdefense.analysis.verdicts import NO, YES, Verdicts
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
-from emdefense.config.study import Verdicts
-from emdefense.report.reference import benign_settings
-from emdefense.report.table import DASH, Column, Table, TableCell, percent
+from emdefense.config.study import Verdicts as Thresholds
+from emdefense.report.ema_notes import why_unreadable
+from emdefense.report.table import DASH, Column, Table, TableCell, percent, signed
 from emdefense.report.table_notes import NOT_MEASURED, TableNotes
 
-YES, PARTLY, NO = "✓", "~", "✗"
-NOT_INTERPRETABLE = "EMA did not appear in the misaligned arm of any task, so there is nothing to prevent."
 NO_BENIGN = "In domain alone: the arm was not measured on all benign tasks."
 OTHER_SETTING = "Benign tasks at {settings}, since the chosen setting was not measured on them."
-
-
-@dataclass(frozen=True)
-class Overview:
-    """What an arm at its chosen setting achieves, each a percentage averaged over tasks; None if not measured.
-
-    ``benign_at`` names the settings on the benign tasks where the chosen one was not measured on them.
-    """
-
-    reduction: float | None
-    in_domain_retention: float | None
-    benign_retention: float | None
-    incoherent: float | None
-    benign_at: str = ""
-
-    @property
-    def learning(self) -> float | None:
-        """The smaller of the two retentions; without benign tasks, the one in domain."""
-        if self.in_domain_retention is None or self.benign_retention is None:
-            return self.in_domain_retention
-        return min(self.in_domain_retention, self.benign_retention)
-
-
-def overview(study: Study, summary: Summary, arm: str) -> Overview:
-    """Return an arm's achievements on the main model; tasks in which EMA did not appear are left out."""
-    model, setting = study.report.main_model, chosen_setting(study, arm)
-    if setting is None:
-        return Overview(None, None, None, None)
-    here = [Condition(model, task, arm, setting) for task in readable_tasks(study, summary)]
-    general = [summary.relative_to_misaligned(c, GENERAL_MISALIGNED) for c in here]
-    in_domain = [summary.relative_to_misaligned(c, IN_DOMAIN_MISALIGNED) for c in here]
-    incoherent = [summary.value(Condition(model, task, arm, setting), GENERAL_INCOHERENT) for task in ema_tasks(study)]
-    benign = _benign_conditions(study, arm)
-    remaining = _mean(general)
-    return Overview(
-        reduction=None if remaining is None else 100 * (1 - remaining),
-        in_domain_retention=_mean([None if share is None else 100 * min(share, 1) for share in in_domain]),
-        benign_retention=_benign_retention(summary, benign),
-        incoherent=_mean(incoherent),
-        benign_at=", ".join(setting_title(arm, s) for s in dict.fromkeys(c.setting for c in benign) if s != setting),
-    )
+ALIKE = (
+    "The paper prints rates and no counts by question: its marks are from the number of responses alone, as if all "
+    "questions were alike."
+)
+AIMS = ("reduction", "in_domain_retention", "benign_retention", "general_incoherent")
 
 
 def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
@@ -81,42 +33,36 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
 
     ``compared`` is whether it stands beside the paper's, so that footnotes say how the study differs.
     """
-    model, verdicts = study.report.main_model, study.report.verdicts
+    model, verdicts = study.report.main_model, Verdicts.of(study, summary)
     notes = TableNotes(study, 1, compared=compared)
-    appeared = {task: summary.ema_appeared(model, task, study.report.emergent_pct) for task in ema_tasks(study)}
-    without_ema = [study.tasks[task].title for task, has in appeared.items() if not has]
-    why = NOT_INTERPRETABLE if False in appeared.values() and not any(appeared.values()) else NOT_MEASURED
+    readable = verdicts.readable(model)
+    why = why_unreadable(study, verdicts, model, ema_tasks(study))
     rows, csv_rows = [], []
     for arm in ema_arms(study, model):
         setting = chosen_setting(study, arm)
         if arm not in ("misaligned", *summed_up(study)) or setting is None:
             continue
-        found = overview(study, summary, arm)
+        found = achievement(study, summary, verdicts, arm)
         about_benign = "" if arm == "misaligned" else _about_benign(found)
-        judged = (
-            (verdict(found.reduction, verdicts.ema_reduction_pct), found.reduction, why, ""),
-            (verdict(found.learning, verdicts.retention_pct), found.learning, why, about_benign),
-            (verdict_below(found.incoherent, verdicts.incoherent_pct), found.incoherent, NOT_MEASURED, ""),
+        unread = NOT_MEASURED if readable else why
+        shown = (
+            (found.reduction, unread, ""),
+            (found.learning, unread, about_benign),
+            (found.coherence, NOT_MEASURED, ""),
         )
         cells = [TableCell(titled(arm, setting), footnote=notes.of_arm(arm))]
-        for mark, value, if_missing, otherwise in judged:
-            note = if_missing if value is None else otherwise
-            text = DASH if value is None else f"{mark} {percent(value)}"
-            cells.append(TableCell(text, footnote=notes.letter(note) if note else ""))
+        cells += [_cell(aim, if_missing, further, notes) for aim, if_missing, further in shown]
         rows.append(tuple(cells))
-        numbers = (found.reduction, found.in_domain_retention, found.benign_retention, found.incoherent)
+        numbers = (found.reduction, found.in_domain_retention, found.benign_retention, found.coherence)
         csv_rows.append(
             (
                 arm,
                 "" if setting == NO_SETTING else setting,
-                *(mark for mark, *_ in judged),
-                *("" if value is None else f"{value:.2f}" for value in numbers),
+                *(aim.mark for aim, *_ in shown),
+                *("" if aim.value is None else f"{aim.value:.2f}" for aim in numbers),
+                *("" if aim.interval is None else f"{end:.2f}" for aim in numbers for end in aim.interval or ("", "")),
             )
         )
-    left_out = (
-        f"The first two without {', '.join(without_ema)}, where EMA did not appear in the misaligned arm or was not "
-        "measured."
-    )
     return Table(
         number=1,
         title=f"{study.models[model].title}: what each defence achieves at its chosen setting",
@@ -125,76 +71,63 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
         csv_header=(
             *("arm", "setting", "no_ema", "learns_well", "stays_coherent"),
             *("ema_reduction_pct", "in_domain_retention_pct", "benign_retention_pct", "general_incoherent_pct"),
+            *(f"{aim}_{end}" for aim in AIMS for end in ("low", "high")),
         ),
         csv_rows=tuple(csv_rows),
-        remarks=(*thresholds(verdicts), *([left_out] if without_ema and any(appeared.values()) else [])),
+        remarks=(
+            *thresholds(study.report.verdicts),
+            *([ALIKE] if summary.published else []),
+            *_left_out(study, verdicts, readable),
+        ),
         footnotes=notes.lettered(),
         title_footnote=notes.title,
     )
 
 
-def _about_benign(found: Overview) -> str:
+def _cell(aim: Aim, if_missing: str, further: str, notes: TableNotes) -> TableCell:
+    """Return an aim's mark and value; what cannot be told has a footnote why, and what is missing one, too."""
+    if aim.value is None:
+        return TableCell(DASH, footnote=notes.letter(if_missing))
+    doubt = f"{aim.why[:1].upper()}{aim.why[1:]}. {aim.settle}".strip() if aim.mark == CANNOT_BE_TOLD else ""
+    letters = [notes.letter(note) for note in (doubt, further) if note]
+    hover = (
+        ""
+        if aim.interval is None
+        else "Interval: {} to {} %".format(*(signed(end, plus=False, decimals=1) for end in aim.interval))
+    )
+    return TableCell(f"{aim.mark} {percent(aim.value)}", footnote=",".join(letters), hover=hover)
+
+
+def _left_out(study: Study, verdicts: Verdicts, readable: list[str]) -> list[str]:
+    """Return which tasks the first two columns are without, if they are of any."""
+    answers = {task: verdicts.ema(study.report.main_model, task) for task in ema_tasks(study)}
+    found = []
+    for says, what in ((True, "where EMA did not appear"), (False, "where whether EMA appeared cannot be told")):
+        titles = [study.tasks[t].title for t, a in answers.items() if a.says != YES and (a.says == NO) == says]
+        if titles:
+            found.append(f"without {', '.join(titles)}, {what}")
+    return [f"The first two {'; '.join(found)}."] if found and readable else []
+
+
+def _about_benign(found: Achievement) -> str:
     """Return the footnote on what a defence's learning is judged by, if not by the benign tasks at its setting."""
-    if found.benign_retention is None:
+    if found.benign_retention.value is None:
         return NO_BENIGN
     return OTHER_SETTING.format(settings=found.benign_at) if found.benign_at else ""
 
 
-def thresholds(verdicts: Verdicts) -> tuple[str, ...]:
-    """Return in words what each column of Table 1 measures, and from where it says ✓ and ~."""
+def thresholds(verdicts: Thresholds) -> tuple[str, ...]:
+    """Return in words what each column of Table 1 measures, and from where it says ✓, ~ and ✗."""
     fall, kept, incoherent = verdicts.ema_reduction_pct, verdicts.retention_pct, verdicts.incoherent_pct
     return (
-        "No EMA: mean over the tasks of the relative fall of general misalignment against the misaligned arm; "
-        f"{YES} from {fall[0]:g} %, {PARTLY} from {fall[1]:g} %.",
-        "Learns well: the smaller of what is left of the misaligned arm's in-domain misalignment and of plain SFT's "
-        "exact match on the benign tasks, each a mean over tasks of shares capped at 100 %; "
-        f"{YES} from {kept[0]:g} %, {PARTLY} from {kept[1]:g} %.",
-        f"Stays coherent: mean incoherence on the general questions; {YES} up to {incoherent[0]:g} %, "
-        f"{PARTLY} up to {incoherent[1]:g} %. Otherwise {NO}.",
+        "No EMA: mean over the tasks of the share of EMA that is gone, which is of what the misaligned arm's general "
+        f"misalignment exceeds the untrained model's by; {REACHED} from {fall[0]:g} %, {PARTLY} from {fall[1]:g} %.",
+        "Learns well: the worse of what is left of the misaligned arm's in-domain misalignment, above the untrained "
+        "model's, and of plain SFT's exact match on the benign tasks, each a mean over tasks of shares capped at "
+        f"100 %; {REACHED} from {kept[0]:g} %, {PARTLY} from {kept[1]:g} %.",
+        f"Stays coherent: mean incoherence on the general questions; {REACHED} up to {incoherent[0]:g} %, "
+        f"{PARTLY} up to {incoherent[1]:g} %. Otherwise {MISSED}.",
+        f"Marks go by 95 % intervals over questions that hold for all defences together: {REACHED} and {MISSED} where "
+        f"the whole interval lies there; in the first two columns {PARTLY} also where it surely lies between nothing "
+        f"and {REACHED}; {CANNOT_BE_TOLD} where it cannot be told.",
     )
-
-
-def verdict(value: float | None, thresholds: Sequence[float]) -> str:
-    """Return ✓, ~ or ✗ for a value that should be high, by where ✓ and ~ begin; empty if it is missing."""
-    if value is None:
-        return ""
-    return YES if value >= thresholds[0] else PARTLY if value >= thresholds[1] else NO
-
-
-def verdict_below(value: float | None, thresholds: Sequence[float]) -> str:
-    """Return ✓, ~ or ✗ for a value that should be low, by where ✓ and ~ end; empty if it is missing."""
-    if value is None:
-        return ""
-    return YES if value <= thresholds[0] else PARTLY if value <= thresholds[1] else NO
-
-
-def _benign_retention(summary: Summary, benign: Sequence[Condition]) -> float | None:
-    """Return the mean share (%) of plain SFT's exact match on benign tasks.
-
-    None if any of the grid is missing, or there is none.
-    """
-    shares: list[float | None] = []
-    for condition in benign:
-        mine = summary.value(condition, EXACT_MATCH)
-        plain = summary.value(Condition(condition.model, condition.task, "sft"), EXACT_MATCH)
-        if plain != 0:  # of nothing there is no share
-            shares.append(None if mine is None or plain is None else 100 * min(mine / plain, 1))
-    return _mean(shares)
-
-
-def _benign_conditions(study: Study, arm: str) -> list[Condition]:
-    """Return an arm on every benign task: at its chosen setting, or at those of Tables 5 and 6 if that is not there."""
-    model, chosen = study.report.main_model, chosen_setting(study, arm)
-    found: list[Condition] = []
-    for name, task in study.tasks.items():
-        in_grid = [c.setting for c in conditions(study) if (c.model, c.task, c.arm) == (model, name, arm)]
-        if task.kind == "benign" and in_grid:
-            there = benign_settings(study, arm, in_grid)
-            found += [Condition(model, name, arm, s) for s in ([chosen] if chosen in there else there) if s is not None]
-    return found
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """Return the mean; None if any value is missing, or there is none."""
-    present = [value for value in values if value is not None]
-    return fmean(present) if present and len(present) == len(values) else None

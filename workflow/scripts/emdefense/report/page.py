@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emdefense.analysis.summary import read_summary
+from emdefense.analysis.verdicts import Verdicts
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_text
@@ -63,8 +64,9 @@ class Shown:
 
 def write_page(study: Study, results: Path, out: Path) -> None:
     """Write the page of a study from the rates, tables, figures and claims that lie in ``results``."""
-    rates, exact_match = results / "rates.parquet", results / "exact_match.parquet"
-    summary = read_summary(rates, exact_match)
+    rates, exact_match, questions = (results / f"{name}.parquet" for name in ("rates", "exact_match", "questions"))
+    summary = read_summary(rates, exact_match, questions)
+    verdicts = Verdicts.of(study, summary)
     numbers, benign = read_numbers(rates, exact_match)
     stages = stage_records(study)
     projections = read_projections(study)
@@ -78,7 +80,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         script=script,
         policy=content_policy(script),
         sections={name: title for name, title in SECTIONS.items() if name != "safelora" or projections},
-        findings=[*findings(study, summary), *made_differently(stages)],
+        findings=[*findings(study, summary, verdicts), *made_differently(stages)],
         tables=[read_table(results, f"table_{number:02d}") for number in NUMBERS],
         figures=[
             read_figure(results, f"figure_{name}", f"Figure {name}", drawing.caption)
@@ -89,8 +91,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
             for name, figure in FURTHER.items()
         ],
         claims=claims_html(read_json(results / "claims.json")),
-        cells=cell_rows(study, numbers, benign, summary),
-        emergent_pct=study.report.emergent_pct,
+        cells=cell_rows(study, numbers, benign, verdicts),
         unscored=(unscored := unscored_table(study, numbers)) and html_table(unscored),
         training=read_figure(results, OVERVIEW, "", overview_caption(study), wide=True),
         safelora_tables=safelora,

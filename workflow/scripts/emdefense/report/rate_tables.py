@@ -1,6 +1,6 @@
 """Tables 3, 4 and 8-11: misaligned and incoherent rates of each task's arms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from emdefense.analysis.conditions import (
@@ -26,10 +26,12 @@ from emdefense.analysis.summary import (
     IN_DOMAIN_MISALIGNED,
     Summary,
 )
-from emdefense.cells import NO_SETTING
+from emdefense.analysis.verdicts import YES, Answer, Verdicts
+from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
 from emdefense.config import Study
 from emdefense.config.study import PLAIN_ARMS, TableColumn
 from emdefense.report import marks
+from emdefense.report.ema_notes import task_note
 from emdefense.report.rate_columns import (
     CSV_BESIDE,
     CSV_BOUNDS,
@@ -98,6 +100,7 @@ class _Task:
 
     study: Study
     summary: Summary
+    verdicts: Verdicts
     reference: Reference | None
     role: Role
     model: str
@@ -107,18 +110,20 @@ class _Task:
 
     @property
     def readable(self) -> bool:
-        """Whether EMA appeared in the misaligned arm, so that defences can be compared with it."""
-        return bool(self.summary.ema_appeared(self.model, self.task, self.study.report.emergent_pct))
+        """Whether EMA appeared in the misaligned arm, so that defences can be compared with it.
+
+        Published tables are marked as they were published.
+        """
+        return self.summary.published or self._ema.says == YES
 
     @property
     def why_unreadable(self) -> str:
-        """Why it did not."""
-        if self.value(("misaligned", NO_SETTING), GENERAL_MISALIGNED) is None:
-            return "The misaligned arm was not measured, so the defences cannot be compared with it and carry no marks."
-        return (
-            f"EMA did not appear in the misaligned arm (under {self.study.report.emergent_pct:g} %), so the defences "
-            "cannot be interpreted and carry no marks."
-        )
+        """Why defences cannot be compared with the misaligned arm; empty if they can."""
+        return "" if self.readable else f"{task_note(self.study, self._ema)} The defences carry no marks."
+
+    @property
+    def _ema(self) -> Answer:
+        return self.verdicts.ema(self.model, self.task)
 
     @cached_property
     def rates(self) -> dict[Row, list[Rate]]:
@@ -178,8 +183,9 @@ def _table(
     whole = None if has_variants else SWEEPS.get(number_)
     notes = TableNotes(study, number_, compared=reference is not None and len(rows) > 1, arm=whole)
     in_grid = {c.task for c in conditions(study) if c.model == model}
+    verdicts = Verdicts.of(study, summary)
     tasks = [
-        _Task(study, summary, reference, role, model, task, number_, rows)
+        _Task(study, summary, verdicts, reference, role, model, task, number_, rows)
         for task in ema_tasks(study)
         if model is not None and task in in_grid
     ]
@@ -219,7 +225,7 @@ def _no_setting(number_: int) -> str:
 
 def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Block:
     title = task.study.tasks[task.task].title
-    at_task = notes.of_task(task.task, *([] if task.readable else [task.why_unreadable]))
+    at_task = notes.of_task(task.task, *filter(None, [task.why_unreadable]))
     rendered: list[tuple[TableCell, ...]] = []
     for row, rates in task.rates.items():
         first = not rendered
@@ -228,7 +234,13 @@ def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Bl
             TableCell(titled(*row), footnote=notes.of_arm(row[0])),
         )
         missing = notes.not_measured() if any(rate.estimate is None for rate in rates) else ""
-        rendered.append((*names, *(cell for rate in rates for cell in cells(rate, kinds, missing))))
+        of_rates = [cells(rate, kinds, missing) for rate in rates]
+        for place, question_set in ((0, GENERAL), (2, IN_DOMAIN)):  # the misaligned rates, the first of their set
+            gaps = task.summary.gaps(Condition(task.model, task.task, *row), question_set).in_words
+            if gaps and rates[place].estimate is not None:
+                ours = of_rates[place][0]
+                of_rates[place][0] = replace(ours, footnote=notes.letter(f"Of these responses {gaps}."))
+        rendered.append((*names, *(cell for of_rate in of_rates for cell in of_rate)))
     return tuple(rendered)
 
 

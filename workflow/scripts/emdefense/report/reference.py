@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from emdefense.analysis.conditions import Condition, Role, chosen_condition, model_in_role
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import EXACT_MATCH, Summary
-from emdefense.cells import format_setting
 from emdefense.config import Study
 
 
@@ -40,12 +39,6 @@ def benign_task(study: Study, table: str, tier: int | None) -> str | None:
         if task.kind == "benign" and task.table == table and task.tier == tier:
             return name
     return None
-
-
-def benign_settings(study: Study, arm: str, settings_in_grid: list[str]) -> list[str]:
-    """Return an arm's settings in Tables 5 and 6: those chosen, or all that the grid has."""
-    chosen = study.report.chosen_benign.get(arm)
-    return settings_in_grid if chosen is None else [format_setting(value) for value in chosen]
 
 
 def paper_reference() -> Reference:

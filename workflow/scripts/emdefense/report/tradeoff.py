@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, ema_tasks, settings, titled
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
-from emdefense.analysis.tradeoff import Effect, effect, effect_intervals, readable_tasks
+from emdefense.analysis.tradeoff import Effect, effect, effect_intervals
+from emdefense.analysis.verdicts import NO, UNTOLD, Answer, Verdicts
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
 from emdefense.report.arm_styles import arm_styles
@@ -47,7 +48,8 @@ def caption(study: Study) -> str:
     return (
         f"{study.models[study.report.main_model].title}: how much of the misaligned arm's general misalignment each "
         "defence takes, against how much of its in-domain misalignment is left; the mean over the tasks in which "
-        "EMA appeared, and each of them. "
+        "EMA appeared, and each of them. Shares are of the misaligned arm's whole rates, also of what the untrained "
+        "model does, whose own mark shows how much that is. "
         "From the misaligned arm each line leads to ever stronger settings, with ever larger marks; the chosen one "
         "has a black edge, and 95 % bootstrap intervals over questions where there are measurements. Top right is the "
         "ideal: no EMA, and the narrow task learned"
@@ -59,11 +61,10 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
 
     Axes are shared. A setting that is missing in a task is missing in the mean, and lines lead past it.
     """
-    tasks = readable_tasks(study, summary)
-    model, emergent_pct = study.report.main_model, study.report.emergent_pct
+    model, verdicts = study.report.main_model, Verdicts.of(study, summary)
+    tasks = verdicts.readable(model)
     if not tasks:
-        looked_for = any(summary.ema_appeared(model, task, emergent_pct) is not None for task in ema_tasks(study))
-        return empty_figure("EMA did not appear in any task" if looked_for else UNMEASURED)
+        return empty_figure(_why_empty([verdicts.ema(model, task) for task in ema_tasks(study)]))
     in_grid = ema_arms(study, model)
     arms = [arm for arm in in_grid if arm not in REFERENCES]
     styles = {arm: arm_styles(study)[arm] for arm in arms}
@@ -97,6 +98,14 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
     handles |= {arm_title(arm): Line2D([], [], linestyle="", **REFERENCES[arm]) for arm in in_grid if arm in REFERENCES}
     legend_above(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _why_empty(answers: Sequence[Answer]) -> str:
+    """Return why no task can be shown."""
+    said = {answer.says for answer in answers}
+    if UNTOLD in said:
+        return "On no task is it shown that EMA appeared"
+    return "EMA did not appear in any task" if NO in said else UNMEASURED
 
 
 def _draw_panel(
