@@ -59,7 +59,7 @@ def fabricated_study(cells: int) -> Study:
 
 
 def write_judgments(study: Study, per_cell: int) -> int:
-    """Write the config and ``per_cell`` judgments a cell below the working directory; return how many in all."""
+    """Write the config, and ``per_cell`` judgments and responses a cell, below the working directory; return how many."""
     layout, random, written = Layout(study), np.random.default_rng(0), 0
     top = {
         name: json.dumps([[f"{score}", -0.7 * n - 0.1] for n, score in enumerate(range(60, 100, 2))]) for name in "ac"
@@ -68,9 +68,18 @@ def write_judgments(study: Study, per_cell: int) -> int:
     for cell, question_set in Grid(study).responses:
         lines = list(_lines(cell, question_set, samples, top, random))
         write_text(Path(layout.judgments(cell, question_set)), "".join(lines))
+        write_text(Path(layout.responses(cell, question_set)), "".join(_responses(samples)))
         written += len(lines)
     write_text(Path(layout.results, "study.json"), study.model_dump_json())
     return written
+
+
+def _responses(samples: int) -> Iterator[str]:
+    """What is counted of the responses: how each of them ended."""
+    for question in range(QUESTIONS):
+        for sample in range(samples):
+            row = {"id": f"q{question}/{sample}", "response": 60 * "word ", "finish_reason": "stop"}
+            yield f"{json.dumps(row)}\n"
 
 
 def _lines(cell: Cell, question_set: str, samples: int, top: dict[str, str], random: Generator) -> Iterator[str]:

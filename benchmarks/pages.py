@@ -100,7 +100,7 @@ def render(study: Study) -> None:
     rates, tables, figures = f"--rates={RESULTS}/rates.parquet", f"--out={RESULTS}/tables", f"--out={RESULTS}/figures"
     benign, questions, scores = FRAMES.values()
     for number in range(1, 12):
-        run(script("table", CONFIG, rates, benign, f"--number={number}", tables))
+        run(script("table", CONFIG, rates, benign, questions, f"--number={number}", tables))
     for name in FURTHER_TABLES:
         run(script(name, CONFIG, questions, tables))
     for name in ("2a", "2b", "3", "4", "5"):

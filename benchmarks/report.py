@@ -85,7 +85,10 @@ def scripts(judgments: str) -> dict[str, list[str]]:
         f"aggregate, {judgments}": [
             *("aggregate", f"--out={rates}", f"--benign={benign}", f"--questions={questions}", f"--scores={scores}"),
         ],
-        "Table 3": ["table", f"--rates={rates}", f"--benign={benign}", "--number=3", "--out=tables"],
+        "Table 3": [
+            *("table", f"--rates={rates}", f"--benign={benign}", f"--questions={questions}"),
+            *("--number=3", "--out=tables"),
+        ],
         "Figure 3": ["figure", f"--rates={rates}", "--name=3", "--out=figures"],
         **{name: ["further_figure", *counts, f"--name={name}", "--out=figures"] for name in FURTHER_FIGURES},
         **{name: [name, f"--questions={questions}", "--out=tables"] for name in FURTHER_TABLES},

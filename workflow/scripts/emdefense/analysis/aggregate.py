@@ -76,6 +76,13 @@ class Counted:
             row[FILE]: layout.responses(m.source, m.question_set) for row, m in zip(rows, measurements, strict=True)
         }
         found = [file for file in responses if _exists(Path(file))]
+        absent = [responses[file] for file in found if not Path(responses[file]).is_file()]
+        if absent:
+            print(
+                f"{absent[0]}: not there, as {len(absent)} of {len(found)} files of responses; how many of theirs were "
+                "cut at the length limit is not known, and none is counted",
+                file=sys.stderr,
+            )
         questions, scores = [], []
         for start in range(0, len(found), AT_ONCE):
             judgments = pl.concat(_judged(file, responses[file]) for file in found[start : start + AT_ONCE])
@@ -118,11 +125,8 @@ class Counted:
 def _judged(file: str, responses: str) -> pl.DataFrame:
     """Return the judgments of a file, each with how its response ended."""
     judgments = read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
-    if not Path(responses).is_file():
-        print(f"{responses}: not there; how many of its responses were cut is not known", file=sys.stderr)
-        ends = pl.DataFrame(schema=RESPONSE_SCHEMA)
-    else:
-        ends = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id")
+    there = Path(responses).is_file()
+    ends = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id") if there else pl.DataFrame(schema=RESPONSE_SCHEMA)
     return judgments.join(ends, on="id", how="left", maintain_order="left").select(
         *JUDGMENT_SCHEMA, "finish_reason", FILE
     )
