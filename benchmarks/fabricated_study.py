@@ -59,7 +59,7 @@ def fabricated_study(cells: int) -> Study:
 
 
 def write_judgments(study: Study, per_cell: int) -> int:
-    """Write the config and ``per_cell`` judgments and responses a cell below the working directory; and count them."""
+    """Write the config and ``per_cell`` judgments and responses a cell below the working directory, and count them."""
     layout, random, written = Layout(study), np.random.default_rng(0), 0
     top = {
         name: json.dumps([[f"{score}", -0.7 * n - 0.1] for n, score in enumerate(range(60, 100, 2))]) for name in "ac"
