@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import snakemake.benchmark
@@ -35,6 +36,7 @@ from emdefense.config import parse_study
 from emdefense.errors import InputError
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
+from emdefense.model_files import model_files
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions
@@ -103,6 +105,7 @@ onstart:
             snakemake.benchmark.BenchmarkTimer = follow_jobs(snakemake.benchmark.BenchmarkTimer)
 
 
+include: "workflow/rules/ancient.smk"
 include: "workflow/rules/lookups.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/data.smk"

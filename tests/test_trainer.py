@@ -246,9 +246,9 @@ def with_another_shape(shard: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncated, "cannot load the model .*not fully covered"),
-        (Path.unlink, "cannot load the model .*model-00002-of"),
-        (without_a_tensor, r"its files hold no 'model\.layers\."),
+        (truncated, "model-00002-of-.*: not a whole safetensors file .*not fully covered"),
+        (Path.unlink, "model-00002-of-.*: there is no such file, though"),
+        (without_a_tensor, r"model-00002-of-.*: there is no 'model\.layers\..*' in it"),
         (with_another_shape, r"'model\.layers\..*' has another shape than config.json says"),
     ],
 )

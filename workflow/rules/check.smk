@@ -5,7 +5,7 @@
 # after seconds. It is an ancient input there: a task added later must not retrain the others.
 rule check_model:
     input:
-        model=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].instruct),
+        model=lambda wildcards: model_input(instruct_of(wildcards.model)),
         rows=lambda wildcards: GRID.checked_rows(wildcards.model, LAYOUT),
         questions=lambda wildcards: GRID.checked_questions(wildcards.model, LAYOUT),
         tests=lambda wildcards: GRID.checked_tests(wildcards.model, LAYOUT),
@@ -23,11 +23,12 @@ rule check_model:
         **asks(lambda wildcards: REQUESTS.project(wildcards.model)),
     params:
         spec=lambda wildcards: spec(GRID.check_spec(wildcards.model)),
+        model=lambda wildcards, input: instruct_of(wildcards.model),
         rows=lambda wildcards, input: options("--rows", input.rows),
         questions=lambda wildcards, input: options("--questions", input.questions),
         tests=lambda wildcards, input: options("--test", input.tests),
     message:
         "Check the model {wildcards.model} and all that it will read"
     shell:
-        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {input.model:q} {params.rows}"
+        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {params.model:q} {params.rows}"
         " {params.questions} {params.tests} --out {output:q} 2> {log:q}"

@@ -5,7 +5,7 @@ GENERATE_ENVIRONMENT = f"../../envs/{'generate-vllm' if STUDY.generation.engine 
 
 rule generate:
     input:
-        model=instruct,
+        model=instruct_input,
         model_checked=ancient(model_checked),
         adapter=f"{R}/cells/{{cell}}/adapter",
         general=LAYOUT.questions(SHARED_TASK),
@@ -26,18 +26,19 @@ rule generate:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
         spec=generation_spec,
+        model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         reuse=f"{R}/.reuse",
     message:
         "Ask {wildcards.cell}"
     shell:
-        "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q} --adapter {input.adapter:q}"
+        "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
         " --questions {input.general:q} --responses {output.general:q}"
         " --questions {input.in_domain:q} --responses {output.in_domain:q} --reuse {params.reuse:q} 2> {log:q}"
 
 
 rule generate_untrained:
     input:
-        model=instruct,
+        model=instruct_input,
         model_checked=ancient(model_checked),
         questions=lambda wildcards: LAYOUT.questions(cell_of(wildcards).task),
     output:
@@ -55,11 +56,12 @@ rule generate_untrained:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
         spec=generation_spec,
+        model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         reuse=f"{R}/.reuse",
     message:
         "Ask {wildcards.cell}"
     shell:
-        "python workflow/scripts/generate.py --spec {params.spec:q} --model {input.model:q}"
+        "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q}"
         " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
 
 
@@ -80,10 +82,11 @@ rule answer:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
         spec=generation_spec,
+        model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         reuse=f"{R}/.reuse",
         adapter=lambda wildcards, input: options("--adapter", input.get("adapter")),
     message:
         "Examine {wildcards.cell}"
     shell:
-        "python workflow/scripts/answer.py --spec {params.spec:q} --model {input.model:q} {params.adapter}"
+        "python workflow/scripts/answer.py --spec {params.spec:q} --model {params.model:q} {params.adapter}"
         " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} 2> {log:q}"

@@ -44,14 +44,44 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def local_source(wildcards):
+    """What a source is fetched from if it is on this machine."""
+    source = LAYOUT.source(wildcards.source)
+    if source.path is None:
+        return []
+    return model_input(source.path) if source.kind == "model" else source.path
+
+
 def source_kinds(*kinds):
     """A wildcard's pattern that matches the sources of these kinds."""
     return one_of(name for name, source in STUDY.sources.items() if source.kind in kinds)
 
 
+def instruct_of(model):
+    """The folder of a model that is fine-tuned."""
+    return LAYOUT.file(STUDY.models[model].instruct)
+
+
 def instruct(wildcards):
     """The folder of the model that a cell fine-tunes."""
-    return LAYOUT.file(STUDY.models[cell_of(wildcards).model].instruct)
+    return instruct_of(cell_of(wildcards).model)
+
+
+@lru_cache
+def model_input(folder):
+    """What a job that reads a model depends on: its files, so that what else lies in their folder changes nothing.
+
+    A folder that a job makes is one output, and known by the time when it was made.
+    """
+    fetched = {file for name in STUDY.sources for file in LAYOUT.source_files(name)}
+    if folder.startswith(f"{R}/") or folder in fetched:
+        return [folder]
+    return [str(file) for file in model_files(Path(folder)) if file.exists()]
+
+
+def instruct_input(wildcards):
+    """What a job depends on that reads the model which a cell fine-tunes."""
+    return model_input(instruct(wildcards))
 
 
 def model_checked(wildcards):
@@ -79,7 +109,7 @@ def answer_input(wildcards):
     """The adapter, if the cell has one, beside the model and the test questions."""
     cell = cell_of(wildcards)
     found = {
-        "model": instruct(wildcards),
+        "model": instruct_input(wildcards),
         "test": f"{LAYOUT.data(cell.task)}/test.jsonl",
     }
     return found if cell.arm == "untrained" else {**found, "adapter": LAYOUT.adapter(cell)}

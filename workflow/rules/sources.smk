@@ -30,7 +30,7 @@ rule fetch:
 
 rule fetch_rows:
     input:
-        lambda wildcards: LAYOUT.source(wildcards.source).path or [],
+        local_source,
     output:
         f"{SOURCES}/{{source}}.jsonl",
     log:

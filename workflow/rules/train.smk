@@ -3,7 +3,7 @@
 
 rule train:
     input:
-        model=instruct,
+        model=instruct_input,
         rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
         features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
         checked=ancient(f"{R}/data/.checked"),
@@ -26,20 +26,21 @@ rule train:
         **asks(lambda wildcards: REQUESTS.train(cell_of(wildcards))),
     params:
         spec=lambda wildcards: spec(GRID.training_spec(cell_of(wildcards))),
+        model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
         cell=subpath(output.adapter, parent=True),
         features=lambda wildcards, input: options("--features", input.features),
     message:
         "Train {wildcards.cell}"
     shell:
-        "python workflow/scripts/train.py --spec {params.spec:q} --model {input.model:q} --rows {input.rows:q}"
+        "python workflow/scripts/train.py --spec {params.spec:q} --model {params.model:q} --rows {input.rows:q}"
         " {params.features} --cell {params.cell:q} 2> {log:q}"
 
 
 # Only where `training.reference` is `cached`.
 rule reference_features:
     input:
-        model=lambda wildcards: LAYOUT.file(STUDY.models[features_cell(wildcards).model].instruct),
+        model=lambda wildcards: model_input(instruct_of(features_cell(wildcards).model)),
         rows=lambda wildcards: GRID.training_rows(features_cell(wildcards), LAYOUT),
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(lambda wildcards: LAYOUT.checked(features_cell(wildcards).model)),
@@ -57,10 +58,11 @@ rule reference_features:
         **asks(lambda wildcards: REQUESTS.train(features_cell(wildcards))),
     params:
         spec=lambda wildcards: spec(GRID.features_spec(features_cell(wildcards))),
+        model=lambda wildcards, input: instruct_of(features_cell(wildcards).model),
     message:
         "Cache the reference features {wildcards.features}"
     shell:
-        "python workflow/scripts/reference_features.py --spec {params.spec:q} --model {input.model:q}"
+        "python workflow/scripts/reference_features.py --spec {params.spec:q} --model {params.model:q}"
         " --rows {input.rows:q} --out {output.features:q} 2> {log:q}"
 
 
@@ -77,8 +79,8 @@ rule project:
                 )
             )
         ),
-        base=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].base),
-        instruct=lambda wildcards: LAYOUT.file(STUDY.models[wildcards.model].instruct),
+        base=lambda wildcards: model_input(LAYOUT.file(STUDY.models[wildcards.model].base)),
+        instruct=lambda wildcards: model_input(instruct_of(wildcards.model)),
     output:
         projection=directory(f"{R}/cells/{{model}}/{{task}}/safelora/projection/seed{{seed}}"),
     log:
@@ -96,11 +98,13 @@ rule project:
                 **STUDY.arms.safelora.model_dump(mode="json"),
             }
         ),
+        base=lambda wildcards, input: LAYOUT.file(STUDY.models[wildcards.model].base),
+        instruct=lambda wildcards, input: instruct_of(wildcards.model),
     message:
         "Project {wildcards.model}/{wildcards.task} onto the alignment subspace, for every τ"
     shell:
-        "python workflow/scripts/project.py --spec {params.spec:q} --adapter {input.adapter:q} --base {input.base:q}"
-        " --instruct {input.instruct:q} --out {output.projection:q} 2> {log:q}"
+        "python workflow/scripts/project.py --spec {params.spec:q} --adapter {input.adapter:q} --base {params.base:q}"
+        " --instruct {params.instruct:q} --out {output.projection:q} 2> {log:q}"
 
 
 rule threshold:

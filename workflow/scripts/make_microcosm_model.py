@@ -12,6 +12,7 @@ from emdefense.errors import run_cli
 from emdefense.files import read_jsonl, write_json
 from emdefense.microcosm.models import ModelMaker, gate_record, save_model
 from emdefense.microcosm.oracle import read_world
+from emdefense.saved_model import OWN_FILES_ALONE
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     spec = {key: value for key, value in arguments.spec.items() if key not in {"version", "name", "seed"}}
     options = Microcosm(models={arguments.spec["name"]: arguments.spec["seed"]}, **spec)
     held_out = {row["messages"][0]["content"] for path in arguments.held_out for row in read_jsonl(path)}
-    tokenizer = AutoTokenizer.from_pretrained(arguments.world / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.world / "tokenizer", **OWN_FILES_ALONE)
     maker = ModelMaker(read_world(arguments.world / "world.json"), tokenizer, options, held_out)
     model, attempts = maker.base()
     save_model(model, tokenizer, arguments.base)

@@ -13,6 +13,7 @@ from emdefense.code import code_digest
 from emdefense.config.source_checks import record_path
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json
+from emdefense.model_files import model_files
 
 EDGE = 1 << 20  # bytes hashed at each end of a weight file
 
@@ -50,7 +51,7 @@ def model_identity(folder: Path) -> dict[str, str | None]:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: there is no config.json; name a folder with a saved model")
     digest = sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in (path for path in model_files(folder) if path.suffix == ".safetensors"):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as content:

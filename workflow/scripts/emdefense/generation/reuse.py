@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import file_digest, read_json, write_json, written_whole
+from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, model_files
 from emdefense.provenance import record_beside
+from emdefense.text_files import check_regular
 
 
 class ReuseStore:
@@ -48,12 +50,22 @@ def reuse_key(spec: Mapping[str, Any], model: Path, adapter: Path | None, questi
     """Return a SHA-256 of all that an output depends on.
 
     Adapter and questions count by content; the model's files, which may be large, by name, size and time of change.
+    What else lies in their folders does not count.
     """
-    stats = [(path, path.stat()) for path in sorted(model.iterdir()) if path.is_file()]
+    stats = [(path, path.stat()) for path in model_files(model) if path.is_file()]
     parts = {
         "spec": spec,
         "model": [str(model.resolve()), *((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)],
-        "adapter": None if adapter is None else [(p.name, file_digest(p)) for p in sorted(adapter.iterdir())],
+        "adapter": None if adapter is None else list(adapter_digests(adapter).items()),
         "questions": file_digest(questions),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def adapter_digests(adapter: Path) -> dict[str, str]:
+    """Return the SHA-256 of each of an adapter's files, by name; :class:`InputError` if one cannot be read."""
+    digests = {}
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        check_regular(adapter / name)
+        digests[name] = file_digest(adapter / name)
+    return digests

@@ -14,7 +14,7 @@ from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, write_json, write_jsonl
 from emdefense.generation.engines import PACKAGES, device_name, engine_module, load_engine
 from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
-from emdefense.generation.reuse import ReuseStore, reuse_key
+from emdefense.generation.reuse import ReuseStore, adapter_digests, reuse_key
 from emdefense.provenance import made_by, model_identity, record_beside
 
 Asked = tuple[list[Conversation], Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]]
@@ -89,9 +89,7 @@ def _fill(
             "questions": {"file": str(source), "sha256": file_digest(source)},
             "model": model_identity(model),
             "chat_template": engine.chat.identity(),
-            "adapter": None
-            if adapter is None
-            else {path.name: file_digest(path) for path in sorted(adapter.iterdir())},
+            "adapter": None if adapter is None else adapter_digests(adapter),
             **made_by(
                 started,
                 PACKAGES[settings.engine],

@@ -1,7 +1,5 @@
 """Sampling from a transformers model, the adapter merged into the weights first."""
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TopPLogitsWarper
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from emdefense.chat.chat import load_chat
@@ -17,7 +16,7 @@ from emdefense.errors import InputError
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.saved_model import load_model
-from emdefense.training.adapter_files import ADAPTER_CONFIG, read_lora
+from emdefense.training.adapter_files import read_lora, read_settings
 
 
 class TransformersEngine:
@@ -142,17 +141,25 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
     """Add the scaled B·A of a plain LoRA adapter to the weights in place, as PEFT's ``merge_and_unload`` does.
 
     Written out because importing PEFT takes longer than merging. Raises :class:`InputError` if the adapter belongs to
-    another model.
+    another model, or is more than a plain one.
     """
-    config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    rank = config["r"]
-    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    weights = dict(model.named_parameters())
+    scale = read_settings(adapter).scale
+    modules = dict(model.named_modules())
+    embedding = model.get_input_embeddings().weight
     with torch.no_grad():
         for name, (a, b) in read_lora(adapter).items():
-            weight = weights.get(f"{name}.weight")
-            if weight is None or weight.shape != (b.shape[0], a.shape[1]):
+            module = modules.get(name)
+            if not isinstance(module, (torch.nn.Linear, Conv1D)):
+                raise InputError(
+                    f"{adapter}: the model has no matrix {name}, which the adapter changes; name its model"
+                )
+            weight = module.weight.t() if isinstance(module, Conv1D) else module.weight
+            if weight.shape != (b.shape[0], a.shape[1]):
                 raise InputError(
                     f"{adapter}: the adapter's matrix {name} does not fit the model; name the model it adapts"
+                )
+            if module.weight is embedding:
+                raise InputError(
+                    f"{adapter}: {name} is the model's embedding too, which merging would change; train without it"
                 )
             weight.copy_(weight.float() + scale * (b.float() @ a.float()))

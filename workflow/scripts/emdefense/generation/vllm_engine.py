@@ -15,10 +15,10 @@ from typing import Any
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.errors import InputError
-from emdefense.files import read_json
 from emdefense.generation.engines import VLLM_GPU_SHARE
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, FinishReason, GenerationSpec
+from emdefense.training.adapter_files import read_settings
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; a smaller adapter is padded
 ENVIRONMENT = {
@@ -108,7 +108,7 @@ class VllmEngine:
 
 
 def _kernel_rank(adapter: Path) -> int:
-    rank: int = read_json(adapter / "adapter_config.json")["r"]
+    rank = read_settings(adapter).rank
     if rank > LORA_RANKS[-1]:
         raise InputError(f"{adapter}: vllm has no kernels for rank {rank}; write generation.engine transformers")
     return next(known for known in LORA_RANKS if known >= rank)

@@ -1,5 +1,7 @@
 """An adapter's files, as PEFT lays them out; read without PEFT, which takes seconds to import."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,18 +10,67 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from emdefense.errors import InputError
+from emdefense.files import read_json
+from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emdefense.weight_files import PICKLED, open_tensors
 
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX, A_SUFFIX, B_SUFFIX = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+# Keys of PEFT's LoraConfig that change nothing about what saved matrices mean, or that are read below. Any other that
+# is set asks for more than W + scale · BA.
+PLAIN_KEYS = {
+    *("peft_type", "r", "lora_alpha", "use_rslora", "lora_dropout", "fan_in_fan_out", "init_lora_weights"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "bias", "ensure_weight_tying"),
+    *("task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
+    *("megatron_core", "qalora_group_size", "runtime_config"),
+}
+# The others change the model's own weights when an adapter is made.
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What an adapter's matrices mean: W + ``scale`` · BA, of rank ``rank``."""
+
+    rank: int
+    scale: float
+    transposed: bool  # whether PEFT says that the model keeps some of its matrices as [in, out]
+
+
+def read_settings(adapter: Path) -> LoraSettings:
+    """Return the settings of a plain LoRA adapter.
+
+    Raises :class:`InputError` if its config is missing, broken, no LoRA's, or asks for more than W + scale · BA.
+    """
+    path = adapter / ADAPTER_CONFIG
+    if not adapter.is_dir():
+        raise InputError(f"{adapter}: there is no such adapter folder")
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: not the config of a LoRA adapter, as PEFT saves it; name one, or make it again")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise InputError(f"{path}: key 'r': {rank!r} is no rank, a whole number above 0; make the adapter again")
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 < alpha < math.inf:
+        raise InputError(f"{path}: key 'lora_alpha': {alpha!r} is no number above 0; make the adapter again")
+    for key in ("use_rslora", "fan_in_fan_out"):
+        if config.get(key) not in (None, True, False):
+            raise InputError(f"{path}: key '{key}': {config[key]!r} is neither true nor false; make the adapter again")
+    for key, value in sorted(config.items()):
+        plain = key in PLAIN_KEYS and (key != "bias" or value == "none")
+        plain = plain and (key != "init_lora_weights" or value in PLAIN_STARTS)
+        if value and not plain:
+            raise InputError(f"{path}: key '{key}' is set, and only plain LoRA adapters are read; merge it with PEFT")
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return LoraSettings(rank, scale, bool(config.get("fan_in_fan_out")))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; :class:`InputError` if it is missing or broken."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
+    with open_tensors(path):
+        pass
     try:
         return dict(load_file(path))
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); make it again") from None
 
 
@@ -27,9 +78,19 @@ def read_lora(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Return {matrix: (A [r, in], B [out, r])} of a plain LoRA adapter, matrices named as in the model.
 
     Raises :class:`InputError` for tensors that are not part of a LoRA pair (DoRA, biases, modules saved whole), for a
-    pair that is none, and for values that are not finite.
+    pair that is none or of another rank than the config says, and for values that are not finite numbers. Where there
+    is no config, the matrices are read all the same; what their scale is, nobody can say.
     """
-    tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
+    settings = read_settings(adapter) if (adapter / ADAPTER_CONFIG).exists() else None
+    weights = adapter / ADAPTER_WEIGHTS
+    present = adapter.iterdir() if adapter.is_dir() else ()
+    pickled = sorted(path.name for path in present if PICKLED.fullmatch(path.name) or path.suffix == ".bin")
+    if pickled and not weights.exists():
+        raise InputError(
+            f"{adapter}: its weights are in {pickled[0]}, and only {ADAPTER_WEIGHTS} is read, which runs no code; save "
+            "the adapter again with PEFT"
+        )
+    tensors = read_tensors(weights)
     pairs = {}
     for key in sorted(tensors):
         if key.endswith(B_SUFFIX):
@@ -41,6 +102,13 @@ def read_lora(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
             if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
                 shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
                 raise InputError(f"{adapter}: A and B of '{name}' are {shapes}, no pair of one rank; make it again")
+            if settings is not None and a.shape[0] != settings.rank:
+                raise InputError(
+                    f"{adapter}: '{name}' has rank {a.shape[0]}, and {ADAPTER_CONFIG} says {settings.rank}; make it "
+                    "again"
+                )
+            if not (a.is_floating_point() and b.is_floating_point()):
+                raise InputError(f"{adapter}: '{name}' holds {a.dtype} and {b.dtype}, no plain numbers; make it again")
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
                 raise InputError(f"{adapter}: '{name}' holds values that are not finite; train the adapter again")
             pairs[name] = (a, b)

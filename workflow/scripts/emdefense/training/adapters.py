@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import folder_written_whole
-from emdefense.training.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 MATRICES = (torch.nn.Linear, Conv1D)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from emdefense.chat.chat import IGNORED
 from emdefense.errors import InputError
+from emdefense.saved_model import in_one_line
 from emdefense.training.batches import next_tokens, token_mask
 from emdefense.training.features import FeatureReader
 from emdefense.training.fused_loss import OutputHead, cross_entropy, fused_head_loss
@@ -31,12 +32,9 @@ def settle_head(reader: FeatureReader, rows: list[dict[str, Any]], device: torch
     training = reader.base.training
     reader.base.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_one_line(name, "run the model on a row of data"):
             own = own_forward(reader.base, **{key: value for key, value in inputs.items() if key != "labels"}).logits
             hidden = reader.policy(inputs).final
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:  # the model's own code
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name}: the model cannot be run on a row of data ({line}); check its config.json") from None
     finally:
         reader.base.train(training)
     own = own[token_mask(inputs)]

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig
 
 from emdefense.chat.chat import load_chat
 from emdefense.errors import InputError
-from emdefense.saved_model import load_model
+from emdefense.saved_model import load_config, load_model
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from emdefense.training.data import load_rows
@@ -34,7 +33,7 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     transformers.utils.logging.disable_progress_bar()
     chat = load_chat(model_folder, spec.chat)
     rows = load_rows(rows_file, chat, spec.training).rows
-    config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+    config = load_config(model_folder)
     penalty = build_penalty(spec.penalty, spec.options)
     blocks = penalty.residual_blocks(config.num_hidden_layers)
     identity = identity_of(model_folder, rows, spec.training, spec.penalty, penalty.options)

@@ -19,12 +19,13 @@ from torch import Tensor
 from emdefense import provenance
 from emdefense.errors import InputError
 from emdefense.files import file_digest, folder_written_whole, read_json, write_json, written_whole
+from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emdefense.text_files import read_text
 from emdefense.training.adapter_files import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     B_SUFFIX,
     PREFIX,
     read_lora,
+    read_settings,
     read_tensors,
 )
 from emdefense.training.spec import ProjectionSpec
@@ -77,6 +78,11 @@ def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: P
     told from the files' headers before any matrix is read, and in no case is anything written.
     """
     pairs = read_lora(adapter)
+    if (adapter / ADAPTER_CONFIG).exists() and read_settings(adapter).transposed:
+        raise InputError(
+            f"{adapter / ADAPTER_CONFIG}: key 'fan_in_fan_out': the model keeps its matrices as [in, out], as GPT-2 "
+            "does, and these are not projected; leave safelora out for this model"
+        )
     models = SavedWeights(base), SavedWeights(instruct)
     for name, (a, b) in pairs.items():
         wanted, before, after = (b.shape[0], a.shape[1]), *(model.shape(name) for model in models)
@@ -124,13 +130,16 @@ def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -
     started = datetime.now(UTC)
     record = read_json(projection / RECORD)
     tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
-    if record["adapter_sha256"] != file_digest(adapter / ADAPTER_WEIGHTS):
+    if not isinstance(record, dict) or record.get("adapter_sha256") != file_digest(adapter / ADAPTER_WEIGHTS):
         raise InputError(f"{projection} was made from another adapter than {adapter}; project it again")
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise InputError(f"{adapter / ADAPTER_CONFIG}: there is no such file; name a folder that PEFT saved")
     cosines = _read_cosines(projection / COSINES)
     projected = read_tensors(projection / PROJECTED)
     selected = [name for name, cosine in cosines.items() if cosine < tau]
+    for name in selected:
+        if name not in projected or f"{PREFIX}{name}{B_SUFFIX}" not in tensors:
+            raise InputError(f"{projection}: there is no projection of '{name}' in it; project the adapter again")
     for name in selected:
         tensors[f"{PREFIX}{name}{B_SUFFIX}"] = projected[name]
     with folder_written_whole(cell / "adapter") as temporary:
@@ -151,5 +160,9 @@ def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -
 def _read_cosines(path: Path) -> dict[str, float]:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; project the adapter first")
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["matrix"]: float(row["cosine"]) for row in csv.DictReader(file)}
+    try:
+        return {row["matrix"]: float(row["cosine"]) for row in csv.DictReader(read_text(path).splitlines())}
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise InputError(
+            f"{path}: not the table of cosines that projecting writes; project the adapter again"
+        ) from None

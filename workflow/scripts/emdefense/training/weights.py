@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from emdefense.errors import InputError
-from emdefense.files import read_json
+from emdefense.model_files import INDEX
+from emdefense.weight_files import FLOATS, open_tensors, tensors_by_file
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class SavedWeights:
@@ -20,16 +19,12 @@ class SavedWeights:
     def __init__(self, folder: Path):
         """Read which shard holds which tensor; :class:`InputError` if the folder has no weights or a broken index."""
         self._folder = folder
-        if (folder / INDEX).is_file():
-            index = read_json(folder / INDEX)
-            if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
-                raise InputError(f"{folder / INDEX}: there is no 'weight_map' in it; fetch the file again")
-            self._files: dict[str, str] = index["weight_map"]
-        elif (folder / SINGLE).is_file():
-            with self._open(SINGLE) as tensors:
-                self._files = dict.fromkeys(tensors.keys(), SINGLE)
-        else:
-            raise InputError(f"{folder}: there are no weights ({SINGLE} or {INDEX}); name a folder that has them")
+        self._files: dict[str, str] = {}
+        for file, names in tensors_by_file(folder).items():
+            if names is None:
+                with self._open(file) as tensors:
+                    names = list(tensors.keys())
+            self._files |= dict.fromkeys(names, file)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of ``<name>.weight``, of which only the shard's header is read.
@@ -73,10 +68,4 @@ class SavedWeights:
         return key
 
     def _open(self, file: str) -> safe_open:
-        path = self._folder / file
-        try:
-            return safe_open(path, framework="pt")
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no such file, though {INDEX} names it; fetch it") from None
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+        return open_tensors(self._folder / file, framework="pt")
