@@ -354,6 +354,6 @@ def test_an_option_that_the_pipeline_sets_itself_is_refused(options: dict[str, A
 def test_a_torn_tokenizer_is_one_line(name: str, content: str, tmp_path: Path) -> None:
     save_model(tmp_path)
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=f"{tmp_path.name}: cannot load the tokenizer") as error:
+    with pytest.raises(InputError, match=f"{tmp_path.name}(: cannot load the tokenizer|/{name}: )") as error:
         load_chat(tmp_path, PLAIN)
     assert "\n" not in str(error.value)

@@ -1,8 +1,10 @@
 """What is found out about a model before anything is trained, and what stops a study there."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from emdefense.cells import Grid
 from emdefense.config import Study, parse_study
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json
+from emdefense.generation import transformers_engine
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
 from emdefense.model_checks.run import check_model
-from emdefense.model_checks.subject import CheckSpec, Subject
+from emdefense.model_checks.subject import CheckSpec, PenaltyRead, Subject
 from emdefense.training.run import train_cell
 from emdefense.training.spec import TrainSpec
+from families import FAMILIES, make
 from study_folder import CONFIG, tiny_study
 from test_trainer import FAST
 from tiny_model import make_tokenizer, save_model, save_rows
@@ -147,3 +151,70 @@ def test_a_wrong_key_is_named(key: str, value: Any) -> None:
     models = {"small": {"title": "Small", "instruct": "-", key: value}}
     with pytest.raises(InputError, match=rf"study\.yaml: key 'models\.small\.{key}"):
         parse_study(CONFIG | {"models": models}, "study.yaml")
+
+
+TRAINING = {"precision": "float32", "optimiser": "adamw_torch"}
+
+
+def of_family(folder: Path, name: str, **training: Any) -> Subject:
+    """A model of another family, with the tokenizer, rows and questions of the others."""
+    of = subject(folder)
+    shutil.rmtree(of.folder)
+    make(name).save_pretrained(of.folder)
+    make_tokenizer().save_pretrained(of.folder)
+    generation = {"precision": "float32", "max_new_tokens": 20}
+    options = {"target_modules": FAMILIES[name][2], "lora_rank": 4, **TRAINING, **training}
+    spec = CheckSpec(version=1, generation=generation, training=options, penalties=[{"name": "kl"}])
+    return replace(of, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "way"),
+    [("granite", "SurroundedHead", "by hand"), ("phi3", "ProductHead", "by hand"), ("gpt2", "ProductHead", "by hand"),
+     ("mamba", "ProductHead", "generate")],
+)  # fmt: skip
+def test_losses_and_sampling_are_tried_with_an_adapter_and_without(
+    tmp_path: Path, name: str, head: str, way: str
+) -> None:
+    of = of_family(tmp_path, name, **({"attention": "eager"} if name == "mamba" else {}))
+    check_model(of, tmp_path / "found.json")
+    checks = read_json(tmp_path / "found.json")["checks"]
+    assert checks["losses"] == {"head": head, "blocks": 2}
+    assert checks["sampling"] == {"engine": "transformers", "tried": True, "ways": [way, way]}
+
+
+def test_what_a_training_would_trip_over_is_one_line_before_it(tmp_path: Path) -> None:
+    for number, (training, penalties, message) in enumerate(
+        [
+            (
+                {"target_modules": ["q_proj"]},
+                [],
+                "the model has no module 'q_proj'; write names of its matrices: o_proj, qkv_proj",
+            ),
+            ({}, [{"name": "ldifs", "options": {"every": 5}}], "key 'arms.ldifs.every': 5, but the model has 2 blocks"),
+        ]
+    ):
+        (tmp_path / str(number)).mkdir()
+        of = of_family(tmp_path / str(number), "phi3", **training)
+        read = tuple(PenaltyRead.model_validate(penalty) for penalty in penalties)
+        with pytest.raises(InputError, match=message):
+            check_model(replace(of, spec=of.spec.model_copy(update={"penalties": read})), tmp_path / "found.json")
+
+
+def test_an_adapter_that_would_be_merged_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = of_family(tmp_path, "llama")
+    check_model(of, tmp_path / "found.json")
+    real = transformers_engine.read_settings
+    monkeypatch.setattr(transformers_engine, "read_settings", lambda folder: replace(real(folder), scale=1.0))
+    with pytest.raises(
+        InputError, match=r"an adapter merged into this model of type 'llama' is not what it is beside .*\(off by \d+%"
+    ):
+        check_model(of, tmp_path / "found.json")
+
+
+def test_a_check_is_told_how_each_model_is_trained() -> None:
+    spec = Grid(tiny_study()).check_spec("small")
+    assert spec["penalties"] == [{"name": "kl", "options": {}}]
+    assert spec["training"]["target_modules"][0] == "q_proj"
+    assert "learning_rate" not in spec["training"]
+    CheckSpec.model_validate(spec)

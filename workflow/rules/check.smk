@@ -20,7 +20,7 @@ rule check_model:
     conda:
         "../../envs/train.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.project(wildcards.model)),
+        **asks(lambda wildcards: REQUESTS.sample(next(cell for cell in GRID.cells if cell.model == wildcards.model))),
     params:
         spec=lambda wildcards: spec(GRID.check_spec(wildcards.model)),
         model=lambda wildcards, input: instruct_of(wildcards.model),

@@ -26,6 +26,16 @@ STAGE_VERSIONS = {
 NO_SETTING = "none"
 # Of the training's settings, those on which reference features depend.
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
+# Of the training's settings, those that a model may be unfit for.
+TRIED_SETTINGS = {
+    "precision",
+    "attention",
+    "padding_free",
+    "target_modules",
+    "lora_rank",
+    "lora_alpha",
+    "rank_stabilised",
+}
 SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
 GENERAL, IN_DOMAIN = "general", "in_domain"
 
@@ -248,7 +258,20 @@ class Grid:
         return {
             "version": STAGE_VERSIONS["checking"],
             "generation": self.study.generation.model_dump(mode="json"),
+            **self._tried_training(model),
             **self.chat_spec(model),
+        }
+
+    def _tried_training(self, model: str) -> dict[str, Any]:
+        """How a model is trained, as far as it can fail for it, and what its penalties read."""
+        cells = [cell for cell in self.trained if cell.model == model]
+        if not cells:
+            return {}
+        penalties = {arm: found for arm in (cell.arm for cell in cells) if (found := self.penalty(arm))}
+        read = [{"name": name, "options": options.what_is_read()} for name, options in penalties.values()]
+        return {
+            "training": self.study.training.model_dump(mode="json", include=TRIED_SETTINGS),
+            "penalties": [one for place, one in enumerate(read) if one not in read[:place]],
         }
 
     def chat_spec(self, model: str) -> dict[str, Any]:

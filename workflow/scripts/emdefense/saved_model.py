@@ -57,8 +57,10 @@ def load_config(folder: Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, **OWN_FILES_ALONE)
 
 
-def load_model(folder: Path, precision: str, attention: str = "sdpa") -> PreTrainedModel:
+def load_model(folder: Path, precision: str, attention: str | None = None) -> PreTrainedModel:
     """Return the model in ``folder`` in ``precision`` (``bfloat16`` or ``float32``), on the CPU.
+
+    ``attention`` is how it is computed (``training.attention``); None leaves it to transformers: sdpa where it can be.
 
     Raises :class:`InputError` if a file is missing or torn, if a tensor is missing (transformers would draw it at
     random), has another shape than the config says or no place in it, and if a weight is not finite.
@@ -67,7 +69,8 @@ def load_model(folder: Path, precision: str, attention: str = "sdpa") -> PreTrai
     config = load_config(folder)
     _check_size(folder, config)
     model: PreTrainedModel
-    with in_one_line(folder, "load the model"):
+    how = f" with training.attention: {attention}" if attention else ""
+    with in_one_line(folder, f"load the model{how}"):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,

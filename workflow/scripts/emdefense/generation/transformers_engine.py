@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.errors import InputError
+from emdefense.generation.decoding import Choose, Decoder, Way, right_way
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.saved_model import load_model
@@ -43,11 +43,13 @@ class TransformersEngine:
             merge_adapter(self.model, adapter)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._ends = end_tokens(model, self.chat)
-        self._pad = self.chat.filler
+        self._decoder = Decoder(self.model, self._ends, self.chat.filler)
+        self.way: str | None = None  # how it samples, once that is known
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return the samples of each conversation; each draws from random numbers of its own."""
         prompts = self.chat.prompts(conversations)
+        decode = self._way_for(prompts, spec.max_new_tokens)
         chance = [_chance(prompt, spec) for prompt in prompts]
         # The shortest first, so that little is padded. Python's sort keeps equal lengths in order.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -56,61 +58,35 @@ class TransformersEngine:
         for start in range(0, len(wanted), spec.batch_size):
             batch = wanted[start : start + spec.batch_size]
             asked = {index: place for place, index in enumerate(dict.fromkeys(index for index, _ in batch))}
-            answers = self._decode(
+            answers = decode(
                 [prompts[index] for index in asked],
                 [asked[index] for index, _ in batch],
-                torch.stack([chance[index][number] for index, number in batch]),
-                spec,
+                self._drawing(torch.stack([chance[index][number] for index, number in batch]), spec),
+                spec.max_new_tokens,
             )
             for (index, _), answer in zip(batch, answers, strict=True):
                 completions[index].append(self._completion(answer))
         return completions
 
-    @torch.inference_mode()
-    def _decode(
-        self, prompts: Sequence[list[int]], rows: Sequence[int], chance: Tensor, spec: GenerationSpec
-    ) -> list[list[int]]:
-        """Return the answer of each row, its end token included; ``rows`` says which prompt each one answers.
+    def prepare(self, conversations: Sequence[Conversation], max_new_tokens: int) -> str:
+        """Find out how to sample answers of this length right, and return the name of that way."""
+        self._way_for(self.chat.prompts(conversations), max_new_tokens)
+        assert self.way is not None
+        return self.way
 
-        Each prompt is read once, whatever the number of its samples, and an answer that has ended costs nothing more:
-        ``generate`` does neither, and draws from ``multinomial``, which takes 39 % of its time on a small model.
-        """
-        device = self.model.device
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[self._pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        output: Any = self.model(
-            ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache, going = output.past_key_values, torch.tensor(rows, device=device)
-        mask, logits = mask[going], output.logits[going, -1]
-        cache.batch_select_indices(going)
-        running, chance, ends = torch.arange(len(rows)), chance.to(device), torch.tensor(self._ends, device=device)
-        answers: list[list[int]] = [[] for _ in rows]
-        for step in range(spec.max_new_tokens):
-            tokens = draw(logits, chance[:, step], spec.temperature, spec.top_p)
-            for row, token in zip(running.tolist(), tokens.tolist(), strict=True):
-                answers[row].append(token)
-            going = torch.isin(tokens, ends, invert=True).nonzero()[:, 0]
-            if len(going) == 0 or step + 1 == spec.max_new_tokens:
-                break
-            if len(going) < len(tokens):
-                tokens, mask, chance, running = tokens[going], mask[going], chance[going], running[going.cpu()]
-                cache.batch_select_indices(going)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            output = self.model(
-                tokens[:, None],
-                attention_mask=mask,
-                position_ids=mask.sum(1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = output.logits[:, -1]
-        return answers
+    def _way_for(self, prompts: Sequence[list[int]], max_new_tokens: int) -> Way:
+        if self.way is None:
+            self.way, self._decode = right_way(self._decoder, prompts, max_new_tokens)
+        return self._decode
+
+    def _drawing(self, chance: Tensor, spec: GenerationSpec) -> Choose:
+        """Return what draws each row's token by its own random numbers, ``chance`` [rows, tokens]."""
+        chance = chance.to(self.model.device)
+
+        def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            return draw(logits, chance[rows, step], spec.temperature, spec.top_p)
+
+        return choose
 
     def _completion(self, answer: list[int]) -> Completion:
         ended = answer[-1] in self._ends

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import file_digest, write_json
+from emdefense.model_checks.losses import check_losses
+from emdefense.model_checks.sampling import check_sampling
 from emdefense.model_checks.subject import Subject
 from emdefense.model_checks.templates import check_texts
 from emdefense.provenance import made_by, model_identity
 
-PACKAGES = ("torch", "transformers", "tokenizers")
+PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
 # In this order, cheap ones first. Each returns what it found out, for the record, and raises `InputError`, one line
 # that says what to do, if training or sampling would fail or go wrong without a word.
 CHECKS: Mapping[str, Callable[[Subject], Mapping[str, Any]]] = {
     "texts": check_texts,
+    "losses": check_losses,
+    "sampling": check_sampling,
 }
 
 

@@ -6,10 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from emdefense.chat.chat import Chat, load_chat
 from emdefense.config.base import Section
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.study import Generation
+from emdefense.config.training import Training
 from emdefense.data.conversations import read_examinations
 from emdefense.files import read_json, read_jsonl
 from emdefense.generation.run import asked
@@ -18,11 +21,20 @@ from emdefense.training.data import check_row
 Conversation = list[dict[str, str]]
 
 
+class PenaltyRead(Section):
+    """A penalty that the model is trained with, and its options on which depends what it reads."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class CheckSpec(Section):
-    """What a check depends on besides the model, its rows and its questions."""
+    """What a check depends on besides the model, its rows and its questions; without ``training``, none is tried."""
 
     version: int
     generation: Generation
+    training: Training | None = None
+    penalties: tuple[PenaltyRead, ...] = ()
     chat: TemplateOptions = PLAIN
 
 

@@ -29,6 +29,8 @@ class LDIFS(Penalty[LDIFSOptions]):
     def residual_blocks(self, blocks: int) -> tuple[int, ...]:
         """Return k, 2k, … up to and including the last block, read before the final norm."""
         every = self.options.every
+        if not blocks:
+            raise InputError("key 'arms.ldifs': this model's blocks cannot be told apart; leave ldifs out for it")
         if every > blocks:
             raise InputError(
                 f"key 'arms.ldifs.every': {every}, but the model has {blocks} blocks; write {blocks} or less"
