@@ -98,6 +98,6 @@ def _check_merged(engine: TransformersEngine, asked: Conversation, before: Tenso
     if not off <= NEAR * moved:
         raise InputError(
             f"{engine.model.name_or_path}: an adapter merged into this model of type "
-            f"'{engine.model.config.model_type}' is not what it is beside the weights (off by {float(off / moved):.0%} of what it changes); write other "
-            "training.target_modules, or generation.engine vllm"
+            f"'{engine.model.config.model_type}' is not what it is beside the weights (off by {float(off / moved):.0%} "
+            "of what it changes); write other training.target_modules, or generation.engine vllm"
         )
