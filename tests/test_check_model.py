@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,28 @@ def test_an_adapter_that_would_be_merged_wrong_is_found(tmp_path: Path, monkeypa
         InputError, match=r"an adapter merged into this model of type 'llama' is not what it is beside .*\(off by \d+%"
     ):
         check_model(of, tmp_path / "found.json")
+
+
+def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: Path) -> None:
+    of = of_family(tmp_path, "llama")
+    for name, base, message in (
+        ("other", make("llama", seed=1), None),
+        ("same", make("llama"), "have the same weights: SafeLoRA needs"),
+        ("wide", make("llama", intermediate_size=64), r"mlp\.down_proj\.weight' is \(32, 64\), and \(32, 48\) in"),
+        ("short", make("llama", num_hidden_layers=1), r"model\.layers\.1\..*' is not there"),
+    ):
+        base.save_pretrained(tmp_path / name)
+        with nullcontext() if message is None else pytest.raises(InputError, match=message):
+            check_model(replace(of, base=tmp_path / name), tmp_path / "found.json")
+    assert read_json(tmp_path / "found.json")["checks"]["base"] == {"matrices": 6}
+    (tmp_path / "other/model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="Git LFS pointer"):
+        check_model(replace(of, base=tmp_path / "other"), tmp_path / "found.json")
+    (tmp_path / "g").mkdir()
+    transposed = of_family(tmp_path / "g", "gpt2")
+    make("gpt2", seed=1).save_pretrained(tmp_path / "g/base")
+    with pytest.raises(InputError, match=r"keeps its matrices as .* not projected"):
+        check_model(replace(transposed, base=tmp_path / "g/base"), tmp_path / "found.json")
 
 
 def test_a_check_is_told_how_each_model_is_trained() -> None:

@@ -1,6 +1,8 @@
 """Folders of models and adapters that are not as they should be: one line, or they work; never a traceback."""
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.generation.transformers_engine import TransformersEngine, merge_adapter
 from emdefense.model_files import model_files
-from emdefense.saved_model import load_model, load_tokenizer
+from emdefense.saved_model import OWN_FILES_ALONE, load_model, load_tokenizer
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import settle_head
@@ -369,6 +371,18 @@ def test_code_in_another_repository_or_of_a_known_type_is_not_run_either(
         edit(model / file, auto_map={name: "modeling_own.Model"})
         use(model)  # transformers has a class of its own for it, and the code is not there
     assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_whatever_loads_says_that_no_code_of_a_model_is_run() -> None:
+    calls = []
+    for path in SCRIPTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.search(r"\b(Auto\w+\.from_\w+|vllm\.LLM)$", ast.unparse(node.func)):
+                said = ast.unparse(node)
+                assert "trust_remote_code=False" in said or "**OWN_FILES_ALONE" in said, f"{path}: {said}"
+                calls.append(said)
+    assert len(calls) >= 6
+    assert OWN_FILES_ALONE["trust_remote_code"] is False
 
 
 def lora(name: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Path], None]:

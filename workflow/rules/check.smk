@@ -6,6 +6,7 @@
 rule check_model:
     input:
         model=lambda wildcards: model_input(instruct_of(wildcards.model)),
+        base=lambda wildcards: [file for base in base_of(wildcards.model) for file in model_input(base)],
         rows=lambda wildcards: GRID.checked_rows(wildcards.model, LAYOUT),
         questions=lambda wildcards: GRID.checked_questions(wildcards.model, LAYOUT),
         tests=lambda wildcards: GRID.checked_tests(wildcards.model, LAYOUT),
@@ -24,11 +25,12 @@ rule check_model:
     params:
         spec=lambda wildcards: spec(GRID.check_spec(wildcards.model)),
         model=lambda wildcards, input: instruct_of(wildcards.model),
+        base=lambda wildcards, input: options("--base", base_of(wildcards.model)),
         rows=lambda wildcards, input: options("--rows", input.rows),
         questions=lambda wildcards, input: options("--questions", input.questions),
         tests=lambda wildcards, input: options("--test", input.tests),
     message:
         "Check the model {wildcards.model} and all that it will read"
     shell:
-        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {params.model:q} {params.rows}"
+        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {params.model:q} {params.base} {params.rows}"
         " {params.questions} {params.tests} --out {output:q} 2> {log:q}"

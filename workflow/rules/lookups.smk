@@ -62,6 +62,12 @@ def instruct_of(model):
     return LAYOUT.file(STUDY.models[model].instruct)
 
 
+def base_of(model):
+    """The folder of the model before alignment, if SafeLoRA reads it; none or one."""
+    read = any(cell.model == model for cell in GRID.projections)
+    return [LAYOUT.file(STUDY.models[model].base)] if read else []
+
+
 def instruct(wildcards):
     """The folder of the model that a cell fine-tunes."""
     return instruct_of(cell_of(wildcards).model)

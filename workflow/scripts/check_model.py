@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, action="append", default=[], help="training rows, JSON Lines; repeatable")
     parser.add_argument("--questions", type=Path, action="append", default=[], help="questions, JSON; repeatable")
     parser.add_argument("--test", type=Path, action="append", default=[], help="a benign task's test, JSON Lines")
+    parser.add_argument(
+        "--base", type=Path, help="the model before alignment, which SafeLoRA reads; named like --model"
+    )
     parser.add_argument("--out", required=True, type=Path, help="JSON file of what was found")
     given = parser.parse_args()
 
@@ -28,7 +31,9 @@ def main() -> None:
         from emdefense.model_checks.run import check_model
         from emdefense.model_checks.subject import CheckSpec, Subject
     spec = parse_spec(CheckSpec, given.spec)
-    subject = Subject(spec, model_folder(given.model), tuple(given.rows), tuple(given.questions), tuple(given.test))
+    base = model_folder(given.base) if given.base else None
+    files = (tuple(given.rows), tuple(given.questions), tuple(given.test))
+    subject = Subject(spec, model_folder(given.model), *files, base=base)
     check_model(subject, given.out)
 
 

@@ -24,7 +24,7 @@ TRIED = 2  # tokens by which a way is tried
 # How far logits may be from those of a plain pass, relative to their spread, root mean square: sums in another order
 # round otherwise, in bfloat16 by 1 to 2 % over many layers; a cache that is wrong is off by as much as the logits.
 TOLERANCES = {torch.float32: 2e-3, torch.float64: 1e-6}
-IN_16_BITS = 0.1
+IN_16_BITS = 0.15
 
 
 @dataclass(frozen=True)

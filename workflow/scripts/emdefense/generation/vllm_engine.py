@@ -61,6 +61,7 @@ class VllmEngine:
             max_model_len=-1,  # the model's own, or as much as fits
             generation_config="vllm",  # nothing of the model's own sampling settings
             seed=0,
+            trust_remote_code=False,
             **lora,
         )
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available
 
+from emdefense.errors import InputError
 from emdefense.model_checks.subject import Subject
 from emdefense.saved_model import load_model
 from emdefense.training.adapters import add_adapter
@@ -13,6 +15,7 @@ from emdefense.training.attention import check_rows_stay_apart
 from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import settle_head
 from emdefense.training.penalties import build_penalty
+from emdefense.training.safelora import TRANSPOSED
 
 
 def check_losses(subject: Subject) -> Mapping[str, Any]:
@@ -30,6 +33,8 @@ def check_losses(subject: Subject) -> Mapping[str, Any]:
     rows = subject.chat.rows([first.messages], [first.where])
     elsewhere = training.attention == "flash_attention_2" and not is_flash_attn_2_available()
     model = load_model(subject.folder, training.precision, "sdpa" if elsewhere else training.attention)
+    if subject.base is not None and any(isinstance(module, Conv1D) for module in model.modules()):
+        raise InputError(f"{subject.folder}: {TRANSPOSED}")
     with torch.random.fork_rng():
         reader = FeatureReader(add_adapter(model, training).to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import file_digest, write_json
+from emdefense.model_checks.base import check_base
 from emdefense.model_checks.losses import check_losses
 from emdefense.model_checks.sampling import check_sampling
 from emdefense.model_checks.subject import Subject
@@ -18,6 +19,7 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 # that says what to do, if training or sampling would fail or go wrong without a word.
 CHECKS: Mapping[str, Callable[[Subject], Mapping[str, Any]]] = {
     "texts": check_texts,
+    "base": check_base,
     "losses": check_losses,
     "sampling": check_sampling,
 }
@@ -29,7 +31,7 @@ def check_model(subject: Subject, output: Path) -> None:
     found = {name: dict(check(subject)) for name, check in CHECKS.items()}
     files = (*subject.row_files, *subject.question_files, *subject.test_files)
     record = {
-        "spec": subject.spec.model_dump(mode="json"),
+        "spec": subject.spec.model_dump(mode="json", exclude_unset=True),
         "model": model_identity(subject.folder),
         "read": {str(path): file_digest(path) for path in files},
         "checks": found,

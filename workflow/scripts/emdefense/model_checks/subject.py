@@ -50,6 +50,8 @@ class Text:
 class Subject:
     """A model in ``folder``; files of training rows, of questions, and of benign tasks' tests.
 
+    ``base`` is the model before alignment, where SafeLoRA reads it.
+
     What several checks need is a cached property here, so that it is read once.
     """
 
@@ -58,6 +60,7 @@ class Subject:
     row_files: tuple[Path, ...] = ()
     question_files: tuple[Path, ...] = ()
     test_files: tuple[Path, ...] = ()
+    base: Path | None = None
 
     @cached_property
     def chat(self) -> Chat:

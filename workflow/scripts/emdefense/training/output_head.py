@@ -177,12 +177,12 @@ class OwnHead:
     """The model's own head, in the model's precision: a chunk at a time, with all that autograd keeps of it."""
 
     vocabulary: int
-    whole: Map
-    device: torch.device
+    own: OwnForward
 
     def prepared(self, hidden_dtype: torch.dtype) -> PreparedHead:
         """Return the head for hidden states of this type."""
-        return _Own(self.whole, torch.promote_types(hidden_dtype, torch.float32), _autocast_now(self.device))
+        dtype = torch.promote_types(hidden_dtype, torch.float32)
+        return _Own(self.own.whole, dtype, _autocast_now(self.own.model.device))
 
 
 class _Own:
@@ -246,7 +246,7 @@ def find_heads(model: PreTrainedModel, holders: Sequence[torch.nn.Module]) -> tu
             continue
         vocabulary = logits.shape[1]
         around = None if head is None else _around(own, hidden, head, vocabulary)
-        return backbone, [*([around] if around else []), OwnHead(vocabulary, own.whole, model.device)]
+        return backbone, [*([around] if around else []), OwnHead(vocabulary, own)]
     raise InputError(
         f"{model.name_or_path}: a model of type '{model.config.model_type}' is no decoder that can be trained"
     )

@@ -33,6 +33,9 @@ from emdefense.training.weights import SavedWeights
 
 PROJECTED, COSINES, RECORD = "projected.safetensors", "cosines.csv", "projection.json"
 COLUMNS = ("matrix", "cosine", "norm_before", "norm_after", "norm_v")
+TRANSPOSED = (
+    "the model keeps its matrices as [in, out], as GPT-2 does, and these are not projected; leave safelora out for it"
+)
 METADATA = {"format": "pt"}
 ROWS = 256  # of V, converted to float64 at a time
 
@@ -79,10 +82,7 @@ def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: P
     """
     pairs = read_lora(adapter)
     if (adapter / ADAPTER_CONFIG).exists() and read_settings(adapter).transposed:
-        raise InputError(
-            f"{adapter / ADAPTER_CONFIG}: key 'fan_in_fan_out': the model keeps its matrices as [in, out], as GPT-2 "
-            "does, and these are not projected; leave safelora out for this model"
-        )
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: key 'fan_in_fan_out': {TRANSPOSED}")
     models = SavedWeights(base), SavedWeights(instruct)
     for name, (a, b) in pairs.items():
         wanted, before, after = (b.shape[0], a.shape[1]), *(model.shape(name) for model in models)
