@@ -28,7 +28,7 @@ schema: .venv/ready ## what is generated: the config's JSON schema and reference
 	.venv/bin/python workflow/scripts/write_schema.py
 
 test: .venv/ready ## all tests; ARGS="--processor avx2" with another processor's kernels, see tests/processors.py
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -25,7 +25,7 @@ from emdefense.training.spec import PenaltySpec, TrainSpec
 from same_training import assert_same_change
 from tiny_model import make_rows, save_model, save_rows
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 
 # 45 rows are 12 batches, the last with one row: three windows of four, or two of five and one of two.
 ROWS = 45

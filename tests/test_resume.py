@@ -26,7 +26,7 @@ from emdefense.warm_start import ADDRESS
 from test_warm_start import ENVIRONMENT, PARENT
 from tiny_model import make_rows, save_model, save_rows
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/train.py"
 RESULTS = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "train_log.jsonl")
