@@ -37,6 +37,8 @@ CURVES = "python workflow/scripts/training_curves.py --config results/<study>/st
 BY_TEST = {
     CURVES: "tests/test_training_curves.py::test_other_formats_on_request",
     "make test": "tests/test_documentation.py::test_every_command_is_accounted_for",
+    'make test ARGS="--processor avx2"': "tests/test_processors.py::*",
+    'make test ARGS="-m numerical --processor baseline"': "tests/test_processors.py::*",
     "make lint": "tests/test_documentation.py::test_make_names_the_checks",
     "pytest tests/test_slurm.py": "tests/test_slurm.py::*",
     "snakemake --configfile config/smoke.yaml": "tests/test_workflow.py::test_every_artefact_is_there",
