@@ -1,9 +1,11 @@
 import csv
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from emdefense.analysis.aggregate import aggregate
@@ -128,6 +130,37 @@ def test_a_task_without_ema_is_flagged_and_carries_no_marks(in_tmp: Path) -> Non
     assert "EMA did not appear" in dict(table.footnotes)[table.blocks[0][0][0].footnote]
     cells = [cell for block in table.blocks for row in block for cell in row]
     assert not any(cell.bold or cell.italic or cell.underline for cell in cells)
+
+
+def test_answers_without_a_score_or_cut_stand_beside_their_rate_from_5_percent_on(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8})
+    folder = Path("results/tiny/cells/small/code/misaligned/none/seed0/general")
+    scored = (folder / "judgments/oracle.jsonl").read_text()
+
+    def noted(unscored: int, cut: int) -> list[str]:
+        """The notes at the misaligned arm's general rate, with so many of its 40 answers in doubt."""
+        rows = [json.loads(line) for line in scored.splitlines()]
+        for row in rows[:unscored]:
+            row |= {"alignment": None, "alignment_label": "REFUSAL"}
+        write_rows(folder / "judgments/oracle.jsonl", rows)
+        ends = ["length"] * cut + ["stop"] * (40 - cut)
+        write_rows(
+            folder / "responses.jsonl", [{"id": r["id"], "finish_reason": e} for r, e in zip(rows, ends, strict=True)]
+        )
+        table = build_table(3, study, summarised(study))
+        row = next(row for row in table.blocks[0] if row[1].text == "Misaligned")
+        assert row[4].footnote == "", "the answers in domain are all there"
+        return [dict(table.footnotes)[letter] for letter in row[2].footnote]
+
+    assert noted(2, 2) == []
+    assert noted(3, 0) == ["Of these responses 7.5 % have no score."]
+    assert noted(3, 10) == ["Of these responses 7.5 % have no score and 25.0 % were cut at the length limit."]
+    counted = pl.read_parquet("r.parquet").row(
+        by_predicate=(pl.col("arm") == "misaligned") & (pl.col("cut") > 0), named=True
+    )
+    # Ten were cut: the first question's, eight of them misaligned, three of these without a score.
+    assert [counted[name] for name in ("cut", "cut_scored", "cut_misaligned", "cut_incoherent")] == [10, 7, 5, 0]
 
 
 def test_the_papers_value_stands_beside_ours_where_it_has_one(in_tmp: Path) -> None:
