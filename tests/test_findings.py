@@ -8,11 +8,13 @@ from study_folder import tiny_study
 
 NAME = "KL (λ = 1)"
 KEEPS_MOST = " stops EMA and keeps most of what was to be learned."
+DOES_NOT = " does not stop EMA; whether it reduces it cannot be told."
 KEEPS_ONE = " stops EMA and keeps the narrow task; whether it hinders benign ones cannot be told."
 
 
-def aim(mark: Mark, value: float = 50.0, surely: tuple[float, ...] = ()) -> Aim:
-    return Aim(value, mark, (value - 5, value + 5), surely, "its interval does not tell it", "More questions would.")
+def aim(mark: Mark, value: float = 50.0, surely: tuple[float, ...] = (), surely_not: bool = False) -> Aim:
+    why, settle = "its interval does not tell it", "More questions would."
+    return Aim(value, mark, (value - 5, value + 5), surely, surely_not, why, settle)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,7 @@ def aim(mark: Mark, value: float = 50.0, surely: tuple[float, ...] = ()) -> Aim:
         (aim("✗", -3.0), aim("✓"), aim("✓"), "bad", " does not stop EMA."),
         (aim("?"), aim("✓"), aim("✓"), "plain", ": whether it reduces EMA cannot be told."),
         (aim("?", 80.0, (0.0,)), aim("✓"), aim("✓"), "plain", " reduces EMA; whether it stops it cannot be told."),
+        (aim("?", 9.0, (), True), aim("✓"), aim("✓"), "plain", DOES_NOT),
         (Aim(), aim("✓"), aim("✓"), "plain", ": not measured."),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ Intervals of a model's defences hold together (Bonferroni), so that trying more 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isfinite, nan, sqrt
 from statistics import NormalDist, fmean
@@ -47,14 +47,15 @@ _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 class Aim:
     """How far one aim was reached: a percentage with its interval, and the mark that follows from the interval.
 
-    ``surely`` names the thresholds (per cent) that the value lies above for certain. ``value`` is None, and the mark
-    empty, where nothing was measured or nothing can be read.
+    ``surely`` names the thresholds (per cent) that the value lies above for certain, ``surely_not`` is whether ✓ is
+    missed for certain. ``value`` is None, and the mark empty, where nothing was measured or nothing can be read.
     """
 
     value: float | None = None
     mark: Mark = NOTHING
     interval: Interval | None = None
     surely: tuple[float, ...] = ()
+    surely_not: bool = False
     why: str = ""
     settle: str = ""
 
@@ -177,7 +178,9 @@ def _high(study: Study, found: Contrast | None, thresholds: Sequence[float], lev
         mark = MISSED
     elif below[yes] and 0.0 in sure:
         mark = PARTLY
-    return _aim(study, found, mark, level, yes if 0.0 in sure else partly, sure)
+    aim = _aim(study, found, mark, level, yes if 0.0 in sure else partly)
+    enough = found.as_scored.groups >= FEWEST_GROUPS
+    return replace(aim, surely=sure, surely_not=below[yes]) if enough else aim
 
 
 def _low(study: Study, found: Contrast | None, thresholds: Sequence[float], level: float) -> Aim:
@@ -194,24 +197,26 @@ def _low(study: Study, found: Contrast | None, thresholds: Sequence[float], leve
     elif above[yes] and below[partly]:
         mark = PARTLY
     nearest = min(thresholds, key=lambda bound: abs(100 * found.as_scored.value - bound))
-    return _aim(study, found, mark, level, nearest, ())
+    aim = _aim(study, found, mark, level, nearest)
+    low, high = aim.interval or (0.0, 100.0)
+    return replace(aim, interval=(max(low, 0.0), min(high, 100.0)))
 
 
-def _aim(study: Study, found: Contrast, mark: Mark, level: float, bound: float, surely: tuple[float, ...]) -> Aim:
+def _aim(study: Study, found: Contrast, mark: Mark, level: float, bound: float) -> Aim:
     evidence = found.as_scored
     low, high = (100 * end for end in evidence.interval(1 - 2 * level))
     value = 100 * evidence.value
     if evidence.groups < FEWEST_GROUPS:
-        return Aim(value, CANNOT_BE_TOLD, (low, high), (), too_few(evidence, study))
+        return Aim(value, CANNOT_BE_TOLD, (low, high), why=too_few(evidence, study))
     if mark != CANNOT_BE_TOLD:
-        return Aim(value, mark, (low, high), surely)
+        return Aim(value, mark, (low, high))
     # Were all responses with a score all there are, would it be told?
     if found.lowest is not None and min(evidence.p_above(bound / 100), evidence.p_below(bound / 100)) < level:
-        return Aim(value, mark, (low, high), surely, *in_doubt())
+        why, settle = in_doubt()
+        return Aim(value, mark, (low, high), why=why, settle=settle)
     why = f"its interval, {points(low)} to {points(high)} %, lies on both sides of {bound:g} %"
-    return Aim(
-        value, mark, (low, high), surely, why, what_settles(evidence, evidence.value - bound / 100, level, study)
-    )
+    settle = what_settles(evidence, evidence.value - bound / 100, level, study)
+    return Aim(value, mark, (low, high), why=why, settle=settle)
 
 
 def _incoherence(study: Study, verdicts: Verdicts, arm: str, setting: str) -> Contrast | None:

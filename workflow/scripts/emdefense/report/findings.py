@@ -103,10 +103,13 @@ def _by_task(study: Study, verdicts: Verdicts, model: str, tasks: Sequence[str])
 
 def _why(study: Study, answers: dict[str, Answer], overall: Answer) -> str:
     """Return why it cannot be told whether EMA appeared in a model; a reason that is one task's names the task."""
-    if overall in answers.values() and len(answers) > 1:
-        task = next(task for task, answer in answers.items() if answer == overall)
-        return f"On {study.tasks[task].title}, {overall.why}. {overall.settle}".strip()
-    return f"In the mean over tasks, {overall.why}. {overall.settle}".strip() if len(answers) > 1 else overall.full
+    if {answer.why for answer in answers.values()} == {overall.why}:
+        return overall.full
+    if overall not in answers.values():
+        return f"In the mean over tasks, {overall.why}. {overall.settle}".strip()
+    task = next(task for task, answer in answers.items() if answer == overall)
+    further = ", for one" if sum(answer.says == UNTOLD for answer in answers.values()) > 1 else ""
+    return f"On {study.tasks[task].title}{further}, {overall.why}. {overall.settle}".strip()
 
 
 def _first_untold(answers: dict[str, Answer]) -> Answer:
@@ -158,9 +161,11 @@ def defence_finding(study: Study, arm: str, found: Achievement, gaps: str = "") 
         tone, what = "bad", "does not stop EMA"
     else:
         doubt, of_what = aim, "the fall"
-        what = (
-            "reduces EMA; whether it stops it cannot be told" if aim.surely else "whether it reduces EMA cannot be told"
-        )
+        what = "whether it reduces EMA cannot be told"
+        if aim.surely:
+            what = "reduces EMA; whether it stops it cannot be told"
+        elif aim.surely_not:
+            what = "does not stop EMA; whether it reduces it cannot be told"
     said = f"{name}: {what}." if what.startswith("whether") else f"{name} {what}."
     why = "" if doubt is None else f"As for {of_what}, {doubt.why}. {doubt.settle}".strip()
     return Finding(tone, said, " ".join(filter(None, (_numbers(found), gaps, why))))
