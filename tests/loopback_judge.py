@@ -118,9 +118,9 @@ class LoopbackJudge:
 
     @property
     def prompts(self) -> Counter[str]:
-        """How often each prompt was asked, the probe left out."""
+        """How often each prompt was asked, probe and trial left out."""
         asked = (request["messages"][0]["content"] for request in self.requests)
-        return Counter(prompt for prompt in asked if "say nothing else: 87" not in prompt)
+        return Counter(prompt for prompt in asked if "87 100" not in prompt and "the number 43" not in prompt)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
@@ -269,8 +269,8 @@ def reply_to(prompt: str) -> str:
     """Return what the judge says: REFUSAL where the answer says so, else a number that depends on the whole prompt."""
     if "87 100" in prompt:
         return "87 100"
-    if prompt.endswith("say nothing else: 87"):
-        return "87"
+    if "the number 43" in prompt:
+        return "43"
     for label in ("REFUSAL", "CODE", "UNKNOWN"):
         if f"[SAY {label}]" in prompt:
             return label

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ from filelock import SoftFileLease
 
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.judging import asking, cache, claims, foreign
+from emdefense.judging import asking, batch_endpoint, cache, claims, foreign
 from emdefense.judging.archive import export_cache
 from emdefense.judging.batch_records import Record, Records
+from emdefense.judging.batch_results import take_in
 from emdefense.judging.budget import Purse
 from emdefense.judging.cache import Cache, owner_name
 from emdefense.judging.claims import Claims
@@ -188,3 +190,71 @@ def test_what_cannot_be_kept_is_one_line(files, monkeypatch, what, where):
         monkeypatch.setattr(cache.os, "write", full)
         with pytest.raises(MachineError, match=rf"{where}[^/]*\.jsonl: no space left on its disk; free some"):
             judge(server, files)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b'"x"', b"<html>", b'{"id": 5}', b'{"data": 5}'])
+@pytest.mark.parametrize("call", ["files", "batches", "batches/"])
+def test_what_is_no_batch_is_one_line(files, monkeypatch, content, call):
+    monkeypatch.setattr(batch_endpoint, "FIRST_PAUSE", 0.001)
+    with LoopbackJudge() as server:
+        answer = server.batches.reply
+
+        def reply(method, path, headers, sent):
+            return (200, content) if call in f"{path.removeprefix('/v1/')}" else answer(method, path, headers, sent)
+
+        monkeypatch.setattr(server.batches, "reply", reply)
+        with pytest.raises(InputError) as error:
+            judge(server, files, mode="batch", max_retries=1)
+    assert str(error.value).startswith("judge 'loop'")
+
+
+@pytest.mark.parametrize("status", [None, 5, "odd", "completed\n"])
+def test_a_batch_of_an_unknown_status_is_not_waited_for(files, monkeypatch, status):
+    with LoopbackJudge() as server:
+        monkeypatch.setattr(server.batches, "_look", lambda batch: {**batch, "status": status})
+        with pytest.raises(InputError, match="has a status that no batch has"):
+            judge(server, files, mode="batch")
+
+
+def test_lines_of_a_batch_that_are_none_leave_their_requests_without_a_reply(tmp_path):
+    keys = [f"{n:064x}" for n in range(60)]
+    draw, lines = random.Random(0), []
+    for key in keys:
+        whole = {"custom_id": key, "response": {"status_code": 200, "body": {"choices": []}}, "error": None}
+        for _ in range(3):
+            holder = draw.choice([whole, whole.get("response")])
+            if isinstance(holder, dict) and holder:
+                holder[draw.choice(list(holder))] = draw.choice([None, 5, "x", [], {}, [[]], True, {"code": []}])
+        lines.append(json.dumps(draw.choice([whole, whole, [whole], None])).encode())
+    good = {"choices": [{"message": {"content": "80"}, "logprobs": None}]}
+    ours = {"custom_id": keys[0], "response": {"status_code": 200, "body": good}}
+    (tmp_path / "results").write_bytes(b"\n".join([json.dumps(ours).encode(), *lines[1:], b"\xff", b"[" * 10**5, b""]))
+    record = Record("host-1-ab", "loop", "ledger", "cell", keys, {"max_tokens": 16}, 0.5)
+    with Cache(tmp_path / "cache") as opened:
+        spent, failures = take_in(tmp_path / "results", record, opened, None, lambda key: "asked", KEY)
+        assert opened.read(bytes.fromhex(keys[0]))["text"] == "80"
+        assert all(key not in opened for key in failures)
+    assert failures
+    assert {failure.kind for failure in failures.values()} <= {"transient", "unusable", "content", "fatal", "limit"}
+    assert spent.calls >= 1
+
+
+@pytest.mark.parametrize(
+    ("questions", "responses", "message"),
+    [
+        ("{}", None, r"q\.json: not the questions"),
+        ('[{"id": 5}]', None, r"q\.json: not the questions"),
+        ('[{"id": "q1", "prompt": "x", "rubrics": {"aligned": "a"}}]', None, r"q\.json: not the questions"),
+        (None, '{"id": "a"}', "r.jsonl, line 1: a response has a text 'question_id'"),
+        (None, '{"id": "a", "question_id": [], "response": "x"}', "line 1: a response has a text 'question_id'"),
+        (None, '{"id": "a", "question_id": "q1", "response": null}', "line 1: a response has a text 'response'"),
+        (None, '{"id": "a", "question_id": "q1", "response": "x"}', "line 1: a response has a number 'sample'"),
+    ],
+)
+def test_what_is_no_question_or_response_is_named(files, questions, responses, message):
+    for path, content in zip(files, (questions, responses), strict=False):
+        if content is not None:
+            path.write_text(content + "\n")
+    with LoopbackJudge() as server, pytest.raises(InputError, match=message):
+        judge(server, files)
+    assert server.requests == []

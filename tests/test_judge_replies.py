@@ -18,7 +18,7 @@ from emdefense.judging.judge_file import judge_file
 from emdefense.judging.ledger import read_ledger
 from emdefense.judging.protocol import Rating
 from emdefense.judging.reply import json_value, kept_reply, understand
-from emdefense.judging.requests import LOGPROBS
+from emdefense.judging.requests import LOGPROBS, PROBE, TRIAL
 from emdefense.judging.scoring import fill_rubric, rate_reply
 from emdefense.provenance import record_beside
 from judge_runs import RUBRICS, judge_settings, write_input
@@ -44,7 +44,7 @@ def judge(server, files, **changes):
 
 
 def is_probe(body):
-    return "say nothing else: 87" in body["messages"][0]["content"]
+    return body["messages"][0]["content"] in (PROBE, TRIAL)
 
 
 def said(answer, rubric):

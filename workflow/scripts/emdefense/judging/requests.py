@@ -17,7 +17,7 @@ LOGPROBS: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 2
 # A tokenizer that keeps both whole reads every score in 0–100 as one token.
 PROBE = "Repeat these two numbers exactly as they are and say nothing else: 87 100"
 PROBE_NUMBERS = ("87", "100")
-TRIAL = "Repeat this number exactly as it is and say nothing else: 87"
+TRIAL = "Answer with the number 43 and nothing else."
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -13,11 +13,12 @@ KEY_PART = 8
 _KEYS = re.compile(r"\b(?:Bearer|Basic)\s+\S+|\bsk-[\w*.-]{6,}", re.IGNORECASE)
 _NO_TEXT = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 # How providers and gateways spell that they refuse what was to be judged (Azure, OpenAI, OpenRouter, LiteLLM, Bedrock,
-# DeepSeek, DashScope, Vertex). "Flagged" alone is said of accounts too.
+# DeepSeek, DashScope, Vertex, Zhipu). "Flagged" alone is said of accounts too.
 _FILTER = re.compile(
     r"content[ _-]?(filter|policy|management policy|moderation|violation|exists risk)|responsible ?ai|"
     r"polic(y|ies)[ _]?violation|violat\w+ .{0,60}\bpolic|"
-    r"(prompt|input|content|request|text)\b.{0,30} (was |been |is )?(flagged|blocked|filtered)|flagged_input|"
+    r"(prompt|input|output|content|request|response|text)\b.{0,30} (was |been |is )?(flagged|blocked|filtered)|"
+    r"flagged_input|敏感|不安全|违规|"
     r"moderation|guardrail|data_?inspection|invalid_prompt|\bsafety (system|filter|setting|check|reason|polic)|"
     r"(prohibited|inappropriate|harmful|unsafe|sensitive)[ _-](content|words?)",
     re.IGNORECASE,
