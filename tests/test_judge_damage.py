@@ -192,7 +192,7 @@ def test_what_cannot_be_kept_is_one_line(files, monkeypatch, what, where):
             judge(server, files)
 
 
-@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b'"x"', b"<html>", b'{"id": 5}', b'{"data": 5}'])
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"<html>", b'{"id": 5}'])
 @pytest.mark.parametrize("call", ["files", "batches", "batches/"])
 def test_what_is_no_batch_is_one_line(files, monkeypatch, content, call):
     monkeypatch.setattr(batch_endpoint, "FIRST_PAUSE", 0.001)
