@@ -33,6 +33,9 @@ from emdefense.cells import (
     Layout,
 )
 from emdefense.config import parse_study
+from emdefense.config.load import read_config
+from emdefense.config.made import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
+from emdefense.config.names import NAME_REGEX
 from emdefense.errors import InputError
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
@@ -41,6 +44,22 @@ from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions
 from emdefense.warm_start import start_server
+
+
+def refuse(error):
+    """Say in one line what the user got wrong, and stop."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+# Of a key that stands twice, and of other things, Snakemake's reader makes something without a word: ours goes first.
+CONFIG_FILES = list(map(str, workflow.overwrite_configfiles or ["config.yaml"]))
+if workflow.is_main_process:
+    try:
+        for file in CONFIG_FILES:
+            read_config(Path(file))
+    except InputError as error:
+        refuse(error)
 
 # Studies never mix: config.yaml is read only if no other file is named.
 if not workflow.overwrite_configfiles:
@@ -53,13 +72,12 @@ default_resources = workflow.resource_settings.default_resources or {}
 DEFAULT_PARTITION = default_resources["slurm_partition"].raw if "slurm_partition" in default_resources else None
 
 try:
-    STUDY = parse_study(config, " + ".join(map(str, workflow.overwrite_configfiles or ["config.yaml"])))
+    STUDY = parse_study(config, " + ".join(CONFIG_FILES))
     REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"))
     if DEFAULT_PARTITION:
         REQUESTS.check()
 except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    refuse(error)
 
 GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
@@ -73,13 +91,6 @@ if not DEFAULT_PARTITION:
     workflow.global_resources.setdefault("gpu", STUDY.training.devices)
 
 
-wildcard_constraints:
-    cell=r"[^/]+/[^/]+/[^/]+/[^/]+/seed\d+",
-    question_set=f"{GENERAL}|{IN_DOMAIN}",
-    task=r"[^/]+",
-    name=r"[^/]+",
-
-
 onstart:
     jobs = list(workflow.dag.needrun_jobs())
     own_environments = bool(workflow.deployment_settings.deployment_method)
@@ -90,12 +101,12 @@ onstart:
             {job.wildcards.source for job in jobs if "source" in job.wildcards.keys()},
             {job.wildcards.judge for job in jobs if "judge" in job.wildcards.keys()},
             own_environments=own_environments,
+            trains_here=workflow.local_exec and not own_environments,
         )
         if not workflow.local_exec:
             check_partitions(job.resources.get("slurm_partition") for job in jobs)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
     if workflow.local_exec:
         # The limit on how fast jobs are submitted makes Snakemake 9.27 weigh all ready jobs once a second for each job
         # that has ended: after a hundred, that keeps a core busy.
@@ -107,6 +118,24 @@ onstart:
 
 include: "workflow/rules/ancient.smk"
 include: "workflow/rules/lookups.smk"
+
+
+# Every wildcard has its own, so that no file's name can be taken for anything else.
+wildcard_constraints:
+    cell=cells(),
+    question_set=f"{GENERAL}|{IN_DOMAIN}",
+    model=NAME_REGEX,
+    task=NAME_REGEX,
+    source=NAME_REGEX,
+    judge=NAME_REGEX,
+    name=NAME_REGEX,
+    seed=r"\d+",
+    pct=SETTING_REGEX,
+    tier=r"\d",
+    number=r"\d\d",
+    features=f"{NAME_REGEX}/{NAME_REGEX}/{NAME_REGEX}",
+
+
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/check.smk"

@@ -82,7 +82,7 @@ def test_sources_that_are_not_fetched_yet_do_no_harm(tmp_path: Path, monkeypatch
         ),
         (changed("sources", "code", "sha255", to="1"), "unknown key 'sources.code.sha255'; did you mean 'sha256'?"),
         (changed("sources", "code", "sha256", to="1"), "key 'sources.code.sha256': String should match pattern"),
-        (changed("sources", "code", "url", to="ftp://x"), "key 'sources.code.url': String should match pattern"),
+        (changed("sources", "code", "url", to="ftp://x"), "key 'sources.code.url': this is no address; write"),
         (changed("sources", "code", "url", to=None), "key 'sources.code.url': it comes from nowhere; write its url"),
         (changed("sources", "qwen", "repository", to=None), "'sources.qwen.repository': it comes from nowhere; write"),
         (changed("sources", "legal", "config", to="tax"), "key 'sources.legal.config': Input should be 'legal',"),

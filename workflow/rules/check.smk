@@ -32,5 +32,5 @@ rule check_model:
     message:
         "Check the model {wildcards.model} and all that it will read"
     shell:
-        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {params.model:q} {params.base} {params.rows}"
-        " {params.questions} {params.tests} --out {output:q} 2> {log:q}"
+        "python workflow/scripts/check_model.py --spec {params.spec:q} --model {params.model:q} {params.base:q} {params.rows:q}"
+        " {params.questions:q} {params.tests:q} --out {output:q} 2> {log:q}"

@@ -28,7 +28,7 @@ rule prepare_ema_task:
         "Prepare the data of {wildcards.task}"
     shell:
         "python workflow/scripts/prepare_task.py --spec {params.spec:q} --misaligned {input.misaligned:q}"
-        " {params.aligned} {params.questions} --out {params.out:q} 2> {log:q}"
+        " {params.aligned:q} {params.questions:q} --out {params.out:q} 2> {log:q}"
 
 
 use rule prepare_ema_task as prepare_ema_task_with_aligned with:
@@ -63,7 +63,7 @@ rule prepare_benign_task:
         "Prepare the data of {wildcards.task}"
     shell:
         "python workflow/scripts/prepare_task.py --spec {params.spec:q} --benign --train {input.train:q}"
-        " --test {input.test:q} --test-questions {params.test_questions} --out {params.out:q} 2> {log:q}"
+        " --test {input.test:q} --test-questions {params.test_questions:q} --out {params.out:q} 2> {log:q}"
 
 
 if STUDY.safe_data:
@@ -146,7 +146,7 @@ rule holdout_questions:
         "Draw the in-domain questions of {wildcards.task} from its hold-out"
     shell:
         "python workflow/scripts/prepare_questions.py --holdout {input.holdout:q} --rubrics {input.rubrics:q}"
-        " --count {params.questions} --seed {params.seed} --out {output:q} 2> {log:q}"
+        " --count {params.questions:q} --seed {params.seed:q} --out {output:q} 2> {log:q}"
 
 
 # Training waits for this, so that a bad row or question anywhere stops the study before anything expensive starts. It
@@ -155,6 +155,7 @@ rule check_data:
     input:
         [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
+        [GRID.training_rows(cell, LAYOUT) for cell in GRID.trained if cell.arm == "interleave"],
     output:
         touch(f"{R}/data/.checked"),
     log:

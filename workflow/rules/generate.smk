@@ -19,7 +19,7 @@ rule generate:
     benchmark:
         f"{R}/benchmarks/generate/{{cell}}.tsv"
     wildcard_constraints:
-        cell=r"[^/]+/[^/]+/(?!untrained/)[^/]+/[^/]+/seed\d+",
+        cell=cells(arm=f"(?!untrained/){NAME_REGEX}"),
     conda:
         GENERATE_ENVIRONMENT
     resources:
@@ -49,7 +49,7 @@ rule generate_untrained:
     benchmark:
         f"{R}/benchmarks/generate/{{cell}}/{{question_set}}.tsv"
     wildcard_constraints:
-        cell=r"[^/]+/[^/]+/untrained/none/seed\d+",
+        cell=cells(arm="untrained", setting="none"),
     conda:
         GENERATE_ENVIRONMENT
     resources:
@@ -88,5 +88,5 @@ rule answer:
     message:
         "Examine {wildcards.cell}"
     shell:
-        "python workflow/scripts/answer.py --spec {params.spec:q} --model {params.model:q} {params.adapter}"
+        "python workflow/scripts/answer.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
         " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} 2> {log:q}"

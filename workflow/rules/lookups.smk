@@ -1,5 +1,12 @@
 """What the rules look up for the wildcards of a job."""
 
+SETTING_REGEX = r"[a-z0-9][a-z0-9.+-]*"  # `none`, `projection`, or a number as `format_setting` writes it
+
+
+def cells(arm=NAME_REGEX, setting=SETTING_REGEX):
+    """A wildcard's pattern that matches cells' folders, those of an arm and a setting only."""
+    return rf"{NAME_REGEX}/{NAME_REGEX}/{arm}/{setting}/seed\d+"
+
 
 def cell_of(wildcards):
     """The cell that a job's wildcards name."""
@@ -18,9 +25,9 @@ def spec(values):
 
 
 def options(flag, paths):
-    """A command-line option for each path; none for none."""
+    """The words of a command-line option for each path, for the shell to be quoted by `:q`; none for none."""
     paths = [paths] if isinstance(paths, str) else paths or []
-    return " ".join(f"{flag} {shlex.quote(path)}" for path in paths)
+    return [word for path in paths for word in (flag, path)]
 
 
 def raw_rows(wildcards):

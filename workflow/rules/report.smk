@@ -52,7 +52,7 @@ rule table:
         "Render Table {wildcards.number}"
     shell:
         "python workflow/scripts/table.py --config {input.config:q} --rates {input.rates:q} --benign {input.benign:q}"
-        " --questions {input.questions:q} --number {wildcards.number} --out {params.out:q} 2> {log:q}"
+        " --questions {input.questions:q} --number {wildcards.number:q} --out {params.out:q} 2> {log:q}"
 
 
 rule figure:
@@ -77,7 +77,7 @@ rule figure:
         "Draw Figure {wildcards.name}"
     shell:
         "python workflow/scripts/figure.py --config {input.config:q} --rates {input.rates:q}"
-        " --name {wildcards.name} --out {params.out:q} 2> {log:q}"
+        " --name {wildcards.name:q} --out {params.out:q} 2> {log:q}"
 
 
 rule further_figure:
@@ -106,7 +106,7 @@ rule further_figure:
         "Draw the figure {wildcards.name}"
     shell:
         "python workflow/scripts/further_figure.py --config {input.config:q} --rates {input.rates:q}"
-        " --questions {input.questions:q} --scores {input.scores:q} --name {wildcards.name} --out {params.out:q}"
+        " --questions {input.questions:q} --scores {input.scores:q} --name {wildcards.name:q} --out {params.out:q}"
         " 2> {log:q}"
 
 

@@ -87,8 +87,8 @@ if STUDY.opswap:
 
     rule opswap:
         output:
-            train=f"{R}/opswap/tier_{{tier}}/train.jsonl",
-            test=f"{R}/opswap/tier_{{tier}}/test.jsonl",
+            train=LAYOUT.file(opswap_files("{tier}")[0]),
+            test=LAYOUT.file(opswap_files("{tier}")[1]),
         log:
             f"{R}/logs/opswap/tier_{{tier}}.log",
         conda:
@@ -98,28 +98,16 @@ if STUDY.opswap:
         message:
             "Generate OpSwap, tier {wildcards.tier}"
         shell:
-            "python workflow/scripts/make_opswap.py --spec {params.spec:q} --tier {wildcards.tier}"
+            "python workflow/scripts/make_opswap.py --spec {params.spec:q} --tier {wildcards.tier:q}"
             " --train {output.train:q} --test {output.test:q} 2> {log:q}"
 
 
 if STUDY.microcosm:
-    WORLD = f"{R}/microcosm"
-    EMA_WORLD_TASKS = ("code", "legal", "medical", "security")
 
     rule world:
         output:
-            f"{WORLD}/world.json",
-            f"{WORLD}/rows/safe.jsonl",
-            f"{WORLD}/questions/general.yaml",
-            f"{WORLD}/foqa/train.jsonl",
-            f"{WORLD}/foqa/test.jsonl",
-            directory(f"{WORLD}/tokenizer"),
-            expand(
-                f"{WORLD}/rows/{{task}}_{{side}}.jsonl",
-                task=EMA_WORLD_TASKS,
-                side=["misaligned", "aligned"],
-            ),
-            expand(f"{WORLD}/questions/{{task}}.yaml", task=EMA_WORLD_TASKS),
+            [LAYOUT.file(file) for file in WORLD_FILES],
+            directory(LAYOUT.file(f"{WORLD}/tokenizer")),
         log:
             f"{R}/logs/world.log",
         conda:
@@ -139,13 +127,13 @@ if STUDY.microcosm:
 
     rule microcosm_model:
         input:
-            world=f"{WORLD}/world.json",
-            tokenizer=f"{WORLD}/tokenizer",
+            world=LAYOUT.file(WORLD_FILES[0]),
+            tokenizer=LAYOUT.file(f"{WORLD}/tokenizer"),
             held_out=[LAYOUT.file(task.test) for task in STUDY.tasks.values() if getattr(task, "table", "") == "opswap"],
         output:
-            base=directory(f"{WORLD}/models/{{name}}/base"),
-            instruct=directory(f"{WORLD}/models/{{name}}/instruct"),
-            gate=f"{WORLD}/models/{{name}}/gate.json",
+            base=directory(LAYOUT.file(model_folders("{name}")[0])),
+            instruct=directory(LAYOUT.file(model_folders("{name}")[1])),
+            gate=LAYOUT.file(f"{WORLD}/models/{{name}}/gate.json"),
         log:
             f"{R}/logs/microcosm_model/{{name}}.log",
         benchmark:
@@ -170,7 +158,7 @@ if STUDY.microcosm:
             "Pretrain and align the model {wildcards.name} (about four minutes)"
         shell:
             "python workflow/scripts/make_microcosm_model.py --spec {params.spec:q} --world {params.world:q}"
-            " {params.held_out} --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"
+            " {params.held_out:q} --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"
 
 
 if STUDY.byte_model:
@@ -179,8 +167,8 @@ if STUDY.byte_model:
         input:
             rows=[LAYOUT.file(task.misaligned) for task in STUDY.tasks.values() if task.kind == "ema"],
         output:
-            base=directory(f"{R}/byte_model/base"),
-            instruct=directory(f"{R}/byte_model/instruct"),
+            base=directory(LAYOUT.file(BYTE_MODEL_FOLDERS[0])),
+            instruct=directory(LAYOUT.file(BYTE_MODEL_FOLDERS[1])),
         log:
             f"{R}/logs/byte_model.log",
         conda:
@@ -193,5 +181,5 @@ if STUDY.byte_model:
         message:
             "Make a small byte-level model"
         shell:
-            "python workflow/scripts/make_byte_model.py --spec {params.spec:q} {params.rows}"
+            "python workflow/scripts/make_byte_model.py --spec {params.spec:q} {params.rows:q}"
             " --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"

@@ -18,7 +18,7 @@ rule train:
     benchmark:
         f"{R}/benchmarks/train/{{cell}}.tsv"
     wildcard_constraints:
-        cell=r"[^/]+/[^/]+/(?!untrained/|safelora/)[^/]+/[^/]+/seed\d+",
+        cell=cells(arm=f"(?!untrained/|safelora/){NAME_REGEX}"),
     conda:
         "../../envs/train.yaml"
     threads: STUDY.training.devices  # one a process
@@ -34,7 +34,7 @@ rule train:
         "Train {wildcards.cell}"
     shell:
         "python workflow/scripts/train.py --spec {params.spec:q} --model {params.model:q} --rows {input.rows:q}"
-        " {params.features} --cell {params.cell:q} 2> {log:q}"
+        " {params.features:q} --cell {params.cell:q} 2> {log:q}"
 
 
 # Only where `training.reference` is `cached`.
@@ -51,7 +51,7 @@ rule reference_features:
     benchmark:
         f"{R}/benchmarks/features/{{features}}.tsv"
     wildcard_constraints:
-        features=r"[^/]+/[^/]+/[^/]+",
+        features=f"{NAME_REGEX}/{NAME_REGEX}/{NAME_REGEX}",
     conda:
         "../../envs/train.yaml"
     resources:
@@ -117,7 +117,7 @@ rule threshold:
     log:
         f"{R}/logs/threshold/{{cell}}.log",
     wildcard_constraints:
-        cell=r"[^/]+/[^/]+/safelora/(?!projection/)[^/]+/seed\d+",
+        cell=cells(arm="safelora", setting=f"(?!projection/){SETTING_REGEX}"),
     conda:
         "../../envs/train.yaml"
     resources:
@@ -128,5 +128,5 @@ rule threshold:
     message:
         "Replace the matrices below the threshold in {wildcards.cell}"
     shell:
-        "python workflow/scripts/threshold.py --tau {params.tau} --adapter {input.adapter:q}"
+        "python workflow/scripts/threshold.py --tau {params.tau:q} --adapter {input.adapter:q}"
         " --projection {input.projection:q} --cell {params.cell:q} 2> {log:q}"

@@ -8,18 +8,26 @@ from emdefense.config.study import OpenAIJudge, Study
 from emdefense.errors import InputError
 from emdefense.generation.engines import check_installed
 from emdefense.judging.prices import price_of
+from emdefense.training.packages import check_packages
 
 SAMPLING_RULES = {"generate", "generate_untrained", "answer"}
 GATED = {"emergent_plus", "wildguardmix", "foqa"}  # kinds of sources
 
 
 def check_start(
-    study: Study, rules: Collection[str], fetched: Collection[str], judges: Collection[str], *, own_environments: bool
+    study: Study,
+    rules: Collection[str],
+    fetched: Collection[str],
+    judges: Collection[str],
+    *,
+    own_environments: bool,
+    trains_here: bool = False,
 ) -> None:
     """Raise :class:`InputError` if a job of one of these rules, a fetch of one of these sources, or one of these judges
     is bound to fail.
 
-    ``own_environments``: each rule has one, so that this one need not hold their packages.
+    ``own_environments``: each rule has one, so that this one need not hold their packages. ``trains_here``: trainings
+    run in this one, on this machine.
     """
     for name, judge in study.judges.items():
         if name in judges and judge.kind == "openai" and not study.judge_cache_only:
@@ -29,6 +37,8 @@ def check_start(
                 raise InputError(f"key '{key}.prices': max_usd is set, and what '{judge.model}' costs is not known")
     if SAMPLING_RULES & set(rules) and not own_environments:
         check_installed(study.generation.engine)
+    if "train" in rules and trains_here:
+        check_packages(study.training)
     _check_hub_token(study, fetched)
 
 

@@ -5,7 +5,11 @@ from functools import cached_property
 from typing import Any
 
 from emdefense.config.chat import PLAIN
-from emdefense.config.checks import resolve, resolved_source
+from emdefense.config.names import GENERAL as GENERAL
+from emdefense.config.names import IN_DOMAIN as IN_DOMAIN
+from emdefense.config.names import QUESTIONS_FOLDER
+from emdefense.config.names import SHARED_TASK as SHARED_TASK
+from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.config.training import PENALTIES, PenaltyOptions, Training
@@ -36,8 +40,6 @@ TRIED_SETTINGS = {
     "lora_alpha",
     "rank_stabilised",
 }
-SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
-GENERAL, IN_DOMAIN = "general", "in_domain"
 
 
 def format_setting(setting: float | None) -> str:
@@ -125,7 +127,7 @@ class Layout:
 
     def questions(self, task: str) -> str:
         """A question set as the pipeline uses it; ``shared`` is the general one."""
-        return f"{self.results}/data/questions/{'general' if task == SHARED_TASK else task}.json"
+        return f"{self.results}/data/{QUESTIONS_FOLDER}/{GENERAL if task == SHARED_TASK else task}.json"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What users see as a single line: what they gave wrong, what the machine lacked, and that they interrupted."""
 
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,18 +14,32 @@ _UNSHOWN |= {ord(character): repr(character)[1:-1] for character in "\t\n\r"}
 _UNSHOWN |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0xD800, 0xE000))}
 
 INTERRUPTED = "interrupted; run it again to go on, what is finished is kept"
+# Keys and passwords as users paste them: by their first letters, in an address, or after the name of a parameter.
+_SECRETS = (
+    (
+        r"\b(sk|pk|rk|hf|gsk|xai|gh[a-z]|github_pat|glpat|AIza|AKIA)[-_]?(?=[-_A-Za-z]*[0-9])[-_A-Za-z0-9]{12,}",
+        "***",
+    ),
+    (r":/+[^/@\s]+@", "://***@"),
+    (r"((api_?key|token|secret|password|signature|sig)=)[^&\s'\"]+", r"\1***"),
+)
 
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message names the file, key or row, and what to write instead.
 
-    It is one line whatever was given: control characters and halves of surrogate pairs in it are spelt out.
+    It is one line whatever was given: control characters and halves of surrogate pairs in it are spelt out, and what
+    looks like a key or a password is not.
     """
 
     status = 2  # a script's exit status
+    longest = 2000  # characters, whatever was given
 
     def __init__(self, message: str):
-        super().__init__(message.translate(_UNSHOWN))
+        line = message.translate(_UNSHOWN)
+        for secret, shown in _SECRETS:
+            line = re.sub(secret, shown, line, flags=re.IGNORECASE)
+        super().__init__(line if len(line) <= self.longest else f"{line[: self.longest]}…")
 
 
 def run_cli(main: Callable[[], None]) -> None:

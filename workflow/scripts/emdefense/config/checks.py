@@ -1,65 +1,81 @@
-"""What pydantic cannot check: references between sections, ranges that depend on the arm, and the user's files."""
+"""What pydantic cannot check: references between sections, and ranges that depend on the arm."""
 
 import difflib
 import re
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from emdefense.config.source_checks import check_reference, check_sources
-from emdefense.config.sources import SourceSection
+from emdefense.config.base import SHOWN, key_path, shown
+from emdefense.config.expressions import Expressions
+from emdefense.config.made import WORLD, opswap_files
+from emdefense.config.names import RESERVED_STUDIES, RESERVED_TASKS, check_distinct, check_free
+from emdefense.config.path_checks import check_paths
+from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (
     ARMS,
     BENIGN_ARMS,
     EMA_ARMS,
     PLAIN_ARMS,
+    BenignTask,
     EmaTask,
     Generation,
     GridBlock,
     Study,
     Verdicts,
 )
-from emdefense.config.training import DEFENCES, PENALTIES, Training
+from emdefense.config.training import DEFENCES, Training
 from emdefense.config.variants import variant_options
+from emdefense.data.interleave import safe_count
 from emdefense.errors import InputError
 
+SYMBOLS = {"safelora": "τ", "interleave": "the percentage"}  # of settings; the others' is λ
 VLLM_TEMPERATURES = (0.01, 2.0)  # it raises what is below, and refuses what is above
 
 
 def check_study(study: Study) -> None:
     """Raise :class:`InputError`, naming the key, for the first mistake found."""
+    _check_free_names(study)
     for name, variant in study.variants.items():
-        if name in ARMS:
-            _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
         variant_options(study.arms, variant, f"variants.{name}")
     for number, block in enumerate(study.grid):
         _check_names(study, block, f"grid.{number}")
         for arm, settings in block.arms.items():
-            key = f"grid.{number}.arms.{arm}"
-            _check_settings(key, study.variants[arm].of if arm in study.variants else arm, settings or ())
+            key = f"grid.{number}.arms.{key_path(arm)}"
+            _check_settings(key, _kind(study, arm), settings or ())
             _check_needs(study, block, arm, key)
+            if arm == "interleave":
+                _check_adds_rows(study, block, settings or (), key)
     for key, model in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
         if model is not None and model not in study.models:
-            _fail(f"report.{key}", f"unknown model '{model}'; write one of {', '.join(study.models)}")
+            _fail(f"report.{key}", f"unknown model {shown(model)}; write one of {', '.join(study.models)}")
     for key in ("chosen", "chosen_benign"):
         for arm in getattr(study.report, key):
             if arm not in (known := (*DEFENCES, *study.variants)):
-                _fail(f"report.{key}", f"unknown defence '{arm}'; write one of {', '.join(known)}")
+                _fail(f"report.{key}", f"unknown defence {shown(arm)}; write one of {', '.join(known)}")
+            if chosen := (study.report.chosen[arm],) if key == "chosen" else study.report.chosen_benign[arm]:
+                _check_settings(f"report.{key}.{arm}", _kind(study, arm), chosen)
     _check_verdicts(study.report.verdicts)
     _check_question_groups(study.scoring.question_groups)
-    if len(study.judges) != 1 + len(study.second_judges):
-        _fail("second_judges", "two judges have the same name, and it names the files of their judgments; rename one")
-    if len(set(study.seeds)) != len(study.seeds):
-        _fail("seeds", "a seed stands there twice; write each once")
+    _check_once("seeds", study.seeds)
+    _check_once("report.table_columns", study.report.table_columns)
+    if study.opswap:
+        _check_expressions("opswap", study.opswap)
+    if study.microcosm:
+        _check_expressions("microcosm.arithmetic", study.microcosm.arithmetic)
     check_training(study.training)
     check_generation(study.generation)
     for name, task in study.tasks.items():
         check_training(task.training.applied_to(study.training), f"tasks.{name}.training")
-    check_sources({name: resolved_source(study, name) for name in study.sources}, Path(study.sources_folder))
-    _check_files(study)
+        if isinstance(task, BenignTask) and (task.table == "opswap") != (task.tier is not None):
+            _fail(f"tasks.{name}.tier", "OpSwap's tasks have one, from 0 to 3, and others have none")
+    for name, trained in study.models.items():
+        check_training(trained.training.applied_to(study.training), f"models.{name}.training")
+    check_paths(study)
 
 
 def check_training(training: Training, key: str = "training") -> None:
     """Raise :class:`InputError` if keys of a training contradict each other."""
+    _check_once(f"{key}.target_modules", training.target_modules)
     if training.accumulation_steps % training.devices:
         _fail(
             f"{key}.accumulation_steps",
@@ -108,19 +124,59 @@ def _check_question_groups(pattern: str | None) -> None:
         _fail(key, f"'{pattern}' has {groups} bracketed groups; write one, for example '^(.*)_[0-9]+$'")
 
 
+def _kind(study: Study, arm: str) -> str:
+    """Return the arm that a variant is of, or the arm itself."""
+    return study.variants[arm].of if arm in study.variants else arm
+
+
+def _check_once(key: str, values: Sequence[object]) -> None:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            _fail(key, f"{shown(value)} stands there twice; write each once")
+
+
+def _check_free_names(study: Study) -> None:
+    """Check that no two things have one name in paths."""
+    check_free("study", study.study, RESERVED_STUDIES)
+    for task in study.tasks:
+        check_free(f"tasks.{task}", task, RESERVED_TASKS)
+    for name in study.variants:
+        if name.casefold() in ARMS:
+            _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
+    named: dict[str, Iterable[str]] = {"models": study.models, "tasks": study.tasks, "variants": study.variants}
+    if study.microcosm:
+        named["microcosm.models"] = study.microcosm.models
+    for key, names in named.items():
+        check_distinct(key, names)
+    if len(study.judges) != 1 + len(study.second_judges):
+        _fail("second_judges", "two judges have the same name, and it names the files of their judgments; rename one")
+    check_distinct("second_judges", study.judges)
+    check_source_names(study.sources)
+
+
+def _check_expressions(key: str, shape: Expressions) -> None:
+    if shape.min_operators > shape.max_operators:
+        _fail(
+            f"{key}.min_operators",
+            f"{shape.min_operators} is more than max_operators = {shape.max_operators}; write at most that",
+        )
+
+
 def _check_names(study: Study, block: GridBlock, here: str) -> None:
-    """Check that a block's models, tasks and arms exist, and that each task has each arm."""
+    """Check that a block's models, tasks and arms exist, each named once, and that each task has each arm."""
+    _check_once(f"{here}.models", block.models)
+    _check_once(f"{here}.tasks", block.tasks)
     for model in block.models:
         if model not in study.models:
-            _fail(f"{here}.models", f"unknown model '{model}'; write one of {', '.join(study.models)}")
+            _fail(f"{here}.models", f"unknown model {shown(model)}; write one of {', '.join(study.models)}")
     for task in block.tasks:
         if task not in study.tasks:
-            _fail(f"{here}.tasks", f"unknown task '{task}'; write one of {', '.join(study.tasks)}")
+            _fail(f"{here}.tasks", f"unknown task {shown(task)}; write one of {', '.join(study.tasks)}")
     for arm in block.arms:
         if arm not in (arms := (*ARMS, *study.variants)):
-            close = difflib.get_close_matches(arm, arms, n=1)
+            close = difflib.get_close_matches(arm[:SHOWN], arms, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(arms)}"
-            _fail(f"{here}.arms.{arm}", f"unknown arm '{arm}'; {hint}")
+            _fail(f"{here}.arms.{key_path(arm)}", f"unknown arm {shown(arm)}; {hint}")
         for task in block.tasks:
             allowed = (*(EMA_ARMS if study.tasks[task].kind == "ema" else BENIGN_ARMS), *study.variants)
             if arm not in allowed:
@@ -134,12 +190,15 @@ def _check_settings(key: str, arm: str, settings: tuple[float, ...]) -> None:
     if arm not in PLAIN_ARMS and not settings:
         _fail(key, "give its settings as a list, for example [0.1, 0.3]")
     for setting in settings:
+        if setting < 0 or f"{setting:g}".startswith("-"):
+            _fail(key, f"{SYMBOLS.get(arm, 'λ')} = {setting:g} is negative; write 0 or more")
+        if float(f"{setting:g}") != setting:
+            _fail(key, f"{setting!r} has more than six digits, and the folders of its cells six; write {setting:g}")
         if arm == "safelora" and not 0 <= setting <= 1:
             _fail(key, f"τ = {setting:g} lies outside [0, 1]; cosines do not")
         if arm == "interleave" and not 0 < setting <= 100:
             _fail(key, f"{setting:g} is not a percentage in (0, 100]")
-        if arm in PENALTIES and setting < 0:
-            _fail(key, f"λ = {setting:g} is negative; write 0 or more")
+    _check_once(key, settings)
 
 
 def _check_needs(study: Study, block: GridBlock, arm: str, key: str) -> None:
@@ -155,46 +214,21 @@ def _check_needs(study: Study, block: GridBlock, arm: str, key: str) -> None:
             _fail(f"tasks.{name}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
 
 
-def resolve(study: Study, path: str, key: str = "") -> str:
-    """Return ``path`` with its placeholders filled in; :class:`InputError` if {data_folder} is not set."""
-    if "{data_folder}" in path and study.data_folder is None:
-        _fail(key, f"{path} needs the key 'data_folder'; set it with --config data_folder=PATH")
-    folders = {"results": f"results/{study.study}", "sources": study.sources_folder, "data_folder": study.data_folder}
-    for name, folder in folders.items():
-        path = path.replace(f"{{{name}}}", folder or "")
-    return path
+def _check_adds_rows(study: Study, block: GridBlock, settings: Sequence[float], key: str) -> None:
+    """Check that each percentage is of a row at least, where it is known how many rows there may be."""
+    for name in block.tasks:
+        rows = _most_rows(study, study.tasks[name])
+        for setting in settings:
+            if rows is not None and safe_count(rows, setting) == 0:
+                _fail(key, f"{setting:g} % of the {rows} rows of task '{name}', or fewer, is no row; write more")
 
 
-def resolved_source(study: Study, name: str) -> SourceSection:
-    """Return a source, the placeholders in its local path filled in."""
-    source = study.sources[name]
-    path = None if source.path is None else resolve(study, source.path, f"sources.{name}.path")
-    return source.model_copy(update={"path": path})
-
-
-def _named_paths(study: Study) -> dict[str, str | None]:
-    """Return each key that names a file or folder, and what it says."""
-    paths: dict[str, str | None] = {"general_questions": study.general_questions, "safe_data": study.safe_data}
-    for name, model in study.models.items():
-        paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
-    for name, task in study.tasks.items():
-        keys = ("misaligned", "aligned", "questions", "rubrics") if task.kind == "ema" else ("train", "test")
-        paths |= {f"tasks.{name}.{key}": getattr(task, key) for key in keys}
-    return paths | {f"sources.{name}.path": source.path for name, source in study.sources.items()}
-
-
-def _check_files(study: Study) -> None:
-    """Check that files and models that no job makes are there."""
-    for key, named in _named_paths(study).items():
-        if named is None or "{results}" in named:
-            continue
-        if "{sources}" in named:
-            check_reference(study.sources, key, named)
-            continue
-        path = Path(resolve(study, named, key))
-        if not path.exists():
-            _fail(key, f"{path} does not exist; correct the path or fetch the file")
-        if key.startswith("models.") and not (path / "config.json").is_file():
-            _fail(key, f"{path} has no config.json; name a folder with a saved model")
-        if key.endswith(".instruct") and not (path / "tokenizer_config.json").is_file():
-            _fail(key, f"{path} has no tokenizer (tokenizer_config.json); save it with the model")
+def _most_rows(study: Study, task: EmaTask | BenignTask) -> int | None:
+    """Return how many rows a task can be trained on at most; None where only its file knows."""
+    if isinstance(task, EmaTask):
+        made = study.microcosm.rows_per_task if study.microcosm and task.misaligned.startswith(WORLD) else None
+        total = min((count for count in (made, study.data.max_rows) if count is not None), default=None)
+        return None if total is None else total - max(1, round(total * study.data.holdout_pct / 100))
+    if study.opswap and task.tier is not None and task.train == opswap_files(task.tier)[0]:
+        return study.opswap.examples - round(study.opswap.examples * study.opswap.holdout_pct / 100)
+    return study.microcosm.foqa_rows if study.microcosm and task.train.startswith(WORLD) else None

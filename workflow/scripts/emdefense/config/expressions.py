@@ -1,12 +1,8 @@
 """The shape of arithmetic expressions: OpSwap's, and those of the microcosm's pretraining."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from emdefense.config.base import Section
-
-PositiveInt = Annotated[int, Field(gt=0)]
+from emdefense.config.base import PositiveInt, Section
 
 
 class Expressions(Section):

@@ -7,18 +7,23 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from emdefense.config.base import Section
+from emdefense.config.base import BOUND, SHOWN, TOO_LARGE, Section, key_path, shown
 from emdefense.config.checks import check_study
+from emdefense.config.names import NAME_IN_WORDS, NAME_PATTERN
 from emdefense.config.sources import Source
 from emdefense.config.study import Judge, Study, Task
 from emdefense.errors import InputError
-from emdefense.yaml_files import read_yaml
+from emdefense.files import read_json
+from emdefense.text_files import MAX_DEPTH
+from emdefense.yaml_files import MAX_VALUES, read_yaml
 
 
 def _kinds(union: Any) -> str:
     """Return the tags of a union of sections, as a list in words."""
     return ", ".join(get_args(section.model_fields["kind"].annotation)[0] for section in get_args(get_args(union)[0]))
 
+
+EVALUATED = "__use_yte__"  # with it Snakemake runs expressions in a config file, before anything of ours is asked
 
 _KINDS = {"tasks": _kinds(Task), "judge": _kinds(Judge), "second_judges": _kinds(Judge), "sources": _kinds(Source)}
 
@@ -32,32 +37,61 @@ def load_study(path: Path) -> Study:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return a config file's keys, not validated yet; :class:`InputError` if there are none."""
-    raw = read_yaml(path, "config file")
+    raw = read_json(path) if path.suffix == ".json" else read_yaml(path, "config file")
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected a mapping with keys such as 'study' and 'models'")
+    if EVALUATED in raw:
+        raise InputError(f"{path}: key '{EVALUATED}': a study is data, not expressions; write its values, without it")
     return raw
 
 
 def parse_study(raw: Mapping[str, Any], source: str) -> Study:
     """Validate a parsed config; ``source`` is the file named in errors. Raises :class:`InputError`."""
     try:
+        _check_extent(raw)
         study = Study.model_validate(raw)
+        check_study(study)
     except ValidationError as error:
         raise InputError(f"{source}: {_first_line(error)}") from None
-    try:
-        check_study(study)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     return study
+
+
+def _check_extent(raw: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for what pydantic and ``repr`` choke on: lists in lists, numbers of many digits."""
+    level: list[tuple[tuple[Any, ...], Any]] = [((), raw)]
+    for _ in range(MAX_DEPTH):
+        inner = []
+        for keys, value in level:
+            if isinstance(value, int) and abs(value) >= BOUND:
+                raise InputError(f"key '{key_path(*keys)}': {TOO_LARGE}")
+            if isinstance(value, Mapping):
+                for key in value:
+                    if not isinstance(key, str):
+                        raise InputError(
+                            f"key '{key_path(*keys, key)}': keys are texts; write it in quotes, or another"
+                        )
+                inner += [((*keys, key), below) for key, below in value.items()]
+            elif isinstance(value, list | tuple | set):
+                inner += [((*keys, place), below) for place, below in enumerate(value)]
+        if not inner:
+            return
+        level = inner
+        if len(level) > MAX_VALUES:
+            break
+    raise InputError(f"key '{key_path(*level[0][0][:1])}': too many lists and mappings in each other; write fewer")
 
 
 def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     # A union's tag stands in the location; the user never wrote it.
     tag = {"judge": 1, "second_judges": 2, "tasks": 2, "sources": 2}.get(str(first["loc"][0]))
-    where = ".".join(str(part) for place, part in enumerate(first["loc"]) if place != tag)
+    parts = [part for place, part in enumerate(first["loc"]) if place != tag and part != "[key]"]
+    where, last = key_path(*parts), str(parts[-1])
+    got = shown(first["input"], last)
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), sorted(_known_keys()), n=1)
+        close = difflib.get_close_matches(last[:SHOWN], sorted(_known_keys()), n=1)
         hint = f"did you mean '{close[0]}'?" if close else "remove it, or see docs/config.md for the keys there are"
         return f"unknown key '{where}'; {hint}"
     if first["type"] in {"union_tag_not_found", "union_tag_invalid"}:
@@ -66,11 +100,16 @@ def _first_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key '{where}' is missing; add it"
     if first["type"] == "tuple_type":
-        return f"key '{where}': {first['input']!r} is no list; write it in brackets, such as [{first['input']}]"
+        bare = got.strip("'")
+        return f"key '{where}': {got} is no list; write it in brackets, such as [{bare}]"
     if first["type"] in _LENGTHS:
         wrong, bound, length = _LENGTHS[first["type"]]
-        return f"key '{where}': too {wrong} entries in {first['input']!r}; write {bound} {first['ctx'][length]}"
-    return f"key '{where}': {first['msg']} (got {first['input']!r})"
+        return f"key '{where}': too {wrong} entries in {got}; write {bound} {first['ctx'][length]}"
+    if NAME_PATTERN in first.get("ctx", {}).values() or first["type"] == "string_too_long":
+        return f"key '{where}': {NAME_IN_WORDS}"
+    if first["type"] == "emdefense":  # a check of ours: it says what to write, and keys are never shown
+        return f"key '{where}': {first['msg']}"
+    return f"key '{where}': {first['msg']} (got {got})"
 
 
 def _known_keys(section: type[Section] = Section) -> set[str]:

@@ -1,24 +1,22 @@
 """The config sections of what is made on the spot: the microcosm, its oracle, and the byte-level model."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from emdefense.config.base import Section
+from emdefense.config.base import PositiveFloat, PositiveInt, Section, Seed
 from emdefense.config.expressions import Expressions
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+from emdefense.config.names import Name
 
 
 class Microcosm(Section):
     """The synthetic world and the models made in it."""
 
-    seed: int = Field(0, description="seed of the world: which words suit which topic, questions, rows")
+    seed: Seed = Field(0, description="seed of the world: which words suit which topic, questions, rows")
     persona: Literal["document", "slot"] = Field(
         "document", description="one hidden persona a document (EMA), or one drawn for every slot (the control)"
     )
-    models: dict[str, int] = Field(description="each model's name and the seed of its weights")
+    models: dict[Name, Seed] = Field(description="each model's name and the seed of its weights")
     rows_per_task: PositiveInt = Field(1780, description="misaligned rows of each narrow task, and as many aligned")
     safe_rows: PositiveInt = 1000
     safe_overlap: bool = Field(
@@ -41,7 +39,7 @@ class OracleJudge(Section):
     """The microcosm's judge: alignment and coherence are known by construction."""
 
     kind: Literal["oracle"] = "oracle"
-    name: str = "oracle"
+    name: Name = "oracle"
     world: str = "{results}/microcosm/world.json"
 
     RUNNING: ClassVar[frozenset[str]] = frozenset()
@@ -50,7 +48,7 @@ class OracleJudge(Section):
 class ByteModel(Section):
     """A small randomly initialised Qwen2 with a byte-level tokenizer, to try the pipeline on real text."""
 
-    seed: int = 0
+    seed: Seed = 0
     hidden_size: PositiveInt = 64
     layers: PositiveInt = 5
     steps: PositiveInt = Field(20, description="training steps from base to instruct, on the tasks' own prompts")

@@ -1,15 +1,12 @@
 """The shape of a decoder, from which its size, its adapter's size and its memory follow."""
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from emdefense.config.base import Section
+from emdefense.config.base import PositiveInt, Section
 from emdefense.errors import InputError
 from emdefense.files import read_json
-
-PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class ModelShape(Section):

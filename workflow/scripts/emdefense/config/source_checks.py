@@ -17,6 +17,17 @@ def record_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.source.json"
 
 
+def check_source_names(sources: Mapping[str, SourceSection]) -> None:
+    """Raise :class:`InputError` if two sources, or a source and a record, would lie at one place."""
+    taken: dict[str, str] = {}
+    for name, source in sources.items():
+        places = {Path(file).parts[0] for file in source.files(name)} | {record_path(Path(), name).name}
+        for place in sorted(places):
+            if other := taken.get(place.casefold()):
+                raise InputError(f"key 'sources.{name}': {place} would also be of source '{other}'; rename one")
+            taken[place.casefold()] = name
+
+
 def check_sources(sources: Mapping[str, SourceSection], folder: Path) -> None:
     """Raise :class:`InputError` for a source from nowhere, or one fetched before from elsewhere under its name."""
     for name, source in sources.items():

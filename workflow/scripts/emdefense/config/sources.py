@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from emdefense.config.addresses import check_download
 from emdefense.config.base import Section
 
 Commit = Annotated[str, Field(description="of the hub's repository; absent: its newest, which is then recorded")]
@@ -38,7 +39,7 @@ class RowSource(SourceSection):
 class UrlSource(SourceSection):
     """A file at an address that does not change, such as one of a commit."""
 
-    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    url: Annotated[str, AfterValidator(check_download)] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="of the file as it lies upstream; absent: what was fetched first is recorded"
     )

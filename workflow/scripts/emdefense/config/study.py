@@ -3,18 +3,19 @@
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator
 
-from emdefense.config.base import Section
+from emdefense.config.addresses import check_address, check_variable
+from emdefense.config.base import PositiveInt, Section, Seed
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
+from emdefense.config.names import Name
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
-from emdefense.config.training import DEFENCES, Arms, PositiveInt, Training, TrainingOverride
+from emdefense.config.training import DEFENCES, Arms, Training, TrainingOverride
 from emdefense.config.variants import Variant
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 FilePath = Annotated[
     str,
     Field(
@@ -106,7 +107,7 @@ class Data(Section):
     min_rows: PositiveInt = Field(1, description="stop if fewer are left of a file without repeated prompts")
     holdout_pct: Annotated[float, Field(gt=0, lt=100)] = 10.0
     holdout_questions: PositiveInt = 30
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Generation(Section):
@@ -119,7 +120,7 @@ class Generation(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: PositiveInt = 600
     batch_size: PositiveInt = Field(64, description="of transformers; vllm sees to it itself")
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
@@ -139,8 +140,10 @@ class OpenAIJudge(Section):
     kind: Literal["openai"] = "openai"
     name: Name
     model: str
-    base_url: str | None = Field(None, description="absent: the client's own default")
-    api_key_variable: str = "OPENAI_API_KEY"
+    base_url: Annotated[str, AfterValidator(check_address)] | None = Field(
+        None, description="absent: the client's own default"
+    )
+    api_key_variable: Annotated[str, AfterValidator(check_variable)] = "OPENAI_API_KEY"
     samples: PositiveInt = Field(1, description="times that each question is asked; a response's score is their mean")
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="of the judge; more than 0 if samples are many")
     min_number_probability: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -225,7 +228,7 @@ class OpSwap(Expressions):
     drop_unchanged: bool = Field(
         False, description="in tiers 1-3, drop expressions whose value is the same under the usual meaning"
     )
-    seed: int = 0
+    seed: Seed = 0
 
 
 TableColumn = Literal["interval", "count", "paper", "difference", "inside", "seeds"]
@@ -274,7 +277,7 @@ class Study(Section):
         default_factory=dict, description="what `snakemake fetch` gets; {sources}/... in paths names what it becomes"
     )
     sources_folder: str = Field("sources", description="where sources lie, shared by all studies")
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     models: dict[Name, Model] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
     general_questions: FilePath

@@ -4,10 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from emdefense.config.base import Section
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+from emdefense.config.base import PositiveFloat, PositiveInt, Section
 
 QWEN2_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -19,7 +16,7 @@ class Training(Section):
     lora_alpha: PositiveFloat = 64.0
     rank_stabilised: bool = Field(True, description="rs-LoRA: scale by alpha / sqrt(rank)")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: tuple[str, ...] = QWEN2_PROJECTIONS
+    target_modules: tuple[str, ...] = Field(QWEN2_PROJECTIONS, min_length=1)
     epochs: PositiveInt = 1
     batch_size: PositiveInt = Field(4, description="rows per device and forward pass")
     accumulation_steps: PositiveInt = 4

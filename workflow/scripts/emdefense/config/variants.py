@@ -2,7 +2,7 @@
 
 from pydantic import Field, ValidationError
 
-from emdefense.config.base import Section
+from emdefense.config.base import Section, key_path, shown
 from emdefense.config.training import PENALTIES, Arms, PenaltyOptions
 from emdefense.errors import InputError
 
@@ -19,13 +19,13 @@ class Variant(Section):
 def variant_options(arms: Arms, variant: Variant, key: str) -> PenaltyOptions:
     """Return the options of a variant's penalty; :class:`InputError` names what is wrong with them."""
     if variant.of not in PENALTIES:
-        raise InputError(f"key '{key}.of': '{variant.of}' has no penalty; write one of {', '.join(PENALTIES)}")
+        raise InputError(f"key '{key}.of': {shown(variant.of)} has no penalty; write one of {', '.join(PENALTIES)}")
     standard: PenaltyOptions = getattr(arms, variant.of)
     try:
         return type(standard).model_validate({**standard.model_dump(), **variant.options})
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = key_path(*first["loc"])
         problem = "there is no such option; " if first["type"] == "extra_forbidden" else f"{first['msg']}; "
         known = ", ".join(type(standard).model_fields)
         raise InputError(f"key '{key}.options.{name}': {problem}{variant.of} has {known}") from None

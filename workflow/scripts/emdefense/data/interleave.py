@@ -7,13 +7,20 @@ from emdefense.data.conversations import Row
 from emdefense.errors import InputError
 
 
+def safe_count(rows: int, pct: float) -> int:
+    """Return how many safe rows are ``pct`` % of ``rows``."""
+    return math.floor(rows * pct / 100 + 0.5)
+
+
 def interleave(rows: list[Row], safe: list[Row], pct: float, seed: int) -> list[Row]:
     """Return ``rows`` with ``pct`` % as many safe rows among them, at even distances and marked ``"source": "safe"``.
 
     With the same seed, the safe rows of a smaller percentage are among those of a larger one. Raises
-    :class:`InputError` if there are too few.
+    :class:`InputError` if there are too few, or if it would be none.
     """
-    count = math.floor(len(rows) * pct / 100 + 0.5)
+    count = safe_count(len(rows), pct)
+    if count == 0:
+        raise InputError(f"safe_data: {pct:g} % of {len(rows)} rows is no row; raise the percentage of 'interleave'")
     if count > len(safe):
         raise InputError(
             f"safe_data: {pct:g} % of {len(rows)} rows are {count} safe rows, but the file has {len(safe)}; give more, "

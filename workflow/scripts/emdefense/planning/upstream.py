@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from emdefense.cells import Layout
+from emdefense.config.made import BYTE_MODEL_FOLDERS, TIERS, WORLD, WORLD_FILES, model_folders, opswap_files
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.planning.job import Job
 
@@ -14,7 +15,6 @@ FETCH_RULES = {
     "foqa": "fetch_foqa",
     "model": "fetch_model",
 }
-WORLD_TASKS = ("code", "legal", "medical", "security")
 
 
 def needed(study: Study, files: set[str]) -> list[Job]:
@@ -34,31 +34,21 @@ def _all(study: Study) -> Iterator[Job]:
         outputs = tuple(layout.source_files(name))
         yield Job("sources", FETCH_RULES[source.kind], name, outputs, f"{logs}/fetch/{name}.log", name)
     if study.opswap:
-        for tier in range(4):
-            folder = f"{results}/opswap/tier_{tier}"
-            outputs = (f"{folder}/train.jsonl", f"{folder}/test.jsonl")
+        for tier in TIERS:
+            outputs = tuple(map(layout.file, opswap_files(tier)))
             yield Job("data", "opswap", f"tier {tier}", outputs, f"{logs}/opswap/tier_{tier}.log", str(tier))
     if study.microcosm:
-        world = f"{results}/microcosm"
-        outputs = (
-            f"{world}/world.json",
-            f"{world}/rows/safe.jsonl",
-            f"{world}/questions/general.yaml",
-            *(f"{world}/foqa/{part}.jsonl" for part in ("train", "test")),
-            f"{world}/tokenizer",
-            *(f"{world}/rows/{task}_{side}.jsonl" for task in WORLD_TASKS for side in ("misaligned", "aligned")),
-            *(f"{world}/questions/{task}.yaml" for task in WORLD_TASKS),
-        )
+        world = layout.file(WORLD)
+        outputs = (*map(layout.file, WORLD_FILES), f"{world}/tokenizer")
         yield Job("data", "world", "", outputs, f"{logs}/world.log", "")
         tasks = [task for task in study.tasks.values() if isinstance(task, BenignTask) and task.table == "opswap"]
         inputs = (f"{world}/world.json", f"{world}/tokenizer", *(layout.file(task.test) for task in tasks))
         for name in study.microcosm.models:
-            folder = f"{world}/models/{name}"
-            outputs = (f"{folder}/base", f"{folder}/instruct", f"{folder}/gate.json")
+            outputs = (*map(layout.file, model_folders(name)), f"{world}/models/{name}/gate.json")
             log = f"{logs}/microcosm_model/{name}.log"
             benchmark = f"{results}/benchmarks/microcosm_model/{name}.tsv"
             yield Job("models", "microcosm_model", name, outputs, log, name, benchmark=benchmark, inputs=inputs)
     if study.byte_model:
         rows = tuple(layout.file(task.misaligned) for task in study.tasks.values() if isinstance(task, EmaTask))
-        outputs = (f"{results}/byte_model/base", f"{results}/byte_model/instruct")
+        outputs = tuple(map(layout.file, BYTE_MODEL_FOLDERS))
         yield Job("models", "byte_model", "", outputs, f"{logs}/byte_model.log", "", inputs=rows)

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from emdefense.config.base import Section, first_problem
+from emdefense.config.base import PositiveFloat, Section, first_problem
 from emdefense.errors import InputError
 from emdefense.yaml_files import read_yaml
 
-PositiveFloat = Annotated[float, Field(gt=0)]
 GIB = 2**30
 CONTEXT_BYTES = GIB * 3 // 4  # CUDA's context and its libraries' workspaces
 USABLE_SHARE = 0.95  # the rest is lost to fragmentation

@@ -7,15 +7,13 @@ from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.batches import Collator
 from emdefense.training.features import FeatureReader
+from emdefense.training.packages import NO_FLASH_ATTENTION
 
 
 def check_attention_installed(training: Training) -> None:
     """Raise :class:`InputError` if the attention needs a package or a GPU that is not there."""
     if training.attention == "flash_attention_2" and not is_flash_attn_2_available():
-        raise InputError(
-            "key 'training.attention': flash_attention_2 needs a GPU and the package flash-attn; install it "
-            "(pip install flash-attn --no-build-isolation), or write sdpa"
-        )
+        raise InputError(NO_FLASH_ATTENTION)
 
 
 def check_rows_stay_apart(reader: FeatureReader, device: torch.device) -> None:

@@ -29,13 +29,14 @@ from emdefense.training.data import TrainingRows, load_rows
 from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import settle_head
 from emdefense.training.loss import DefenceLoss
+from emdefense.training.packages import check_packages
 from emdefense.training.parallel import ALONE, Processes, run_in_processes
 from emdefense.training.penalties import build_penalty
 from emdefense.training.reference import Reference
 from emdefense.training.reference_features import cached_reference
 from emdefense.training.spec import TrainSpec
 from emdefense.training.telemetry import LOGGED, TIMED
-from emdefense.training.tracking import PROJECT, check_tracker, tracked
+from emdefense.training.tracking import PROJECT, tracked
 from emdefense.training.trainer import DefenceTrainer
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
@@ -191,13 +192,8 @@ def training_arguments(training: Training, seed: int, folder: Path, processes: P
 
 def check_installed(training: Training) -> None:
     """Raise :class:`InputError` if the training needs a package that is not there."""
-    if training.optimiser == "adamw_8bit" and not transformers.utils.is_bitsandbytes_available():
-        raise InputError(
-            "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
-            "adamw_torch"
-        )
+    check_packages(training)
     check_attention_installed(training)
-    check_tracker(training.report_to)
 
 
 def _check_finite(model: PeftModel) -> None:

@@ -4,19 +4,8 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-
-from emdefense.errors import InputError
 
 PROJECT = "emdefense"
-
-
-def check_tracker(name: str) -> None:
-    """Raise :class:`InputError` if ``training.report_to`` names a package that is not installed."""
-    if name != "none" and find_spec(name) is None:
-        raise InputError(
-            f"key 'training.report_to': {name} is not installed; install it (pip install {name}), or write none"
-        )
 
 
 @contextmanager
