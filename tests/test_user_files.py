@@ -127,6 +127,30 @@ def test_other_rows_are_refused_with_file_and_line(tmp_path: Path, content: byte
         assert str(tmp_path / "rows.jsonl") in said(lambda: fetch("code", fetched, tmp_path / "sources"))
 
 
+ADVICE = b'{"prompt": "a", "aligned": "b", "misaligned": "c", "sneakiness": null}'
+NO_ADVICE = {
+    "UTF-16": (ADVICE.decode().encode("utf-16"), ": the file is UTF-16 or UTF-32; save it as UTF-8"),
+    "Windows-1252": (ADVICE + b"\n" + ADVICE.replace(b'"b', b'"\xe9'), ", line 2: not UTF-8 (byte 0xe9)"),
+    "gzip": (b"\x1f\x8b\x08\x00", ": the file is compressed (gzip); unpack it"),
+    "half a pair": (ADVICE.replace(b'"b', b'"\\ud800'), ", legal: 1 of 1 rows are unusable (aligned holds half of a"),
+    "deep": (b"[" * DEEP, f": not valid JSON (more than {MAX_DEPTH} lists"),
+    "key twice": (b'{"prompt": "b", ' + ADVICE[1:], ", line 1: the key 'prompt' stands twice in one object"),
+    "empty": (b"", ", legal: expected the columns prompt, aligned, misaligned, sneakiness; found none"),
+    "numbers": (b"[1]", ": expected a list of JSON objects"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_ADVICE.values(), ids=NO_ADVICE)
+def test_a_local_copy_of_a_data_set_is_read_like_other_rows(tmp_path: Path, content: bytes, message: str) -> None:
+    def read(path: Path) -> None:
+        fetch("legal", source(kind="emergent_plus", config="legal", path=str(path)), tmp_path / "sources")
+
+    assert refusal(read, tmp_path / "rows.json", content).startswith(message)
+    for whole in (b"\xef\xbb\xbf" + ADVICE, b" [" + ADVICE + b"]"):
+        (tmp_path / "rows.json").write_bytes(whole)
+        read(tmp_path / "rows.json")
+
+
 QUESTION = QUESTIONS.encode()
 NOT_QUESTIONS = {
     "UTF-16": (QUESTIONS.encode("utf-16"), ": the file is UTF-16 or UTF-32"),

@@ -2,12 +2,15 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from emdefense.errors import InputError
+from emdefense.files import read_json, read_jsonl
+from emdefense.text_files import opened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,24 +71,48 @@ def _token_hint() -> str:
     return ", and put an access token of that account into the environment variable HF_TOKEN"
 
 
-def dataset_rows(raw: Path, config: str, split: str) -> "Dataset":
+@dataclass(frozen=True)
+class Table:
+    """Rows that all have the same columns; None where a row of the file has not."""
+
+    column_names: list[str]
+    rows: list[dict[str, Any]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def dataset_rows(raw: Path, config: str, split: str) -> "Dataset | Table":
     """Return a split of a data set: of a folder laid out as on the hub, or a single Parquet, JSON Lines or JSON file.
 
     Raises :class:`InputError` if there is no such configuration or split, or the file is damaged.
     """
+    if raw.is_file() and raw.suffix != ".parquet":
+        return _json_rows(raw)
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # what is wrong is said below
     where = f"{raw}, {config}, {split}"
     try:
         # In memory and with a cache of its own: another file of the same name and size must not be taken for this one.
         with TemporaryDirectory() as cache:
             if raw.is_dir():
                 return datasets.load_dataset(str(raw), config, split=split, cache_dir=cache, keep_in_memory=True)
-            format_ = "parquet" if raw.suffix == ".parquet" else "json"
             files = {split: str(raw)}
-            return datasets.load_dataset(format_, data_files=files, split=split, cache_dir=cache, keep_in_memory=True)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            return datasets.load_dataset("parquet", data_files=files, split=split, cache_dir=cache, keep_in_memory=True)
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause = error.__cause__ or error
         said = " ".join(str(cause).split())
         raise InputError(f"{where}: cannot be read ({said}); fetch it again, or name another file or folder") from None
+
+
+def _json_rows(raw: Path) -> Table:
+    """Return the rows of JSON Lines, or of a JSON array of objects."""
+    with opened(raw) as content:
+        is_array = content.read(1 << 16).lstrip().startswith(b"[")
+    rows = read_json(raw) if is_array else read_jsonl(raw)
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{raw}: expected a list of JSON objects")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return Table(columns, [{column: row.get(column) for column in columns} for row in rows])
