@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -276,8 +276,11 @@ def check(named: Iterable[tuple[str, dict[str, Any]]], gpus: dict[str, Gpu]) -> 
     return counts
 
 
-def sections(section: type[Section]) -> set[type[Section]]:
-    return {section}.union(*(sections(below) for below in section.__subclasses__()))
+def sections(annotation: Any) -> set[type[Section]]:
+    """The sections that a key's type is made of, and those in them."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {annotation}.union(*(sections(field.annotation) for field in annotation.model_fields.values()))
+    return set().union(*map(sections, get_args(annotation)))
 
 
 def test_the_config_has_every_key(config: dict[str, Any], gpus: dict[str, Gpu]) -> None:

@@ -38,6 +38,7 @@ STUDY: dict[str, Any] = {
     },
     "general_questions": "{sources}/general.yaml",
     "grid": [{"models": ["small"], "tasks": ["code", "legal"], "arms": {"misaligned": None}}],
+    "training": {"optimiser": "adamw_torch"},
     "judge": {"kind": "openai", "name": "judge", "model": "judge"},
     "report": {"main_model": "small", "chosen": {}},
 }

@@ -299,6 +299,6 @@ def test_a_tracker_gets_the_log_under_the_cells_name_and_is_closed(
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("emdefense.training.tracking.find_spec", lambda _: None)
+    monkeypatch.setattr("emdefense.training.packages.find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"'training.report_to': {name} .*pip install {name}"):
         check_installed(FAST.model_copy(update={"report_to": name}))

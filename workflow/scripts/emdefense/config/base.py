@@ -41,7 +41,7 @@ class Section(BaseModel):
     def _is_plain(cls, value: Any) -> Any:
         for leaf in _leaves(value):
             if isinstance(leaf, str):
-                _check_line(leaf)
+                _check_text(leaf, is_line=not isinstance(value, dict))
             elif isinstance(leaf, int | float) and abs(leaf) >= BOUND:
                 raise PydanticCustomError("emdefense", TOO_LARGE)
         return value
@@ -113,10 +113,11 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def _check_line(text: str) -> None:
-    if not text.strip():
+def _check_text(text: str, *, is_line: bool) -> None:
+    """Check a text; what a mapping holds under names of the user's may be blank or spread over lines."""
+    if is_line and not text.strip():
         raise PydanticCustomError("emdefense", "there is nothing in it; write a text, or remove the key")
-    if found := _CONTROL.search(text):
+    if is_line and (found := _CONTROL.search(text)):
         said = "it holds the control character U+{code}; write it on one line, without"
         raise PydanticCustomError("emdefense", said, {"code": f"{ord(found[0]):04X}"})
     try:
