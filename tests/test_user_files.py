@@ -275,3 +275,15 @@ def test_an_error_is_one_line_that_any_terminal_can_show() -> None:
     error = str(InputError("a\nb\r\x1b[2J\u2028\ud800"))
     assert error == "a\\nb\\r\\x1b[2J\\u2028\\ud800"
     assert error.encode(sys.getdefaultencoding())
+
+
+def test_an_error_shows_paths_and_hides_keys() -> None:
+    for path in ("skills-v2-training-data.jsonl", "ghost-qwen2-model-12345.json", "hf_models_v2/x", "C:/a/b@c", "a@b"):
+        assert str(InputError(f"{path}: max_tokens = 5, HF_TOKEN")) == f"{path}: max_tokens = 5, HF_TOKEN"
+    keys = (
+        "sk-proj-abcdefghij0123456789",
+        "hf_abcdefghij0123456789",
+        "https://me:abcdefghij@host",
+        "?api_key=abcdefghij",
+    )
+    assert not [key for key in keys if "abcdefghij" in str(InputError(f"got '{key}'"))]

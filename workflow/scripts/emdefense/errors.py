@@ -16,12 +16,10 @@ _UNSHOWN |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0xD800, 
 INTERRUPTED = "interrupted; run it again to go on, what is finished is kept"
 # Keys and passwords as users paste them: by their first letters, in an address, or after the name of a parameter.
 _SECRETS = (
-    (
-        r"\b(sk|pk|rk|hf|gsk|xai|gh[a-z]|github_pat|glpat|AIza|AKIA)[-_]?(?=[-_A-Za-z]*[0-9])[-_A-Za-z0-9]{12,}",
-        "***",
-    ),
-    (r":/+[^/@\s]+@", "://***@"),
-    (r"((api_?key|token|secret|password|signature|sig)=)[^&\s'\"]+", r"\1***"),
+    (re.compile(r"\b(sk|xai|glpat)-(?=[-_A-Za-z]*[0-9])[-_A-Za-z0-9]{16,}"), r"\1-***"),
+    (re.compile(r"\b(hf|gsk|gh[a-z]|github_pat)_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{16,}\w*"), r"\1_***"),
+    (re.compile(r":/+[^/@\s]+@"), "://***@"),
+    (re.compile(r"((api_?key|token|secret|password|signature|sig)=)[^&\s'\"]+", re.IGNORECASE), r"\1***"),
 )
 
 
@@ -38,7 +36,7 @@ class InputError(ValueError):
     def __init__(self, message: str):
         line = message.translate(_UNSHOWN)
         for secret, shown in _SECRETS:
-            line = re.sub(secret, shown, line, flags=re.IGNORECASE)
+            line = secret.sub(shown, line)
         super().__init__(line if len(line) <= self.longest else f"{line[: self.longest]}…")
 
 
