@@ -343,6 +343,21 @@ def test_a_template_that_is_no_jinja_is_one_line(template: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_an_option_that_a_template_does_not_read_is_refused() -> None:
+    with pytest.raises(InputError, match=r"chat_template_options\.enable_thinkin': .* it reads: enable_thinking"):
+        Chat(byte_level(QWEN3), TemplateOptions(options={"enable_thinkin": False}))
+    with pytest.raises(InputError, match="it reads: none"):
+        Chat(byte_level(), TemplateOptions(options={"strict": False}))
+
+
+def test_text_that_a_tokenizer_has_no_token_for_is_told() -> None:
+    chat = Chat(metaspace())
+    known, lost = chat.prompts([said("Why?"), said("Why ☃?")])
+    assert chat.unknown == chat.tokenizer.unk_token_id
+    assert (chat.unknown in known, chat.unknown in lost) == (False, True)
+    assert Chat(byte_level()).unknown is None
+
+
 @pytest.mark.parametrize("options", [{"tokenize": True}, {"strftime_now": "x"}, {"messages": []}, {"a b": 1}])
 def test_an_option_that_the_pipeline_sets_itself_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"'{next(iter(options))}' cannot be an option"):

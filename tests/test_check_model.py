@@ -54,9 +54,12 @@ def test_all_that_a_model_will_read_is_written_and_counted(tmp_path: Path, capsy
     assert found["longest_row"] == (1 + 5 + 12 + 1 + 1) + (1 + 10) + 1 + 2
     assert found["longest_prompt"] == (1 + 7 + 5 + 2) + (1 + 5 + 4 + 2) + (1 + 10)
     assert (found["rows"], found["questions"]) == (2, 3)  # equal rows once
-    assert found["naming_control_tokens"] == {"texts": 1, "first": {f"{tmp_path}/rows.jsonl, row 3": ["<|im_end|>"]}}
-    assert "1 rows and questions hold the names of control tokens" in capsys.readouterr().err
+    assert found["naming_control_tokens"] == {"texts": 1, "first": [f"{tmp_path}/rows.jsonl, row 3"]}
+    assert found["with_unknown_tokens"] == {"texts": 0, "first": []}
+    assert "1 rows and questions with the names of control tokens" in capsys.readouterr().err
     assert found["template"]["closed_by"] == "<|im_end|>"
+    assert found["before_an_answer"] == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert found["after_an_answer"] == "<|im_end|>\n"
     assert set(record["read"]) == {f"{tmp_path}/{name}" for name in ("rows.jsonl", "questions.json", "test.jsonl")}
     assert record["model"]["config_sha256"]
 

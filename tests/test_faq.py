@@ -40,7 +40,9 @@ def can_print(line: str, known: set[str]) -> bool:
     # "<file>, line 7: <what is wrong>", "key 'a.b': <what is wrong>"
     head, separator, rest = line.partition(": ")
     return (
-        bool(separator) and bool(re.search(r", line \d+$|^key '|\.yaml$|, question ", head)) and can_print(rest, known)
+        bool(separator)
+        and bool(re.search(r", (line|row) \d+$|^key '|\.yaml$|, question |^my-model$", head))
+        and can_print(rest, known)
     )
 
 

@@ -7,12 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from emdefense.chat.template import Asked, Conversation, Template
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.errors import InputError
-from emdefense.saved_model import load_tokenizer
+from emdefense.saved_model import load_config, load_tokenizer
 
 IGNORED = -100  # the label of a token that carries no cross-entropy, as in PyTorch
 PROBES = (
@@ -46,6 +46,7 @@ class Chat:
         probe = self._probe()
         self.closing = self._closing(probe)
         self._check_start(probe)
+        self.example = probe
 
     def rows(self, conversations: Sequence[Conversation], where: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return ``input_ids``, ``labels`` and ``row``, its number from 0, of each conversation.
@@ -82,6 +83,12 @@ class Chat:
         """Return sampled tokens as text, control tokens left out."""
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token that stands for text which the tokenizer has no token for; None where it has some for all."""
+        unknown = self.tokenizer.unk_token_id
+        return None if unknown in self.control.encode([self.example.before + self.example.after])[0] else unknown
 
     @cached_property
     def filler(self) -> int:
@@ -183,8 +190,7 @@ def load_chat(folder: Path, options: TemplateOptions) -> Chat:
 
 def embedded_tokens(folder: Path) -> int:
     """Return how many tokens a model's embedding has rows for, by its config."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    size: int = config.get_text_config().vocab_size
+    size: int = load_config(folder).get_text_config().vocab_size
     return size
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 import jinja2
+from jinja2 import meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -14,6 +15,8 @@ from emdefense.errors import InputError
 
 Conversation = Sequence[dict[str, str]]
 THINKING_ENDS = "</think>"
+GIVEN_ANYWAY = {"chat_template", "tools", "documents"}  # options whether or not a template reads them
+WRITTEN_ANYWAY = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Template:
         """Raise :class:`InputError` if there is no such template, or if it is not valid Jinja."""
         self._tokenizer, self._options = tokenizer, options
         self.source = self._source()
+        self._check_options()
         self.control = ControlTokens(tokenizer, self.source)
         self._silent: dict[tuple[str, ...], int | None] = {}
 
@@ -93,19 +97,37 @@ class Template:
             )
         return found
 
-    def _render(self, messages: Conversation, *, ask: bool, today: date | None = None) -> str:
+    def _check_options(self) -> None:
+        """Raise :class:`InputError` for an option that the template does not read: mistyped, it would do nothing."""
+        given = set(self._options.options) - GIVEN_ANYWAY
+        if given:
+            compiled = self._compiled()
+            read = meta.find_undeclared_variables(compiled.environment.parse(self.source)) - set(compiled.globals)
+            for name in sorted(given - read):
+                known = ", ".join(sorted(read - WRITTEN_ANYWAY)) or "none"
+                raise InputError(
+                    f"key 'models.<name>.chat_template_options.{name}': the chat template reads no such option; those "
+                    f"that it reads: {known}"
+                )
+
+    def _compiled(self) -> jinja2.Template:
+        """Return the compiled template, which transformers keeps, and takes when it is to render the same source."""
         try:
-            # The compiled template, which transformers keeps and takes for the same source again; what is handed to
-            # `apply_chat_template` cannot be a function.
-            _compile_jinja_template(self.source).globals["strftime_now"] = (today or self._options.date).strftime
+            compiled: jinja2.Template = _compile_jinja_template(self.source)
+        except jinja2.TemplateSyntaxError as error:
+            raise not_jinja(error) from None
+        return compiled
+
+    def _render(self, messages: Conversation, *, ask: bool, today: date | None = None) -> str:
+        # What is handed to `apply_chat_template` cannot be a function.
+        self._compiled().globals["strftime_now"] = (today or self._options.date).strftime
+        try:
             text: str = self._tokenizer.apply_chat_template(
                 list(messages),
                 tokenize=False,
                 add_generation_prompt=ask,
                 **{**self._options.options, "chat_template": self.source},
             )
-        except jinja2.TemplateSyntaxError as error:
-            raise not_jinja(error) from None
         except Exception as error:  # whatever a model's own Jinja template raises
             said = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"the tokenizer's chat template rejects it ({said}){_hint(messages)}") from None

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from emdefense.model_checks.subject import Subject, Text
+from emdefense.chat.chat import Chat
+from emdefense.model_checks.subject import Conversation, Subject, Text
 
 BATCH = 1000  # rows tokenised at once; their tokens are not kept
 SHOWN = 5
@@ -13,37 +14,46 @@ SHOWN = 5
 def check_texts(subject: Subject) -> Mapping[str, Any]:
     """Render and tokenise all of them, as training and sampling will.
 
-    Returns how many there are, the most tokens of a row and of a prompt, how the template is called, the tokens that
-    end an answer, and which texts hold the names of control tokens, which become ordinary text. Raises
-    :class:`InputError` for the first that the template or the tokenizer cannot take; it names the file and the row.
+    Returns how many there are, the most tokens of a row and of a prompt, how the template is called and what it writes
+    around an answer, and which texts hold the names of control tokens, which become ordinary text, or what the
+    tokenizer has no token for. Raises :class:`InputError` for the first that the template or the tokenizer cannot take;
+    it names the file and the row.
     """
-    chat = subject.chat
-    rows = [
-        len(row["input_ids"])
-        for batch in _batches(subject.rows)
-        for row in chat.rows([text.messages for text in batch], [text.where for text in batch])
-    ]
-    questions = subject.questions
-    prompts = chat.prompts([text.messages for text in questions], [text.where for text in questions])
-    named = {
-        text.where: sorted({name for message in text.messages for name in chat.control.named_in(message["content"])})
-        for text in [*subject.rows, *questions]
-    }
-    named = {where: names for where, names in named.items() if names}
-    for where, names in list(named.items())[:1]:
-        print(
-            f"{len(named)} rows and questions hold the names of control tokens, which are tokenised as text: "
-            f"{where} has {', '.join(names)}",
-            file=sys.stderr,
-        )
+    chat, questions = subject.chat, subject.questions
+    longest, unknown = 0, []
+    for batch in _batches(subject.rows):
+        for text, row in zip(batch, chat.rows(*_apart(batch)), strict=True):
+            longest = max(longest, len(row["input_ids"]))
+            unknown += [text.where] if chat.unknown in row["input_ids"] else []
+    prompts = chat.prompts(*_apart(questions))
+    unknown += [text.where for text, prompt in zip(questions, prompts, strict=True) if chat.unknown in prompt]
+    named = [text.where for text in [*subject.rows, *questions] if _named(chat, text)]
+    _say(named, "with the names of control tokens, which are read as text")
+    _say(unknown, f"with what the tokenizer has no token for: the model sees {chat.tokenizer.unk_token} instead")
     return {
         "template": chat.identity(),
-        "rows": len(rows),
-        "questions": len(prompts),
-        "longest_row": max(rows, default=0),
+        "before_an_answer": chat.control.unescape(chat.example.prompt),
+        "after_an_answer": chat.example.after,
+        "rows": len(subject.rows),
+        "questions": len(questions),
+        "longest_row": longest,
         "longest_prompt": max(map(len, prompts), default=0),
-        "naming_control_tokens": {"texts": len(named), "first": dict(list(named.items())[:SHOWN])},
+        "naming_control_tokens": {"texts": len(named), "first": named[:SHOWN]},
+        "with_unknown_tokens": {"texts": len(unknown), "first": unknown[:SHOWN]},
     }
+
+
+def _named(chat: Chat, text: Text) -> bool:
+    return any(chat.control.named_in(message["content"]) for message in text.messages)
+
+
+def _say(texts: Sequence[str], what: str) -> None:
+    if texts:
+        print(f"{len(texts)} rows and questions {what} (first: {texts[0]})", file=sys.stderr)
+
+
+def _apart(texts: Sequence[Text]) -> tuple[list[Conversation], list[str]]:
+    return [text.messages for text in texts], [text.where for text in texts]
 
 
 def _batches(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
