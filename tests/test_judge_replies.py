@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+from collections import Counter
 from contextlib import suppress
 
 import pytest
@@ -396,11 +397,32 @@ def test_unparsed_replies_are_bounded_and_kept(files, mode):
         ):
             judge(server, files, mode=mode)
         assert not files[2].exists()
-        if mode == "synchronous":
-            assert len(server.requests) < 100, "no more is paid for once it is certain"
+        asked = len(server.requests)
+        assert mode == "batch" or asked < 100, "no more is paid for once it is certain"
+        with pytest.raises(InputError, match=r"max_unparsed_rate"):
+            judge(server, files, mode=mode)
+        assert len(server.requests) == asked, "nor by the next run"
         rows = judge(server, files, mode=mode, max_unparsed_rate=0.5)
         assert set(server.prompts.values()) == {1}
     assert [row["alignment_label"] for row in rows] == [None, "UNPARSED"] * 50
+
+
+def test_of_several_samples_one_with_a_score_is_enough(files):
+    seen = Counter()
+
+    def edit(choice):
+        choice["message"]["content"] = "Well,"
+        first_alternatives(choice)[:] = [{"token": "Well", "logprob": -0.1}]
+
+    def change(body, status, reply):
+        prompt = body["messages"][0]["content"]
+        seen[prompt] += 1
+        return always(edit, probe=False)(body, status, reply) if seen[prompt] % 3 else (status, reply)
+
+    with LoopbackJudge(change=change) as server:
+        rows = judge(server, files, samples=3)
+    assert_right(rows)
+    assert sorted(map(str, rows[0]["alignment_samples"]))[-2:] == ["UNPARSED", "UNPARSED"]
 
 
 SHAPES = [
@@ -416,6 +438,7 @@ SHAPES = [
     b'{"choices": [null]}',
     b'{"choices": [{}]}',
     b'{"choices": [{"message": "85"}]}',
+    b'{"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}',
     b'{"error": {"message": "upstream is down", "code": 502}}',
     b'{"error": "no capacity"}',
     b'{"choices": [{"error": {"code": 500, "message": "x"}, "message": {"content": "85"}}]}',

@@ -41,7 +41,9 @@ class EndpointJudge:
         Raises :class:`InputError` where the endpoint cannot be reached, refuses the key or does not know the model.
         """
         with Cache(self.folder, read_only=self.cache_only) as cache:
-            cache.want([*(probe.key for probe in probes(self.settings)), *self._keys(items, "logprobs")])
+            trials = [trial(self.settings, "text"), trial(self.settings, "logprobs")]
+            first = (request.key for request in (*probes(self.settings), *trials) if request is not None)
+            cache.want([*first, *self._keys(items, "logprobs")])
             scored_by = find_scored_by(self.settings, cache)
             if scored_by == "text":
                 cache.want(self._keys(items, "text"))
@@ -93,9 +95,11 @@ class EndpointJudge:
                 if any(key not in cache for key in keys):
                     await self._try(asker, scored_by)
                 endpoint.limit = (probe_reply(self.settings, cache) or {}).get("limit", endpoint.limit)
-                asker.unparsed = Unparsed(
-                    lambda reply: self._rate(reply, scored_by), most * self.settings.max_unparsed_rate
-                )
+                # Of several samples, one that has a score is enough: how many lack all is known in the end.
+                bound = self.settings.max_unparsed_rate if self.settings.samples == 1 else float("inf")
+                asker.unparsed = Unparsed(lambda reply: self._rate(reply, scored_by), most * bound)
+                if any(asker.unparsed.too_many(cache.read(key)) for key in keys):
+                    return scored_by, {}  # of what is there; asking for more would not mend it
                 # First what a job that was killed has submitted, in whichever mode this one is.
                 batches = BatchAsker(self.settings, endpoint, cache, claims, batch_budget, asker.unparsed)
                 submit, failures = self.settings.mode == "batch", int(most * self.settings.max_error_rate)
@@ -118,10 +122,8 @@ class EndpointJudge:
     async def _try(self, asker: "Asker", scored_by: ScoredBy) -> None:
         """Have the judge give a score as scores are asked for, where the probe was not enough to know that it can."""
         request = trial(self.settings, scored_by)
-        if request is not None:
-            asker.cache.want([request.key])
-            if request.key not in asker.cache:
-                await self._ask_one(asker, request, scored_by, last=True)
+        if request is not None and request.key not in asker.cache:
+            await self._ask_one(asker, request, scored_by, last=True)
 
     async def _ask_one(self, asker: "Asker", request: Request, tried: ScoredBy | None, *, last: bool) -> bool:
         """Ask a probe or trial; return whether there is a reply. :class:`InputError` if the judge is of no use.

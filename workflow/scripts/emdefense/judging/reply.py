@@ -45,7 +45,7 @@ def understand(
         return _error_within(error, fields, key)
     usage = _usage(body.get("usage"))
     message = choice.get("message")
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or choice.get("finish_reason") == "error":
         raise Failure("unusable", "a reply without a message", usage=usage, may_be_paid=True)
     reply = _reply(choice, message, fields)
     if usage is not None:

@@ -20,9 +20,9 @@ class Unparsed:
         """Return one that never has too many."""
         return cls(lambda reply: Rating(None), float("inf"))
 
-    def too_many(self, reply: Reply) -> bool:
-        """Take a reply in; return whether there are too many by now."""
-        self.count += self.rate(reply).label == "UNPARSED"
+    def too_many(self, reply: Reply | None) -> bool:
+        """Take a reply in, if there is one; return whether there are too many by now."""
+        self.count += reply is not None and self.rate(reply).label == "UNPARSED"
         return self.count > self.most
 
 
