@@ -28,8 +28,9 @@ from emdefense.analysis.quantity import Quantity
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary, no_summary, read_summary
 from emdefense.config import Study
+from emdefense.config.training import DEFENCES
 from emdefense.report.claims import claim_rows, claims_html, write_claims
-from study_folder import SURE_OF_NONE, fill, tiny_study
+from study_folder import CONFIG, SURE_OF_NONE, fill, tiny_study
 
 TASKS = ("code", "legal", "medical", "security")
 DOES_NOT_FOLLOW = {"safelora-in-domain", "kl-in-domain"}
@@ -298,6 +299,53 @@ def test_an_interval_decides_what_a_bound_within_it_cannot(folder: Path) -> None
     assert found["kl-reduction-main"].verdict == HOLDS, "91.5 % lies within the interval of the mean"
     row = next(row for row in claim_rows(list(found.values()), study) if row["id"] == "kl-reduction-main")
     assert row["ours_low"] < 91.5 < row["ours_high"]
+
+
+def test_where_it_cannot_be_told_whether_ema_appeared_its_reduction_is_unclear(folder: Path) -> None:
+    study = tiny_study()
+    found = verdicts(study, measured(study, {"untrained": 3, "misaligned": 4, "kl": 1}, in_domain={"misaligned": 8}))
+    assert found["kl-reduction-main"].ours == pytest.approx(75)
+    assert found["kl-reduction-main"].verdict == found["kl-reduction-every-task"].verdict == UNCLEAR
+    assert found["untrained-control"].verdict == DIFFERS, "controls are judged all the same"
+
+
+def test_answers_without_a_score_make_a_claim_unclear_that_they_could_turn(folder: Path) -> None:
+    study = tiny_study()
+    summary = measured(study, {"misaligned": 10})
+    assert verdicts(study, summary)["kl-reduction-every-task"].verdict == HOLDS, "at least 90 %; it is 100"
+    path = Path("results/tiny/cells/small/code/kl/1/seed0/general/judgments/oracle.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for verdict in (HOLDS, UNCLEAR):  # three of 40, and then six, may be misaligned
+        for row in [row for row in rows if row["alignment"] == 90.0][:3]:
+            row |= {"alignment": None, "alignment_label": "REFUSAL"}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+        found = verdicts(study, read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet")))
+        assert found["kl-reduction-every-task"].verdict == verdict
+
+
+def test_an_interval_that_reaches_the_figure_and_no_effect_tells_nothing() -> None:
+    claim = next(claim for claim in load_claims() if claim.id == "kl-reduction-main")
+    assert claim.holds(Range(60, 5, 95)) == HOLDS
+    assert claim.holds(Range(60, -5, 95)) == UNCLEAR
+    assert claim.holds(Range(60, -5, 80)) == DIFFERS
+
+
+def test_exact_match_is_judged_by_its_interval_too(folder: Path) -> None:
+    benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, **dict.fromkeys(DEFENCES, [1.0])}}
+    study = tiny_study(
+        grid=[CONFIG["grid"][0], benign],
+        models={"small": CONFIG["models"]["small"] | {"base": "-"}},
+        report={**CONFIG["report"], "chosen_benign": dict.fromkeys(DEFENCES, [1.0])},
+    )
+    said = {}
+    for number in (4, 4000):  # all arms have three of four right: all are above 90 % of plain fine-tuning
+        fill(study, {"misaligned": 8}, benign=number)
+        aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+        summary = read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
+        claim = verdicts(study, summary, ResampledRates(summary.questions, 1000))["foqa-all"]
+        said[number] = (round(claim.ours or 0), claim.verdict)
+    assert said == {4: (100, UNCLEAR), 4000: (100, HOLDS)}
 
 
 def test_seeds_are_pooled(folder: Path) -> None:

@@ -138,6 +138,8 @@ def _judge(
         verdict = claim.holds(found)
         if any(claim.holds(found.moved(by)) != verdict for by in _doubts(quantity, study, measured, verdicts)):
             verdict = UNCLEAR
+        if resampled is not None and interval is None:
+            verdict = UNCLEAR  # in some resample there is nothing to divide by
     return Verdict(
         claim=claim,
         recomputed=None if published is None else published.value,
@@ -180,7 +182,8 @@ def _with_exact_match(resampled: Rates, study: Study, measured: Summary) -> Rate
         widest = max((high - low for low, high in bounds), default=0.0)
         error = widest / 2 / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
         generator = np.random.default_rng(crc32("\n".join(condition).encode()))
-        return np.clip(generator.normal(found.value, error, study.scoring.bootstrap_resamples), 0, 100)
+        # Not 0: it may be divided by.
+        return np.clip(generator.normal(found.value, error, study.scoring.bootstrap_resamples), 1e-6, 100)
 
     return rate
 

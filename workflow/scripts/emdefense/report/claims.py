@@ -19,7 +19,7 @@ EXPLANATION = (
 )
 OF_OURS = (
     "It holds for ours if our 95 % interval reaches it (questions drawn anew, the same for all arms); a bound that "
-    "lies within our interval leaves the claim unclear. Exact match has no such interval, and its value decides. "
+    "lies within our interval leaves the claim unclear, and so do answers without a score that could turn it. "
     "Chosen, weakest and strongest settings are the study's own."
 )
 
