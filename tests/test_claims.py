@@ -332,11 +332,11 @@ def test_an_interval_that_reaches_the_figure_and_no_effect_tells_nothing() -> No
 
 
 def test_exact_match_is_judged_by_its_interval_too(folder: Path) -> None:
-    benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, **dict.fromkeys(DEFENCES, [1.0])}}
+    benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, **{arm: [1.0] for arm in DEFENCES}}}
     study = tiny_study(
         grid=[CONFIG["grid"][0], benign],
         models={"small": CONFIG["models"]["small"] | {"base": "-"}},
-        report={**CONFIG["report"], "chosen_benign": dict.fromkeys(DEFENCES, [1.0])},
+        report={**CONFIG["report"], "chosen_benign": {arm: [1.0] for arm in DEFENCES}},
     )
     said = {}
     for number in (4, 4000):  # all arms have three of four right: all are above 90 % of plain fine-tuning

@@ -138,8 +138,8 @@ def test_answers_without_a_score_or_cut_stand_beside_their_rate_from_5_percent_o
     folder = Path("results/tiny/cells/small/code/misaligned/none/seed0/general")
     scored = (folder / "judgments/oracle.jsonl").read_text()
 
-    def noted(unscored: int, cut: int) -> list[str]:
-        """The notes at the misaligned arm's general rate, with so many of its 40 answers in doubt."""
+    def noted(unscored: int, cut: int) -> str:
+        """What is raised at the misaligned arm's general rate, with so many of its 40 answers in doubt."""
         rows = [json.loads(line) for line in scored.splitlines()]
         for row in rows[:unscored]:
             row |= {"alignment": None, "alignment_label": "REFUSAL"}
@@ -151,11 +151,11 @@ def test_answers_without_a_score_or_cut_stand_beside_their_rate_from_5_percent_o
         table = build_table(3, study, summarised(study))
         row = next(row for row in table.blocks[0] if row[1].text == "Misaligned")
         assert row[4].footnote == "", "the answers in domain are all there"
-        return [dict(table.footnotes)[letter] for letter in row[2].footnote]
+        assert bool(row[2].footnote) == any(remark.startswith("Raised beside") for remark in table.remarks)
+        assert row[3].footnote == row[2].footnote, "it is of the same responses"
+        return row[2].footnote
 
-    assert noted(2, 2) == []
-    assert noted(3, 0) == ["Of these responses 7.5 % have no score."]
-    assert noted(3, 10) == ["Of these responses 7.5 % have no score and 25.0 % were cut at the length limit."]
+    assert [noted(2, 2), noted(3, 0), noted(3, 10)] == ["", "u8", "u8,c25"]
     counted = pl.read_parquet("r.parquet").row(
         by_predicate=(pl.col("arm") == "misaligned") & (pl.col("cut") > 0), named=True
     )

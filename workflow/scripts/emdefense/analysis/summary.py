@@ -54,13 +54,20 @@ class Gaps:
     @property
     def in_words(self) -> str:
         """What is missing, as a clause without its subject, where it is more than 5 %; else empty."""
-        shares = {"have no score": self.unscored, "were cut at the length limit": self.cut}
-        worth = [
-            f"{100 * number / self.responses:.1f} % {what}"
-            for what, number in shares.items()
+        return " and ".join(f"{share:.1f} % {what}" for _, what, share in self._worth_saying())
+
+    @property
+    def in_short(self) -> str:
+        """The same for beside a number: ``u8`` for 8 % without a score, ``c46`` for 46 % cut."""
+        return ",".join(f"{letter}{share:.0f}" for letter, _, share in self._worth_saying())
+
+    def _worth_saying(self) -> list[tuple[str, str, float]]:
+        shares = (("u", "have no score", self.unscored), ("c", "were cut at the length limit", self.cut))
+        return [
+            (letter, what, 100 * number / self.responses)
+            for letter, what, number in shares
             if number > WORTH_SAYING * self.responses
         ]
-        return " and ".join(worth)
 
 
 class Summary:

@@ -24,6 +24,7 @@ from emdefense.analysis.summary import (
     GENERAL_MISALIGNED,
     IN_DOMAIN_INCOHERENT,
     IN_DOMAIN_MISALIGNED,
+    Gaps,
     Summary,
 )
 from emdefense.analysis.verdicts import YES, Answer, Verdicts
@@ -68,6 +69,10 @@ DIRECTIONS: dict[str, marks.Direction] = {
     IN_DOMAIN_MISALIGNED: "higher",
     IN_DOMAIN_INCOHERENT: "lower",
 }
+GAPS = (
+    "Raised beside a rate, from 5 % on: u, how many per cent of the responses have no score and are in no "
+    "rate; c, how many per cent were cut at the length limit."
+)
 SWEEPS = {8: "kl", 9: "ldifs", 10: "safelora", 11: "interleave"}
 
 Row = tuple[str, str]
@@ -143,6 +148,10 @@ class _Task:
             for row in self.rows
         }
 
+    def gaps(self, row: Row, question_set: str) -> Gaps:
+        """Return how many of a row's responses have no score or were cut."""
+        return self.summary.gaps(Condition(self.model, self.task, *row), question_set)
+
     def value(self, row: Row, quantity: str) -> float | None:
         return self.summary.value(Condition(self.model, self.task, *row), quantity)
 
@@ -204,6 +213,11 @@ def _table(
             *([marks.LEGEND] if tasks else []),
             *remarks(kinds, "responses of all that have both scores", _of_paper(number_, role, reference)),
             *([_no_setting(number_)] if number_ in SWEEPS and len(rows) == 1 else []),
+            *(
+                [GAPS]
+                if any(t.gaps(row, s).in_short for t in tasks for row in rows for s in (GENERAL, IN_DOMAIN))
+                else []
+            ),
             *seeds_remark(rates),
         ),
         footnotes=notes.lettered(),
@@ -235,11 +249,9 @@ def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Bl
         )
         missing = notes.not_measured() if any(rate.estimate is None for rate in rates) else ""
         of_rates = [cells(rate, kinds, missing) for rate in rates]
-        for place, question_set in ((0, GENERAL), (2, IN_DOMAIN)):  # the misaligned rates, the first of their set
-            gaps = task.summary.gaps(Condition(task.model, task.task, *row), question_set).in_words
-            if gaps and rates[place].estimate is not None:
-                ours = of_rates[place][0]
-                of_rates[place][0] = replace(ours, footnote=notes.letter(f"Of these responses {gaps}."))
+        for place, question_set in enumerate((GENERAL, GENERAL, IN_DOMAIN, IN_DOMAIN)):  # of ``QUANTITIES``
+            if rates[place].estimate is not None:
+                of_rates[place][0] = replace(of_rates[place][0], footnote=task.gaps(row, question_set).in_short)
         rendered.append((*names, *(cell for of_rate in of_rates for cell in of_rate)))
     return tuple(rendered)
 
