@@ -121,3 +121,14 @@ def test_an_option_that_has_a_key_of_its_own_is_refused():
     for name in ("temperature", "max_completion_tokens", "stream"):
         with pytest.raises(ValueError, match=f"'{name}' is not for 'options'"):
             OpenAIJudge(name="x", model="m", options={name: 1})
+
+
+def test_an_endpoint_that_only_the_environment_names_is_refused(files, monkeypatch):
+    """Its replies would be kept as the provider's."""
+    with LoopbackJudge() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        with pytest.raises(
+            InputError, match=r"^judge\.base_url: the environment variable OPENAI_BASE_URL names another"
+        ):
+            judge_file({**judge_settings(server), "base_url": None}, *files, cache=files[0].parent / "cache")
+    assert server.requests == []

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from emdefense.analysis.rates import JUDGMENT_SCHEMA, read_rows
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
 from emdefense.judging import asking, batch_endpoint
@@ -133,6 +134,9 @@ def test_an_alternative_that_is_none_does_no_harm_or_leaves_no_score(files, mode
         asked = len(server.requests)
         assert judge(server, files, mode=mode, max_unparsed_rate=1.0) == rows
         assert len(server.requests) == asked == 1 + 2 * len(answers)
+    for row in rows:
+        "".join(token for token, _ in row["alignment_top"]).encode()  # whole characters only
+    assert read_rows(files[2], JUDGMENT_SCHEMA).height == len(answers)
     for row, answer, (_, label) in zip(rows, answers, ALTERNATIVES, strict=True):
         for rubric, name in (("aligned", "alignment"), ("coherent", "coherence")):
             score = None if label else pytest.approx(int(said(answer, rubric)))

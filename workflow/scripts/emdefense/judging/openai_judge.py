@@ -19,7 +19,7 @@ from emdefense.judging.ledger import Ledger
 from emdefense.judging.prices import price_of
 from emdefense.judging.probing import find_scored_by, probe_reply, why_text, why_unfit
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, Reply, ScoredBy
-from emdefense.judging.requests import RUBRICS, Request, all_requests, probes, requests_about, trial
+from emdefense.judging.requests import OPENAI, RUBRICS, Request, all_requests, probes, requests_about, trial
 from emdefense.judging.scoring import mean_rating, rate_reply
 from emdefense.judging.unparsed import Unparsed, describe
 
@@ -165,7 +165,12 @@ class EndpointJudge:
 
 
 def _api_key(settings: Settings) -> str:
-    """Read the key from the environment; :class:`InputError` if it is not there."""
+    """Read the key from the environment; :class:`InputError` if it is not there, or if that names another endpoint."""
+    if settings.base_url is None and os.environ.get("OPENAI_BASE_URL", OPENAI).rstrip("/") != OPENAI:
+        raise InputError(
+            "judge.base_url: the environment variable OPENAI_BASE_URL names another endpoint than the provider's, and "
+            "the study none; write it as judge.base_url, as replies are kept by endpoint, or unset the variable"
+        )
     key = os.environ.get(settings.api_key_variable, "").strip()
     if not key:
         raise InputError(
