@@ -16,6 +16,7 @@ from emdefense.files import read_jsonl
 from emdefense.generation.prompts import end_tokens
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import answer
+from emdefense.model_files import model_files
 from tiny_model import make_model, make_tokenizer, save_model, save_rows
 
 NO_THINKING = TemplateOptions(options={"enable_thinking": False})
@@ -216,21 +217,20 @@ def test_a_template_that_does_not_close_answers_is_refused(written: str, problem
         Chat(byte_level(template))
 
 
+ASKED_ONLY = "messages if message.role != 'system' or add_generation_prompt %}"  # Mistral's write it so
+
+
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
         (NO_SYSTEM + CHATML, r"rejects it \(System role not supported\); it may take no system prompt"),
         (CHATML.replace("messages %}", "messages if message.role != 'system' %}"), "leaves out .* the system's text"),
-        (CHATML.replace("message['content']", "message['content'].upper()"), "leaves out or changes the system's text"),
+        (CHATML.replace("messages %}", ASKED_ONLY), "leaves out .* the system's text"),
     ],
-    ids=["refuses a system prompt", "leaves it out", "changes it"],
+    ids=["refuses a system prompt", "leaves it out", "leaves it out of training text"],
 )
 def test_a_template_that_does_not_write_what_it_is_given(template: str, problem: str) -> None:
-    chat = Chat(byte_level(template)) if ".upper" not in template else None
-    if chat is None:
-        with pytest.raises(InputError, match="changes the user's text"):
-            Chat(byte_level(template))
-        return
+    chat = Chat(byte_level(template))
     assert chat.prompts([said("Why?")])
     with pytest.raises(InputError, match=rf"question 2: .*{problem}"):
         chat.prompts([said("Why?"), said("Why?", system="a")])
@@ -316,12 +316,17 @@ def test_a_padding_token_beyond_the_embedding_is_not_used(tmp_path: Path) -> Non
     assert load_chat(tmp_path, PLAIN).filler == 0
 
 
+def test_a_template_that_changes_every_text_is_refused() -> None:
+    with pytest.raises(InputError, match="changes the user's text"):
+        Chat(byte_level(CHATML.replace("message['content']", "message['content'].upper()")))
+
+
 def named(tokenizer: PreTrainedTokenizerBase, **templates: str) -> PreTrainedTokenizerBase:
     tokenizer.chat_template = templates
     return tokenizer
 
 
-def test_one_of_several_templates_is_named() -> None:
+def test_one_of_several_templates_is_named(tmp_path: Path) -> None:
     several = named(byte_level(), plain=CHATML, thinking=QWEN3)
     with pytest.raises(InputError, match=r"one of plain, thinking as models\.<name>\.chat_template_options"):
         Chat(several)
@@ -329,6 +334,8 @@ def test_one_of_several_templates_is_named() -> None:
         Chat(several, TemplateOptions(options={"chat_template": "other"}))
     chosen = Chat(several, TemplateOptions(options={"chat_template": "thinking"}))
     assert chosen.prompts([said("Why?")]) == Chat(byte_level(QWEN3)).prompts([said("Why?")])
+    several.save_pretrained(tmp_path)
+    assert "thinking.jinja" in {path.name for path in model_files(tmp_path)}
     assert Chat(named(byte_level(), default=CHATML, x=QWEN3)).prompts([said("a")]) == Chat(byte_level()).prompts(
         [said("a")]
     )

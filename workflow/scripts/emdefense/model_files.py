@@ -17,6 +17,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "chat_template.json"),
 )
+OTHER_TEMPLATES = "additional_chat_templates"  # a folder of those besides the default one
 TOKENIZER_ENDINGS = (".model", ".tiktoken", ".spm", ".jinja")
 COUNTED, MOST_COUNTED = re.compile("layer|expert|block"), 10_000
 _ENDS = "key 'eos_token_id' is no token id and no list of them"
@@ -29,6 +30,7 @@ def model_files(folder: Path) -> list[Path]:
     """
     names = {CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, *TOKENIZER_FILES, *_weight_files(folder)}
     found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    found += (folder / OTHER_TEMPLATES).glob("*.jinja")
     return sorted(path for path in found if path.name in names or path.name.endswith(TOKENIZER_ENDINGS))
 
 

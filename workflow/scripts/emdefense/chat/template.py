@@ -41,6 +41,8 @@ class Template:
         self._check_options()
         self.control = ControlTokens(tokenizer, self.source)
         self._silent: dict[tuple[str, ...], int | None] = {}
+        # A task's aligned rows, and those with safe ones between them, ask what its misaligned rows ask.
+        self._asked: dict[tuple[tuple[str, str], ...], Asked] = {}
 
     def asked(self, messages: Conversation) -> Asked:
         """Return the text around the answer to the last of ``messages``.
@@ -50,9 +52,14 @@ class Template:
         thoughts) belongs to it. Raises :class:`InputError` if the template refuses the conversation, leaves out one of
         its texts or an answer, or opens answers otherwise when it is asked for one.
         """
-        messages = self._escaped(messages)
+        key = tuple((message["role"], message["content"]) for message in messages)
+        if key not in self._asked:
+            self._asked[key] = self._around_answer(self._escaped(messages))
+        return self._asked[key]
+
+    def _around_answer(self, messages: Conversation) -> Asked:
         opened = self._render(messages, ask=True)
-        before, after = self._around([*messages, {"role": "assistant", "content": ANSWER}])
+        before, after = self._split([*messages, {"role": "assistant", "content": ANSWER}])
         self._check_complete(messages, before)
         if not before.startswith(opened):
             raise InputError(_other_prompt(opened, before))
@@ -129,11 +136,11 @@ class Template:
                 **{**self._options.options, "chat_template": self.source},
             )
         except Exception as error:  # whatever a model's own Jinja template raises
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = " ".join(self.control.unescape(str(error)).split()) or type(error).__name__
             raise InputError(f"the tokenizer's chat template rejects it ({said}){_hint(messages)}") from None
         return text
 
-    def _around(self, messages: Conversation) -> tuple[str, str]:
+    def _split(self, messages: Conversation) -> tuple[str, str]:
         """Return the text before and after the placeholder that ``messages`` end with."""
         before, *rest = self._render(messages, ask=False).split(ANSWER)
         if len(rest) != 1:
@@ -147,9 +154,9 @@ class Template:
         if roles not in self._silent:
             marks = [
                 {"role": role, "content": f"{ANSWER}{MESSAGE * number}{ANSWER}"}
-                for number, role in enumerate(roles, start=1)
+                for number, role in enumerate([*roles, "assistant"], start=1)
             ]
-            marked = self._render(marks, ask=True)
+            marked = self._render(marks, ask=False)
             missing = [number for number, mark in enumerate(marks) if mark["content"] not in marked]
             self._silent[roles] = missing[0] if missing else None
         left_out = self._silent[roles]
