@@ -152,7 +152,8 @@ def test_a_lock_that_is_held_says_by_whom(tmp_path, monkeypatch):
         take()
 
 
-def test_who_is_waited_for_is_said_and_a_dead_one_is_not_waited_for(files, monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["synchronous", "batch"])
+def test_who_is_waited_for_is_said_and_a_dead_one_is_not_waited_for(files, monkeypatch, capsys, mode):
     monkeypatch.setattr(asking, "LONG_WAIT", 0.0)
     with LoopbackJudge() as server:
         judge(server, files)
@@ -165,13 +166,13 @@ def test_who_is_waited_for_is_said_and_a_dead_one_is_not_waited_for(files, monke
         claim = {"judge": "x", "ledger": "y", "reserved": 0.0, "keys": keys}
         (shard.parent / f"{owner}.claim").write_text(json.dumps(claim))
         monkeypatch.setattr(
-            asking,
+            claims,
             "print",
             lambda *said, **_: (print(*said, file=sys.stderr), other.kill(), other.wait()),
             raising=False,
         )
         asked, start = len(server.requests), time.monotonic()
-        judge(server, files)
+        judge(server, files, mode=mode)
         assert len(server.requests) == asked + len(keys)
         assert time.monotonic() - start < 20
     assert f"waiting for process {other.pid} on " in capsys.readouterr().err

@@ -141,7 +141,7 @@ class OpenAIJudge(Section):
     name: Name
     model: str
     base_url: Annotated[str, AfterValidator(check_address)] | None = Field(
-        None, description="absent: the client's own default"
+        None, description="absent: OpenAI's"
     )
     api_key_variable: Annotated[str, AfterValidator(check_variable)] = "OPENAI_API_KEY"
     samples: PositiveInt = Field(1, description="times that each question is asked; a response's score is their mean")

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -131,7 +130,7 @@ class Asker:
 
     async def _wait_for_others(self, pending: set[bytes]) -> set[bytes]:
         """Return what is left to ask, once nobody else asks all of it; say who does if that takes long."""
-        started, said = time.monotonic(), set()
+        started = time.monotonic()
         while not self._stop.is_set():
             await asyncio.to_thread(self.cache.refresh)
             pending = {key for key in pending if key not in self.cache}
@@ -139,13 +138,8 @@ class Asker:
             theirs = frozenset().union(*(other.keys for other in others))
             if not pending or pending - theirs:
                 break
-            for other in others if time.monotonic() - started > LONG_WAIT else ():
-                if other.owner not in said and not pending.isdisjoint(other.keys):
-                    said.add(other.owner)
-                    host, pid, _ = other.owner.rsplit("-", 2)
-                    count = len(pending & other.keys)
-                    who = f"process {pid} on {host}, which asks {count} of the same requests"
-                    print(f"judge '{self.settings.name}': waiting for {who}", file=sys.stderr, flush=True)
+            if time.monotonic() - started > LONG_WAIT:
+                self.claims.say_who(self.settings.name, others, pending)
             await self._rest(POLL)
         return pending
 

@@ -85,6 +85,7 @@ class BatchAsker:
                     pass
                 if not any(map(self.records.is_mine, self.records.all())) and not (pending and submitting):
                     return
+                self.claims.say_who(self.settings.name, await asyncio.to_thread(self.claims.others), pending)
                 await asyncio.sleep(self.settings.batch_poll_seconds)
         finally:
             beat.cancel()

@@ -12,7 +12,8 @@ What is no claim is named once and left out.
 import json
 import os
 import socket
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class Claims:
         """``judge`` says who shares an endpoint's limits, ``ledger`` who shares a budget."""
         self.cache, self.judge, self.ledger = cache, judge, ledger
         self.held: set[bytes] = set()
+        self._said: set[str] = set()
         self._path = cache.folder / f"{cache.owner}.claim"
 
     @contextmanager
@@ -114,6 +116,16 @@ class Claims:
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
                 name_once(path, "no claim of a judging process")
         return found
+
+    def say_who(self, judge: str, others: Iterable[Claim], wanted: Collection[bytes]) -> None:
+        """Say on stderr, once of each, which of ``others`` asks what is ``wanted`` here."""
+        for other in others:
+            count = sum(key in other.keys for key in wanted)
+            if count and other.owner not in self._said:
+                self._said.add(other.owner)
+                host, pid, _ = other.owner.rsplit("-", 2)
+                who = f"process {pid} on {host}, which asks {count} of the same requests"
+                print(f"judge '{judge}': waiting for {who}", file=sys.stderr, flush=True)
 
     def beat(self) -> None:
         """Give a sign of life."""
