@@ -140,9 +140,7 @@ class OpenAIJudge(Section):
     kind: Literal["openai"] = "openai"
     name: Name
     model: str
-    base_url: Annotated[str, AfterValidator(check_address)] | None = Field(
-        None, description="absent: OpenAI's"
-    )
+    base_url: Annotated[str, AfterValidator(check_address)] | None = Field(None, description="absent: OpenAI's")
     api_key_variable: Annotated[str, AfterValidator(check_variable)] = "OPENAI_API_KEY"
     samples: PositiveInt = Field(1, description="times that each question is asked; a response's score is their mean")
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="of the judge; more than 0 if samples are many")
