@@ -195,6 +195,14 @@ def test_without_ema_the_page_says_that_defences_cannot_be_read(in_tmp: Path) ->
     assert "stops EMA" not in said(study)
 
 
+def test_an_arm_without_any_score_was_asked_all_the_same(in_tmp: Path) -> None:
+    study = tiny_study()
+    fill(study, {"misaligned": 8})
+    for path in Path("results/tiny/cells/small").rglob("misaligned/none/seed0/general/judgments/*.jsonl"):
+        write_rows(path, [judgment(q, s, (None, 90.0), ("REFUSAL", None)) for q in range(4) for s in range(10)])
+    assert "not measured. None of the misaligned arm's 80 answers has a score." in said(study)
+
+
 def test_divergences_of_the_microcosm_stand_only_on_its_page() -> None:
     everywhere = {entry.topic for entry in divergences(tiny_study())}
     microcosm = {entry.topic for entry in divergences(tiny_study(microcosm={"models": {"a": 0}}))}

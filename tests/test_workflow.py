@@ -79,11 +79,14 @@ def test_rates_count_every_response(finished: Checkout) -> None:
     assert rates.filter(question_set="in_domain")["responses"].to_list() == [60] * 3
 
 
-def test_the_page_says_that_ema_did_not_appear(finished: Checkout) -> None:
+def test_the_page_says_that_no_ema_is_shown(finished: Checkout) -> None:
     rates = pl.read_parquet(finished.folder / "results/smoke/rates.parquet")
     misaligned = rates.filter(arm="misaligned", question_set="general")["misaligned_pct"].item()
     assert misaligned < 1, "a world trained for seconds should not show EMA; else choose another for this test"
-    assert "did not appear" in (finished.folder / "results/smoke/report/index.html").read_text()
+    assert (
+        "whether emergent misalignment appeared cannot be told"
+        in (finished.folder / "results/smoke/report/index.html").read_text()
+    )
 
 
 def test_a_second_run_has_nothing_to_do(finished: Checkout) -> None:

@@ -27,6 +27,7 @@ from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, YES, Answer, V
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
 
+NO_JUDGMENTS = "The misaligned arm has no judgments."
 Tone = Literal["good", "bad", "plain"]
 
 
@@ -62,7 +63,9 @@ def _emergence(study: Study, summary: Summary, verdicts: Verdicts, model: str) -
     measured = {task: rate for task, rate in rates.items() if rate is not None}
     overall = verdicts.ema_anywhere(model)
     if not measured or overall.says == NOT_MEASURED:
-        return Finding("plain", f"{title}: not measured.", "The misaligned arm has no judgments.")
+        asked = sum((summary.gaps(Condition(model, task, "misaligned"), GENERAL) for task in rates), Gaps()).responses
+        why = f"None of the misaligned arm's {asked:,} answers has a score." if asked else NO_JUDGMENTS
+        return Finding("plain", f"{title}: not measured.", why)
     over = f"mean over {len(measured)} {'task' if len(measured) == 1 else 'tasks'}"
     says = (
         f"After narrow fine-tuning on misaligned answers, {fmean(measured.values()):.1f} % of the answers to general "
