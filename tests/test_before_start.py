@@ -75,6 +75,28 @@ def test_a_missing_engine_matters_only_where_there_is_sampling_in_this_environme
     start(study, rule)
 
 
+@pytest.mark.parametrize(
+    ("training", "package", "said"),
+    [
+        ({"optimiser": "adamw_8bit"}, "bitsandbytes", r"key 'training\.optimiser': adamw_8bit needs bitsandbytes"),
+        ({"attention": "flash_attention_2"}, "flash_attn", r"key 'training\.attention': flash_attention_2 needs a GPU"),
+        ({"report_to": "wandb"}, "wandb", r"key 'training\.report_to': wandb is not installed"),
+    ],
+)
+def test_a_package_that_trainings_need_matters_only_where_they_run(
+    monkeypatch: pytest.MonkeyPatch, training: dict[str, str], package: str, said: str
+) -> None:
+    study = tiny_study(training={"optimiser": "adamw_torch", **training})
+    missing = {package}
+    monkeypatch.setattr("emdefense.training.packages.find_spec", lambda name: None if name in missing else name)
+    with pytest.raises(InputError, match=said):
+        check_start(study, {"train"}, (), (), own_environments=False, trains_here=True)
+    check_start(study, {"train"}, (), (), own_environments=False, trains_here=False)  # on a cluster
+    check_start(study, {"judge", "reference_features"}, (), (), own_environments=False, trains_here=True)
+    missing.clear()
+    check_start(study, {"train"}, (), (), own_environments=False, trains_here=True)
+
+
 def test_a_missing_token_matters_only_for_gated_sources_that_are_to_be_fetched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -205,6 +205,14 @@ def test_no_two_sources_lie_at_one_place() -> None:
             parse_study(config, "study.yaml")
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"identity": 1}', "{", "", "null"])
+def test_a_damaged_record_of_a_source_is_one_line(content: str) -> None:
+    Path("sources").mkdir()
+    Path("sources/safe.source.json").write_text(content)
+    with pytest.raises(InputError, match=r"sources/safe\.source\.json: (damaged, or no record|not valid JSON)"):
+        parse_study(SMALL, "study.yaml")
+
+
 def test_what_is_named_like_its_parts_has_paths_of_its_own() -> None:
     config = copy.deepcopy(SMALL)
     config["models"]["projection"] = config["models"]["small"]

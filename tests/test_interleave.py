@@ -45,6 +45,11 @@ def test_safe_rows_are_nested_distinct_and_seeded():
     assert chosen[5] != [r["messages"][0]["content"] for r in interleave(ROWS, SAFE, 5, 1) if "source" in r]
 
 
+def test_a_percentage_of_which_no_row_comes_is_an_error():
+    with pytest.raises(InputError, match=r"safe_data: 0.2 % of 173 rows is no row; raise the percentage of 'inter"):
+        interleave(ROWS, SAFE, 0.2, 0)
+
+
 def test_too_few_safe_rows_are_an_error():
     with pytest.raises(InputError, match=r"safe_data: 90 % of 173 rows are 156 safe rows, but the file has 100"):
         interleave(ROWS, SAFE, 90, 0)

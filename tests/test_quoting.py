@@ -127,3 +127,36 @@ def test_a_path_of_the_users_is_only_a_path(checkout: Checkout) -> None:
     script = "python() { :; }\nprintf() { :; }\n" + "\n".join(commands)
     subprocess.run(["bash", "-c", script], cwd=checkout.folder / "elsewhere", stderr=subprocess.DEVNULL, check=False)
     assert list(checkout.folder.rglob("PWNED")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "arguments", "said"),
+    [
+        (b"study: a\nstudy: b\n", (), "not valid YAML (line 2: the key 'study' stands twice in one mapping"),
+        (b"study: caf\xe9\n", None, "config.yaml, line 1: not UTF-8 (byte 0xe9); save the file as UTF-8"),
+        (b"__use_yte__: true\nstudy: ?open('PWNED', 'w')\n", None, "key '__use_yte__': a study is data"),
+        (None, ("--config", "models=5"), "key 'models': Input should be a valid dictionary (got 5)"),
+        (None, ("--config", "seeds=x"), "key 'seeds': 'x' is no list; write it in brackets, such as [x]"),
+    ],
+)
+def test_snakemake_shows_one_line_and_no_traceback(
+    checkout: Checkout, content: bytes | None, arguments: tuple[str, ...] | None, said: str
+) -> None:
+    default = checkout.folder / "config.yaml"
+    kept = default.read_bytes()
+    try:
+        if arguments is None:
+            default.write_bytes(content or b"")
+        elif content is not None:
+            (checkout.folder / "bad.yaml").write_bytes(content)
+            arguments = ("--configfile", "bad.yaml")
+        run = checkout.snakemake("-n", *(arguments or ()))
+    finally:
+        default.write_bytes(kept)
+    assert run.returncode != 0
+    errors = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, run.stdout
+    assert said in errors[0]
+    assert "Traceback" not in run.stdout
+    assert not (checkout.folder / "PWNED").exists()

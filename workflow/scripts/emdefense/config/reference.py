@@ -8,8 +8,19 @@ HEADER = """# Config reference
 
 Generated from the models in `workflow/scripts/emdefense/config/` by `make schema`; a test fails when it is out of date.
 A study is one YAML file (`snakemake --configfile FILE`); single keys can be set with `--config KEY=VALUE`, and further
-files given after the first are laid over it. In paths, `{results}` is the study's results folder and `{data_folder}`
-the key of that name. Unknown keys are errors. Where the defences' settings are from: [defences.md](defences.md).
+files given after the first are laid over it. Unknown keys are errors, and so is one that stands twice. Where the
+defences' settings are from: [defences.md](defences.md).
+
+**A study file is code**: where it says `__use_yte__: true`, Snakemake evaluates Python expressions in a file given with
+`--configfile` before this pipeline reads it, which then refuses it; and a study's models, data and judges are used on
+your machine and account. Run only studies that you trust.
+
+Names (of the study, models, tasks, variants, sources, judges) become parts of paths: letters, digits, `.`, `_` and `-`,
+at most 80, the first a letter or digit, the last no dot, and no two that differ by case only; no task is called
+`general`, `shared` or `questions`, no study `paper-values` or `logs`. Seeds are below 2³² and not negative, settings of
+arms have at most six digits. In paths, `{results}` is the study's results folder, of which only what the study makes
+can be named, `{sources}` the sources folder and `{data_folder}` the key of that name; nothing else stands in braces, and
+no path begins with `-`.
 """
 
 

@@ -10,6 +10,7 @@ from emdefense.errors import InputError
 from emdefense.files import read_json
 
 PLACEHOLDER = "{sources}/"
+RECORDED = {"identity", "revision", "asked_revision", "raw", "files", "fetched"}
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -52,6 +53,8 @@ def check_reference(sources: Mapping[str, SourceSection], key: str, path: str) -
 def check_record(record: dict[str, Any], name: str, source: SourceSection, path: Path) -> None:
     """Raise :class:`InputError` if ``record``, read from ``path``, is of another source than the config's."""
     again = f"give this one another name, or remove {path} to fetch it anew"
+    if not isinstance(record, dict) or not isinstance(record.get("identity"), dict) or not record.keys() >= RECORDED:
+        raise InputError(f"{path}: damaged, or no record of a source; remove it to fetch the source anew")
     if record["identity"] != source.identity():
         raise InputError(f"key 'sources.{name}': fetched before as {_in_words(record['identity'])}; {again}")
     revision = getattr(source, "revision", None)
