@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 KL = Path("results/smoke/cells/world-a/code/kl/1/seed0")
+WORLD = "results/smoke/microcosm/models/world-a/instruct"
 # What is made again whenever a rate may have changed.
 REPORTED = {
     "aggregate": 1,
@@ -166,6 +167,22 @@ def test_caching_the_reference_reruns_only_the_cells_that_have_one(finished: Che
         "effective_config": 1,
         **REPORTED,
     }
+
+
+def test_a_setting_retrains_though_the_models_check_runs_too(finished: Checkout) -> None:
+    planned = finished.planned(*SMOKE, "--config", "training={precision: bfloat16}")
+    assert (planned["check_model"], planned["train"], planned["generate"]) == (1, 2, 2)
+
+
+def test_files_beside_a_made_models_weights_retrain_nothing(finished: Checkout) -> None:
+    foreign = [finished.folder / WORLD / name for name in (".DS_Store", "README.md")]
+    for path in foreign:
+        path.touch()
+    try:
+        assert finished.planned(*SMOKE) == {}
+    finally:
+        for path in foreign:
+            path.unlink()
 
 
 def test_a_deleted_cell_is_redone_alone(finished: Checkout) -> None:
