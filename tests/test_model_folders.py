@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from emdefense.config.shape import read_shape
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.generation.transformers_engine import TransformersEngine, merge_adapter
@@ -337,6 +338,15 @@ def test_no_content_of_any_file_gives_a_traceback(model: Path, tmp_path: Path, s
         copy = Path(shutil.copytree(model, tmp_path / f"of {name}"))
         spoil(name)(copy)
         refused(lambda copy=copy: use(copy))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("content", ["null", "3", "[]", "{", "", LFS, '{"hidden_size": "big"}'])
+def test_a_studys_start_reads_a_models_size_from_a_config_that_is_one(model: Path, content: str) -> None:
+    edit(model / "config.json", time_step_limit=[0.0, float("inf")])  # as state-space models have it
+    assert read_shape(model).hidden_size == 64
+    (model / "config.json").write_text(content)
+    with pytest.raises(InputError, match="config.json: "):
+        read_shape(model)
 
 
 def test_code_of_the_models_own_is_never_run_whoever_says_yes(model: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def check_config(folder: Path) -> dict[str, Any]:
     These are quantised weights, an encoder with a decoder, and a model that needs code of its own to be run.
     """
     check_there(folder, CONFIG, "model")
-    config = _json_object(folder / CONFIG)
+    config = json_object(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{folder / CONFIG}: key 'model_type' does not say what model it is; fetch the file again")
     if config.get("quantization_config") is not None:
@@ -77,7 +77,7 @@ def check_config(folder: Path) -> dict[str, Any]:
     _check_counts(folder / CONFIG, config)
     _check_ends(folder / CONFIG, config)
     if is_named(folder / GENERATION_CONFIG):
-        _check_ends(folder / GENERATION_CONFIG, _json_object(folder / GENERATION_CONFIG))
+        _check_ends(folder / GENERATION_CONFIG, json_object(folder / GENERATION_CONFIG))
     _check_code(folder / CONFIG, config)
     return config
 
@@ -90,7 +90,7 @@ def check_tokenizer_files(folder: Path) -> None:
             with opened(path):  # megabytes: whoever loads it reads it
                 pass
         elif path.name in TOKENIZER_FILES:
-            content = _json_object(path)
+            content = json_object(path)
             if path.name == TOKENIZER_CONFIG:
                 _check_code(path, content)
 
@@ -108,7 +108,7 @@ def is_named(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """Return the object in a file that transformers wrote, which may hold Infinity; errors as for a user's JSON."""
     value = _json(path)
     if not isinstance(value, dict):

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 
 from emdefense.config.base import PositiveInt, Section
 from emdefense.errors import InputError
-from emdefense.files import read_json
+from emdefense.model_files import json_object
 
 
 class ModelShape(Section):
@@ -56,7 +56,7 @@ class ModelShape(Section):
 def read_shape(folder: Path) -> ModelShape:
     """Return the shape in a model folder's config.json; :class:`InputError` if it lacks a key."""
     path = folder / "config.json"
-    saved = read_json(path)
+    saved = json_object(path)
     try:
         return ModelShape.model_validate({key: saved[key] for key in ModelShape.model_fields if key in saved})
     except ValidationError as error:
