@@ -345,7 +345,7 @@ def test_a_studys_start_reads_a_models_size_from_a_config_that_is_one(model: Pat
     edit(model / "config.json", time_step_limit=[0.0, float("inf")])  # as state-space models have it
     assert read_shape(model).hidden_size == 64
     (model / "config.json").write_text(content)
-    with pytest.raises(InputError, match="config.json: "):
+    with pytest.raises(InputError, match=r"config\.json: "):
         read_shape(model)
 
 
