@@ -184,6 +184,28 @@ def test_seeds_are_pooled_by_question_and_only_shared_questions_count(in_tmp: Pa
     assert kl.value == pytest.approx(100 * 12 / 40 - 60)
 
 
+def test_questions_of_a_group_are_drawn_and_swapped_together(in_tmp: Path) -> None:
+    fill(tiny_study(), {"misaligned": 6, "kl": 1}, questions=12)
+    path = Path("results/tiny/cells/small/code/kl/1/seed0/general/judgments/oracle.jsonl")
+    bad = [0, 1, 8, 9, 0, 2, 7, 9, 1, 1, 9, 8]
+    write_rows(path, [judgment(q, s, (5, 95) if s < n else (95, 95)) for q, n in enumerate(bad) for s in range(10)])
+    found = {}
+    for pattern in (None, "^q(0|1|2|3|4|5|6|7|8|9|10|11)$", "^(q)[0-9]", "^q([0-9])[0-9]?$"):
+        study = tiny_study(scoring={"question_groups": pattern})
+        difference = of(
+            against_misaligned(study, counted(study)), Condition("small", "code", "kl", "1"), MISALIGNED, RATE
+        )
+        found[pattern] = difference
+        assert (difference.value, difference.questions) == (pytest.approx(100 * 55 / 120 - 60), 12)
+    alone, each, one, ten = found.values()
+    assert (alone.interval, alone.p) == (each.interval, each.p), "each question is a group of its own"
+    assert (one.interval, one.p) == ((-100, 100), 1), "of one group nothing is known of another"
+    trials = np.array([10, 30, *[10] * 8])  # q1, q10 and q11 are one group
+    pair = Pair(np.array([0, 1 + 9 + 8, 8, 9, 0, 2, 7, 9, 1, 1]), trials, trials * 6 // 10, trials)
+    assert ten.interval == pytest.approx([100 * end for end in pair.interval(study.scoring.bootstrap_resamples)])
+    assert ten.p == pair.p_value()
+
+
 def test_what_was_not_measured_is_left_out(in_tmp: Path) -> None:
     study = tiny_study()
     fill(study, {"misaligned": 6})

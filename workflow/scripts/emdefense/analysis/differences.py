@@ -150,7 +150,8 @@ def _difference(
     groups = pl.Series("group", groups_of(both["question_id"].to_list(), scoring.question_groups))
     drawn = both.group_by(groups, maintain_order=True).agg(pl.col(columns).sum())
     pair = Pair(*(drawn[column].to_numpy() for column in columns))
-    low, high = pair.interval(scoring.bootstrap_resamples)
+    # One group drawn again and again is always itself, and says nothing of another.
+    low, high = pair.interval(scoring.bootstrap_resamples) if drawn.height > 1 else (-1.0, 1.0)
     return Difference(
         condition,
         against,
