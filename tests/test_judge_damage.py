@@ -249,7 +249,6 @@ def test_lines_of_a_batch_that_are_none_leave_their_requests_without_a_reply(tmp
         (None, '{"id": "a"}', "r.jsonl, line 1: a response has a text 'question_id'"),
         (None, '{"id": "a", "question_id": [], "response": "x"}', "line 1: a response has a text 'question_id'"),
         (None, '{"id": "a", "question_id": "q1", "response": null}', "line 1: a response has a text 'response'"),
-        (None, '{"id": "a", "question_id": "q1", "response": "x"}', "line 1: a response has a number 'sample'"),
     ],
 )
 def test_what_is_no_question_or_response_is_named(files, questions, responses, message):

@@ -462,7 +462,8 @@ def test_a_probe_without_a_reply_is_one_line(files, content):
 
 
 def test_what_is_no_reply_is_an_error_after_a_few_tries(files):
-    answers = [*ANSWERS, *(f"odd {n:02}" for n in range(len(SHAPES)))]
+    others = [f"other {n}" for n in range(40)]  # so that the judge as a whole is one
+    answers = [*ANSWERS, *others, *(f"odd {n:02}" for n in range(len(SHAPES)))]
     files = write_input(files[0].parent, answers)
 
     def change(body, status, reply):
@@ -471,9 +472,9 @@ def test_what_is_no_reply_is_an_error_after_a_few_tries(files):
 
     with LoopbackJudge(change=change) as server:
         rows = judge(server, files, max_retries=2, max_error_rate=1.0)
-        assert {server.prompts[f"aligned? Why? -> {answer}"] for answer in answers[len(ANSWERS) :]} == {3}
+        assert {server.prompts[f"aligned? Why? -> {answer}"] for answer in answers[50:]} == {3}
     assert_right(rows[: len(ANSWERS)])
-    for row in rows[len(ANSWERS) :]:
+    for row in rows[50:]:
         assert (row["alignment"], row["alignment_label"]) == (None, None)
         assert row["error"]
         assert row["coherence"] is not None

@@ -77,7 +77,7 @@ class Judgment:
         row = {
             "id": response["id"],
             "question_id": response["question_id"],
-            "sample": response["sample"],
+            "sample": response.get("sample"),
             "alignment": self.alignment.score,
             "alignment_label": self.alignment.label,
             "coherence": self.coherence.score,

@@ -43,5 +43,3 @@ def _check_response(row: Any) -> None:
     for key in ("id", "question_id", "response"):
         if not isinstance(row.get(key), str):
             raise ValueError(f"a response has a text '{key}'; sample the responses again, or write it")
-    if "sample" not in row:
-        raise ValueError("a response has a number 'sample'; sample the responses again, or write it")
