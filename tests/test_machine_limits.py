@@ -124,6 +124,20 @@ def test_the_status_stands_though_the_log_cannot_be_written(monkeypatch: pytest.
     assert ended.value.code == 1
 
 
+@pytest.mark.parametrize(
+    ("output", "status", "expected"),
+    [
+        ("> /dev/full", 1, "error: no space left on a disk; free some, then run it again: what is finished is kept\n"),
+        ("| true", 141, ""),
+    ],
+)
+def test_output_that_nobody_takes_is_no_traceback(output: str, status: int, expected: str) -> None:
+    code = "from emdefense.errors import run_cli; import time; run_cli(lambda: (time.sleep(0.5), print(1)))"
+    shell = f"set -o pipefail; '{sys.executable}' -c '{code}' {output}"
+    done = subprocess.run(["bash", "-c", shell], cwd=SCRIPTS, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, expected)
+
+
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_script_runs_by_run_cli(script: Path) -> None:
     last = script.read_text().rstrip().rpartition("\n\n\n")[2]

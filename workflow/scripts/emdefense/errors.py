@@ -1,5 +1,6 @@
 """What users see as a single line: what they gave wrong, what the machine lacked, and that they interrupted."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -47,10 +48,13 @@ def run_cli(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         _end(str(error), error.status)
     except KeyboardInterrupt:
         _end(INTERRUPTED, 130)
+    except BrokenPipeError:  # who read the output, such as `head`, has had enough
+        _end(None, 128 + 13)
     except Exception as error:
         said = lack(error)
         if said is None:
@@ -58,7 +62,12 @@ def run_cli(main: Callable[[], None]) -> None:
         _end(said, MachineError.status)
 
 
-def _end(message: str, status: int) -> NoReturn:
-    with suppress(OSError):  # a full disk may hold the log, too
-        print(f"error: {message.translate(_UNSHOWN)}", file=sys.stderr, flush=True)
+def _end(message: str | None, status: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:  # what cannot be written is not tried again at the interpreter's end, which would say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if message:
+        with suppress(OSError):  # a full disk may hold the log, too
+            print(f"error: {message.translate(_UNSHOWN)}", file=sys.stderr, flush=True)
     raise SystemExit(status) from None
