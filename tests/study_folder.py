@@ -1,9 +1,10 @@
 """A small study and a results folder of it, made without any model."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 
@@ -15,6 +16,7 @@ from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import read_summary
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
+from emdefense.report import style
 from emdefense.report.cell_pages import write_cell_pages
 from emdefense.report.claims import write_claims
 from emdefense.report.difference_table import defence_table, difference_table
@@ -164,9 +166,13 @@ def render(study: Study) -> Path:
     return results
 
 
-def page(study: Study) -> str:
-    """Render what the page shows, the cells' pages and the page, in the working directory; return the page's HTML."""
-    results = render(study)
+def page(study: Study, formats: Sequence[str] = ("svg",)) -> str:
+    """Render what the page shows, the cells' pages and the page, in the working directory; return the page's HTML.
+
+    Its figures are only drawn as the page shows them: as PDF and PNG they take most of the time.
+    """
+    with patch.object(style.save, "__defaults__", (formats,)):
+        results = render(study)
     write_cell_pages(study, results, results / "report/cells")
     write_page(study, results, results / "report/index.html")
     return (results / "report/index.html").read_text(encoding="utf-8")

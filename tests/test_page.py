@@ -18,6 +18,7 @@ from emdefense.report.findings import findings
 from emdefense.report.page import write_page
 from emdefense.report.published import write_paper_values
 from emdefense.report.rendering import html_table
+from emdefense.report.style import FORMATS
 from emdefense.report.untrusted import MAX_CHARACTERS, readable, script_json
 from study_folder import CONFIG, SURE_OF_NONE, count, fill, judgment, page, tiny_study, write_rows
 
@@ -55,7 +56,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     study = tiny_study(models={"small": {"title": HOSTILE, "instruct": "-"}})
     with chdir(tmp_path_factory.mktemp("study")):
         fill(study, {"misaligned": 8, "kl": 1})
-        yield page(study)
+        yield page(study, FORMATS)
 
 
 def test_the_page_is_self_contained_and_links_what_lies_beside_it(shown: str) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from zipfile import ZipFile
@@ -20,7 +21,9 @@ from study_checkout import Checkout
 pytestmark = pytest.mark.slow
 
 SMOKE = ("--configfile", "config/smoke.yaml")
-KL = Path("results/smoke/cells/world-a/code/kl/1/seed0")
+CELLS = Path("results/smoke/cells")
+MODELS = Path("results/smoke/microcosm")
+KL = CELLS / "world-a/code/kl/1/seed0"
 WORLD = "results/smoke/microcosm/models/world-a/instruct"
 # What is made again whenever a rate may have changed.
 REPORTED = {
@@ -71,6 +74,12 @@ def test_a_cell_holds_what_it_is_made_of(finished: Checkout) -> None:
         judgments = (cell / question_set / "judgments/oracle.jsonl").read_text().splitlines()
         assert len(responses) == len(judgments) == 2 * questions
     assert not list(cell.glob(".*")), "checkpoints and half-written files are gone"
+
+
+def test_a_benchmark_is_of_the_job_though_the_warm_interpreter_ran_it(finished: Checkout) -> None:
+    header, values = (finished.folder / f"results/smoke/benchmarks/train/{KL.relative_to(CELLS)}.tsv").open()
+    measured = dict(zip(header.split(), values.split(), strict=True))
+    assert float(measured["max_rss"]) > 200, "MiB: who trains has imported torch"
 
 
 def test_rates_count_every_response(finished: Checkout) -> None:
@@ -142,8 +151,13 @@ def test_another_judge_judges_the_same_responses_and_may_take_the_first_ones_pla
         two = ("--configfile", "two.yaml")
         agreement = {"effective_config": 1, "training_curves": 1, "judge_agreement": 1, **REPORTED}
         assert checkout.planned(*two) == {"judge": 6, **agreement}
-        run = checkout.snakemake("--cores", "2", *two)
+        compared = ["results/smoke/tables/judge_agreement.csv", "results/smoke/study.json"]
+        run = checkout.snakemake("--cores", "2", *two, "--", *compared)
         assert run.returncode == 0, run.stdout
+    page = results / "report/index.html"
+    assert "How far other judges agree" not in page.read_text()
+    write = [sys.executable, "workflow/scripts/page.py", "--config", results / "study.json", "--results", results]
+    subprocess.run([*write, "--out", page], cwd=checkout.folder, check=True)
     assert {path: path.stat().st_mtime_ns for path in made} == before
     judgments = sorted(path.name for path in (results / KL.relative_to("results/smoke")).rglob("judgments/*.jsonl"))
     assert judgments == ["loop.jsonl", "loop.jsonl", "oracle.jsonl", "oracle.jsonl"]
@@ -246,6 +260,9 @@ def test_interrupted_and_killed_runs_continue_to_the_same_tables(
     finished: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     checkout = Checkout.into(tmp_path_factory.mktemp("disturbed"))
+    for made in (MODELS, ".snakemake/metadata"):  # the models were made once, and Snakemake knows how
+        shutil.copytree(finished.folder / made, checkout.folder / made)
+    assert "microcosm_model" not in checkout.planned(*SMOKE)
     log = checkout.folder / "results/smoke/logs/train"
     command = checkout.command("--cores", "1", *SMOKE)
 
@@ -259,7 +276,8 @@ def test_interrupted_and_killed_runs_continue_to_the_same_tables(
     wait_for(first, log)
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(timeout=120) != 0
-    assert (checkout.folder / "results/smoke/microcosm/models/world-a/instruct").is_dir(), "finished work is kept"
+    assert (checkout.folder / MODELS / "models/world-a/instruct").is_dir(), "finished work is kept"
+    assert (checkout.folder / "results/smoke/data/code/split.json").is_file()
     assert not (checkout.folder / "results/smoke/report").exists()
 
     # The job alone is killed, as the kernel does when memory runs out: the rest goes on, the rerun does what is left.
@@ -278,7 +296,8 @@ def test_interrupted_and_killed_runs_continue_to_the_same_tables(
 
     planned = checkout.planned(*SMOKE)
     assert (planned["train"], planned["generate"], planned["judge"]) == (1, 1, 2)
-    last = checkout.snakemake("--cores", "1", *SMOKE)
+    tables = [f"results/smoke/tables/{name}" for name in finished.csvs("smoke")]
+    last = checkout.snakemake("--cores", "1", *SMOKE, "--", *tables)
     assert last.returncode == 0, last.stdout
     assert checkout.csvs("smoke") == finished.csvs("smoke")
     assert len(finished.csvs("smoke")) == 11 + 3  # the numbered ones, and the statistics
