@@ -10,7 +10,7 @@ from emdefense.errors import InputError
 from emdefense.files import read_json
 
 PLACEHOLDER = "{sources}/"
-RECORDED = {"identity", "revision", "asked_revision", "raw", "files", "fetched"}
+RECORDED = {"revision", "asked_revision", "raw"}
 
 
 def record_path(folder: Path, name: str) -> Path:
