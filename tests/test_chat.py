@@ -316,6 +316,13 @@ def test_a_padding_token_beyond_the_embedding_is_not_used(tmp_path: Path) -> Non
     assert load_chat(tmp_path, PLAIN).filler == 0
 
 
+def test_half_a_character_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"row 1: message 2 holds half a character \(\\ud83d\), which is no text"):
+        Chat(byte_level()).rows([said("Why?", "a \ud83d b")])
+    with pytest.raises(InputError, match="question 1: message 1 holds half a character"):
+        Chat(byte_level()).prompts([said("\udc00")])
+
+
 def test_a_template_that_changes_every_text_is_refused() -> None:
     with pytest.raises(InputError, match="changes the user's text"):
         Chat(byte_level(CHATML.replace("message['content']", "message['content'].upper()")))

@@ -171,6 +171,14 @@ class Template:
                 )
 
     def _escaped(self, messages: Conversation) -> list[dict[str, str]]:
+        for number, message in enumerate(messages, start=1):
+            try:
+                message["content"].encode()
+            except UnicodeEncodeError as error:
+                half = message["content"][error.start].encode("unicode_escape").decode()
+                raise InputError(
+                    f"message {number} holds half a character ({half}), which is no text; remove it"
+                ) from None
         return [{**message, "content": self.control.escape(message["content"])} for message in messages]
 
 
