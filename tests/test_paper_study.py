@@ -23,54 +23,57 @@ def grid() -> Grid:
 # From the paper's tables, counted by hand:
 #
 #              Tables 3, 8-11: 7B, four tasks     Table 4: 32B, four tasks   Tables 5, 6: 7B, four tiers and FoQA
-# untrained    1                                                             1
+# untrained    1                                  1 (in no table)            1
 # aligned      1
 # misaligned   1                                  1                          1 (plain fine-tuning)
 # KL           5 (Table 8)                        1                          1
 # LDIFS        5 (Table 9)                                                   1
 # SafeLoRA     5 (Table 10)                                                  1
 # interleaving 4 (Table 11)                       1                          2
-#              22 × 4 = 88                        3 × 4 = 12                 7 × 5 = 35
+#              22 × 4 = 88                        4 × 4 = 16                 7 × 5 = 35
 #
 # Trained are all but the untrained and SafeLoRA's: 16 × 4 + 3 × 4 + 5 × 5. SafeLoRA projects one adapter a task, and
 # has 5 × 4 + 1 × 5 thresholds. An evaluation of a trained or projected cell asks both question sets in one job; the
-# untrained model is asked the general questions once and each task's own: (22 - 1) × 4 + 3 × 4, and 1 + 4.
-CELLS = 88 + 12 + 35
+# untrained models are asked the general questions once and each task's own: (22 - 1) × 4 + 3 × 4, and 2 × (1 + 4).
+CELLS = 88 + 16 + 35
 TRAININGS = 64 + 12 + 25
 PROJECTIONS = 4 + 5
 THRESHOLDS = 20 + 5
 EVALUATIONS = 84 + 12
-UNTRAINED_EVALUATIONS = 1 + 4
+UNTRAINED_EVALUATIONS = 2 * (1 + 4)
 EXAMINATIONS = 35
 JUDGE_JOBS = 2 * EVALUATIONS + UNTRAINED_EVALUATIONS
 # 7B: 100 samples of 24 general and 30 in-domain questions; 32B: 10. The judge is asked twice of each response.
-RESPONSES = 84 * 100 * (24 + 30) + 100 * (24 + 4 * 30) + 12 * 10 * (24 + 30)
+RESPONSES = 84 * 100 * (24 + 30) + 12 * 10 * (24 + 30) + (100 + 10) * (24 + 4 * 30)
 JUDGE_CALLS = 2 * RESPONSES
 
 
 def test_the_papers_grid_has_the_cells_of_its_tables(grid: Grid) -> None:
-    assert len(grid.cells) == CELLS == 135
+    assert len(grid.cells) == CELLS == 139
     assert len(grid.trained) == TRAININGS == 101
     assert len([cell for cell in grid.cells if cell.arm == "safelora"]) == THRESHOLDS
     assert len(grid.benign) == EXAMINATIONS
-    assert Counter(cell.model for cell in grid.cells) == {"qwen2.5-7b": 123, "qwen2.5-32b": 12}
+    assert Counter(cell.model for cell in grid.cells) == {"qwen2.5-7b": 123, "qwen2.5-32b": 16}
 
 
 def test_every_row_of_the_papers_tables_has_its_cell_and_every_cell_its_row(grid: Grid) -> None:
     columns = ["model", "task", "arm", "setting"]
     rows = paper_rates().select(columns).rows() + paper_exact_match().select(columns).rows()
     published = {(model, task.replace("_", "-"), arm, setting) for model, task, arm, setting in rows}
-    assert {(cell.model, cell.task, cell.arm, cell.setting) for cell in grid.cells} == published
+    # Without the larger model's untrained rates it could not be told whether EMA appeared in it.
+    further = {("qwen2.5-32b", task, "untrained", "none") for task in ("code", "legal", "medical", "security")}
+    assert {(cell.model, cell.task, cell.arm, cell.setting) for cell in grid.cells} == published | further
+    assert not published & further
 
 
 def test_what_the_judge_will_be_asked(grid: Grid) -> None:
     asked = 0
     for cell, question_set in grid.responses:
         asked += grid.generation_spec(cell)["samples_per_question"] * QUESTIONS[question_set]
-    assert asked == RESPONSES == 474_480
-    assert 2 * asked == JUDGE_CALLS == 948_960
-    assert len(grid.responses) == JUDGE_JOBS == 197
-    assert sum(question_set == GENERAL for _, question_set in grid.responses) == EVALUATIONS + 1
+    assert asked == RESPONSES == 475_920
+    assert 2 * asked == JUDGE_CALLS == 951_840
+    assert len(grid.responses) == JUDGE_JOBS == 202
+    assert sum(question_set == GENERAL for _, question_set in grid.responses) == EVALUATIONS + 2
     assert grid.study.judge.model == "gpt-4o-mini-2024-07-18"  # type: ignore[union-attr]
 
 
@@ -147,7 +150,7 @@ def test_the_sweep_holds_ldifs_in_three_ways() -> None:
             penalties.setdefault(key, []).append(penalty["coefficient"])
     five = [0.01, 0.03, 0.1, 0.3, 1.0]
     assert penalties == {"unit_token, detached": [1.0], "unit_token": five, "mean_square": five}
-    assert len(sweep.cells) == 2 * (1 + 1 + 5 + 5)
+    assert len(sweep.cells) == 2 * (1 + 1 + 1 + 5 + 5)
     assert {cell.task for cell in sweep.cells} == {"legal", "medical"}
 
 
