@@ -60,10 +60,11 @@ class RequestOutput:
 
 class LLM:
     def __init__(self, model: str, *, dtype="auto", seed=0, gpu_memory_utilization=0.92, max_model_len=None,
-                 generation_config="auto", enable_lora=False, max_lora_rank=16):
+                 generation_config="auto", trust_remote_code=False, enable_lora=False, max_lora_rank=16):
         assert (Path(model) / "config.json").is_file()
         assert dtype in ("bfloat16", "float32") and generation_config in ("auto", "vllm")
         assert dtype == "bfloat16" or not enable_lora
+        assert trust_remote_code is False
         assert max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
         assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" and os.environ["VLLM_NO_USAGE_STATS"] == "1"
         self.lora_rank = max_lora_rank if enable_lora else 0
