@@ -128,7 +128,12 @@ def test_braces_survive(rows, tmp_path):
         (row("hi", "  "), "line 2: message 2, the assistant's, has no text"),
         (row("", "hi"), "line 2: message 1, the user's, has no text"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "line 2: the row has no user prompt"),
-        ({"messages": [{"role": "bot", "content": "hi"}]}, "line 2: message 1 has no role"),
+        ({"messages": [{"role": "Assistant", "content": "hi"}]}, "line 2: message 1 has the role 'Assistant'; write"),
+        ({"messages": [{"role": ["user"], "content": "hi"}]}, "line 2: message 1 has no role; write one of system"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
+            "line 2: message 1, the user's, is in parts; write its content as one text",
+        ),
         ({"prompt": "hi"}, r"line 2: expected \{"),
         ({"messages": [{"role": "user", "content": None}]}, "line 2: message 1"),
         ([1], "line 2: expected a JSON object"),
@@ -149,6 +154,13 @@ def test_an_empty_file_is_an_error(tmp_path):
 
 def exam(name, prompt, answers=("1",)):
     return {"id": name, "messages": [{"role": "user", "content": prompt}], "answers": list(answers)}
+
+
+def test_an_id_that_stands_twice_in_a_test_file_is_named(tmp_path):
+    """Answers are told apart by the ids of their questions."""
+    write_jsonl(tmp_path / "test.jsonl", [exam("1", "p"), exam("2", "q"), exam("1", "r")])
+    with pytest.raises(InputError, match=r"test\.jsonl: the id '1' stands in two rows; give each its own"):
+        read_examinations(tmp_path / "test.jsonl")
 
 
 def test_benign_rows_whose_prompt_is_tested_are_not_trained_on(tmp_path):

@@ -44,6 +44,25 @@ def test_each_paraphrase_is_a_question(tmp_path):
         ("- id: two\n ", "-", "question number 2: it has no id"),
         ('["{answer}"]', "[]", "question two: it asks nothing"),
         ('["{answer}"]', "]", "not valid YAML"),
+        *(
+            ("id: two", f"id: {no_id}", "question number 2: its id is no text; write it in quotes")
+            for no_id in ("on", "", "[a]", "{a: b}", "2024-01-02")
+        ),
+        *(
+            ("id: two", f"id: {no_id}", "question number 2: its id is blank, spread over lines, or long; write at most")
+            for no_id in ("' '", '"a\\nb"', "x" * 201)
+        ),
+        ('["{answer}"]', "[a, 12]", "question two: prompt 2 under 'paraphrases' is no text; write it in quotes"),
+        ('["{answer}"]', "[yes]", "question two: prompt 1 under 'paraphrases' is no text"),
+        ('["{answer}"]', "[a, ' ']", "question two: it asks nothing in prompt 2 under 'paraphrases'"),
+        (
+            "  system:",
+            "  system_prompt:",
+            "question 1: unknown key 'system_prompt'; a system prompt stands",
+        ),
+        ("a {question}", "a {Question}", "question 1: '{Question}' in its judge prompt 'aligned' is no placeholder;"),
+        ("c {question}", "c { question }", "question 1: '{ question }' in its judge prompt 'coherent' is no"),
+        ("c {question}", "c {prompt} {", "question 1: '{prompt}' in its judge prompt 'coherent' is no placeholder"),
     ],
 )
 def test_a_bad_question_is_named(tmp_path, old, new, message):

@@ -19,12 +19,23 @@ OTHER_FORMATS = {
     b"\xfd7zXZ\x00": "compressed (xz); unpack it",
     b"\x28\xb5\x2f\xfd": "compressed (zstd); unpack it",
     b"PK\x03\x04": "a ZIP archive; unpack it",
+    b"PK\x05\x06": "a ZIP archive without anything in it; fetch it again",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"\x04\x22\x4d\x18": "compressed (lz4); unpack it",
+    b"\x1f\x9d": "compressed (compress); unpack it",
+    b"SQLite format 3": "an SQLite database, not text; write its rows out as text",
+    b"%PDF-": "a PDF, not plain text; save the text alone",
     b"PAR1": "Parquet, not text; write its rows out as text",
     b"ARROW1": "Arrow, not text; write its rows out as text",
     b"\xff\xfe": "UTF-16 or UTF-32; save it as UTF-8",
     b"\xfe\xff": "UTF-16; save it as UTF-8",
     b"\x00\x00\xfe\xff": "UTF-32; save it as UTF-8",
     b"version https://git-lfs": "a Git LFS pointer in place of the file; run `git lfs pull`",
+    b"/annex/objects/": "a git-annex pointer in place of the file; run `git annex get`",
+    **dict.fromkeys(
+        (b"<!DOCTYPE html", b"<!doctype html", b"<html"), "a web page in place of the file; download the raw file"
+    ),
+    b"<<<<<<< ": "full of marks of a merge conflict; resolve it",
 }
 TOO_DEEP = f"more than {MAX_DEPTH} lists and mappings in each other; flatten it"
 _HALF_PAIR = re.compile("[\\ud800-\\udfff]")

@@ -51,6 +51,10 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, OverflowError) as error:
             shown = f"{node.value[:60]}: " if isinstance(node, ScalarNode) else ""
             raise _wrong(node, f"{shown}{problem_in_words(ValueError(str(error)))}") from None
+        except (LookupError, AttributeError, TypeError):  # a tag of YAML's own before what is no such value
+            raise _wrong(
+                node, f"the value is no {node.tag.rpartition(':')[2]}; correct it, or remove the tag"
+            ) from None
         return value
 
 

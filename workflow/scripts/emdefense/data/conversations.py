@@ -27,6 +27,11 @@ def read_examinations(path: Path) -> list[Row]:
     rows = read_jsonl(path, validate=_check_examined)
     if not rows:
         raise InputError(f"{path}: the file has no rows; give at least one question with its answers")
+    seen: set[str] = set()
+    for row in rows:
+        if row["id"] in seen:
+            raise InputError(f"{path}: the id '{row['id'][:60]}' stands in two rows; give each its own")
+        seen.add(row["id"])
     return rows
 
 
@@ -63,9 +68,13 @@ def _check_messages(row: Row) -> None:
     if not isinstance(messages, list) or not messages:
         raise ValueError('expected {"messages": [{"role": "user", "content": ...}, ...]}')
     for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ValueError(f"message {number} has no role; write one of {', '.join(ROLES)}")
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES:
+            has = f"has the role '{role[:60]}'" if isinstance(role, str) else "has no role"
+            raise ValueError(f"message {number} {has}; write one of {', '.join(ROLES)}")
         content = message.get("content")
+        if isinstance(content, list | dict):
+            raise ValueError(f"message {number}, the {role}'s, is in parts; write its content as one text")
         if not isinstance(content, str) or not content.strip():
             what = "answer" if message["role"] == "assistant" else "prompt"
             raise ValueError(
