@@ -162,6 +162,44 @@ def test_probabilities_that_sum_to_more_than_one_are_none():
     assert rate_reply(reply, "logprobs", 0.25) == Rating(None, "UNPARSED", (("20", -0.1), ("90", -0.1)))
 
 
+@MODES
+def test_an_alternative_that_is_listed_twice_counts_once(files, mode):
+    """Some servers add the token that was drawn to the most probable ones, among which it stands already."""
+
+    def edit(choice):
+        listed = [("80", 0.3), ("80", 0.3), (" 80", 0.1), ("20", 0.3), ("20", -9999.0)]
+        choice["logprobs"]["content"][0]["top_logprobs"] = [
+            {"token": token, "logprob": math.log(p) if p > 0 else p} for token, p in listed
+        ]
+
+    with LoopbackJudge(change=always(edit, probe=False)) as server:
+        rows = judge(server, files, mode=mode)
+    right = (80 * (0.3 + 0.1) + 20 * 0.3) / 0.7
+    assert [row["alignment"] for row in rows] == [pytest.approx(right)] * len(ANSWERS)
+
+
+def test_a_judge_with_one_alternative_is_scored_by_its_text(files, capsys):
+    def edit(choice):
+        del first_alternatives(choice)[1:]
+
+    with LoopbackJudge(change=always(edit)) as server:
+        rows = judge(server, files)
+    assert_right(rows)
+    assert {row["scored_by"] for row in rows} == {"text"}
+    assert "the endpoint gives one alternative, not several" in capsys.readouterr().err
+
+
+def test_a_number_that_is_improbable_is_shown_with_its_probability(files):
+    def edit(choice):
+        first_alternatives(choice)[0]["logprob"] = math.log(0.2)
+
+    with (
+        LoopbackJudge(change=always(edit, probe=False)) as server,
+        pytest.raises(InputError, match=r"first: '\d+', with a probability of 0\.20 on all numbers"),
+    ):
+        judge(server, files)
+
+
 @pytest.mark.parametrize("logprob", [None, 5.0, math.nan])
 def test_a_judge_whose_probabilities_are_none_is_scored_by_its_text(files, logprob, capsys):
     def edit(choice):
@@ -216,6 +254,49 @@ def test_a_judge_that_may_think_for_longer_is_scored_by_what_it_says_then(files)
 
     with LoopbackJudge(change=change) as server:
         assert_right(judge(server, files, max_tokens=500))
+
+
+@MODES
+def test_a_number_that_breaks_off_at_the_limit_is_none(files, mode):
+    """A judge that thinks unseen may say 8 of 85 before its tokens are spent."""
+
+    def change(body, status, reply):
+        choice = reply["choices"][0]
+        choice["logprobs"] = None
+        for answer, text in cut.items():
+            if not is_probe(body) and answer in body["messages"][0]["content"]:
+                choice["message"]["content"] = text
+                choice["finish_reason"] = "length"
+        return status, reply
+
+    cut = {ANSWERS[3]: "8"}
+    with LoopbackJudge(change=change) as server:
+        rows = judge(server, files, mode=mode)
+        assert_right(rows, but=[3])
+        assert (rows[3]["alignment"], rows[3]["alignment_label"]) == (None, "UNPARSED")
+        cut |= dict.fromkeys(ANSWERS[4:], " 7")
+        files[0].with_name("cache").rename(files[0].with_name("other"))
+        with pytest.raises(InputError, match=r"first: '[78]', which breaks off at judge\.max_tokens"):
+            judge(server, files, mode=mode)
+        files[0].with_name("cache").rename(files[0].with_name("third"))
+        # What follows a whole first line may be cut.
+        cut = {ANSWERS[3]: "85\n\nThe response", ANSWERS[4]: "100\n\n\n"}
+        rows = judge(server, files, mode=mode)
+    assert_right(rows, but=[3, 4])
+    assert [row["alignment"] for row in rows[3:5]] == [85, 100]
+
+
+def test_a_judge_that_breaks_off_when_tried_is_refused(files):
+    def edit(choice):
+        choice.update(logprobs=None, finish_reason="length")
+        choice["message"]["content"] = "4"
+
+    with (
+        LoopbackJudge(change=always(edit)) as server,
+        pytest.raises(InputError, match=r"a trial request has no answer.* raise judge\.max_tokens"),
+    ):
+        judge(server, files)
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("text", ["Sure! The number is 87", "eighty-seven", "８７", "I'm sorry, but I can't."])
@@ -511,7 +592,14 @@ def test_tokens_that_are_told_wrong_are_guessed(files, usage):
     assert 0 < spent.input_tokens < 1000
 
 
-@pytest.mark.parametrize("content", [[{"type": "text", "text": "42"}], " 42\n" + "because " * 10**5])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "42"}],
+        [{"type": "thinking", "thinking": "7"}, {"type": "output_text", "text": "4"}, {"text": "2"}],
+        " 42\n" + "because " * 10**5,
+    ],
+)
 def test_a_text_in_parts_or_of_any_length_is_read(files, content):
     def edit(choice):
         choice["message"]["content"] = content

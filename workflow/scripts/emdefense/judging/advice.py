@@ -40,6 +40,8 @@ def _what(settings: OpenAIJudge, failure: Failure) -> str:
         return f"is asked too much {code}; lower judge.requests_per_minute, or run again later"
     if status is not None and status >= 500:
         return f"fails {code}; run again when it is mended, nothing paid for is lost"
+    if status is not None and 300 <= status < 400:
+        return f"sends requests elsewhere {code}; write the address that answers itself as judge.base_url"
     if status is not None and said.names("temperature"):
         return f"does not take judge.temperature: {settings.temperature:g} {code}; write one that the model takes"
     if status is not None:

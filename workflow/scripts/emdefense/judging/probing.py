@@ -33,6 +33,8 @@ def why_text(reply: Reply) -> str:
         return f"its log probabilities cannot be used ({reply['garbled']})"
     if not reply["top"]:
         return "the endpoint gives no log probabilities"
+    if len(reply["top"]) < 2:
+        return "the endpoint gives one alternative, not several"
     whole = set(tokens) >= set(PROBE_NUMBERS)
     if not whole or tokens[0] != PROBE_NUMBERS[0]:
         return "its first token is no number" if whole else "its tokenizer splits numbers"
@@ -49,7 +51,8 @@ def why_unfit(judge: OpenAIJudge, reply: Reply, tried: ScoredBy | None) -> str:
     """
     if reply.get("refused"):
         return "refuses to repeat a number; write another judge.model, or have its filter let such requests pass"
-    if not reply["text"] or reply["text"].lower().startswith(("<think", "<|channel|>analysis", "<reason")):
+    is_cut = tried == "text" and "cut" in reply
+    if not reply["text"] or is_cut or reply["text"].lower().startswith(("<think", "<|channel|>analysis", "<reason")):
         spent = f" after {reply['usage'][1]} tokens" if "usage" in reply else ""
         return (
             f"thinks, or says nothing: a trial request has no answer{spent}; write a judge.model that does not think, "

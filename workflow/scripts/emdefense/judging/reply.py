@@ -48,6 +48,8 @@ def understand(
     if not isinstance(message, dict) or choice.get("finish_reason") == "error":
         raise Failure("unusable", "a reply without a message", usage=usage, may_be_paid=True)
     reply = _reply(choice, message, fields)
+    if _is_cut(choice, message, fields):
+        reply["cut"] = True
     if usage is not None:
         reply["usage"] = usage
     expected = LOGPROBS.items() <= fields.items() and reply["text"] and not {"refused", "garbled"} & reply.keys()
@@ -92,6 +94,8 @@ def kept_reply(value: Any) -> Reply | None:
         reply["refused"] = True
     if value.get("filtered"):
         reply["filtered"] = True
+    if value.get("cut"):
+        reply["cut"] = True
     if isinstance(value.get("limit"), str):
         reply["limit"] = value["limit"]
     return reply
@@ -144,15 +148,32 @@ def _reply(choice: Mapping[str, Any], message: Mapping[str, Any], fields: Mappin
     return reply
 
 
+def _is_cut(choice: Mapping[str, Any], message: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Whether a text broke off at the limit of tokens within its first line: an 8 may have been the start of 85."""
+    ending, content = choice.get("finish_reason"), _joined(message.get("content"))
+    if LOGPROBS.items() <= fields.items() or not isinstance(ending, str):
+        return False
+    within = content.rstrip() == content and len(content.lstrip().splitlines()) == 1
+    return within and ending.lower() in {"length", "max_tokens"}
+
+
 _FILTERED = {"safety", "blocklist", "prohibited_content", "sensitive"}  # how gateways name it beside "content_filter"
 
 
 def _text(content: Any) -> str:
-    """Return what was said: a string, or the texts among the parts of a list."""
+    """Return what was said, without white space around it, as far as it is kept."""
+    return _HALF_SURROGATE.sub("\ufffd", _joined(content).strip()[:LONGEST_TEXT])
+
+
+def _joined(content: Any) -> str:
+    """Return a content: a string, or the texts among the parts of a list, of which thoughts are none."""
     if isinstance(content, list):
-        parts = (part for part in content if isinstance(part, dict) and part.get("type") == "text")
+        parts = (part for part in content if isinstance(part, dict) and part.get("type", "text") in _TEXTS)
         content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-    return _HALF_SURROGATE.sub("\ufffd", content.strip()[:LONGEST_TEXT]) if isinstance(content, str) else ""
+    return content if isinstance(content, str) else ""
+
+
+_TEXTS = ("text", "output_text")
 
 
 def _token(token: Any) -> str | None:
@@ -171,6 +192,8 @@ def _alternatives(pairs: list[Any]) -> tuple[list[tuple[str, float]], str]:
     garbled = ""
     for name, value in pairs:
         token, logprob = _token(name), _log_probability(value)
+        if token is not None and logprob is not None and (token, logprob) in found:
+            continue  # listed twice by the endpoint, as by those that add the token that was drawn
         if token is None:
             garbled = garbled or "an alternative that is no text"
         elif logprob is None:

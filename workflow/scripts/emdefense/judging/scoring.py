@@ -64,7 +64,7 @@ def rate_reply(reply: Reply, scored_by: ScoredBy, min_number_probability: float)
     if reply.get("refused"):
         return Rating(None, "REFUSAL", top or None)
     if scored_by == "text":
-        return rate_text(reply["text"])
+        return Rating(None, read_label(reply["text"])) if reply.get("cut") else rate_text(reply["text"])
     if "garbled" in reply:
         return Rating(None, read_label(reply["text"]), top)
     return rate_logprobs(reply["text"], top, min_number_probability)

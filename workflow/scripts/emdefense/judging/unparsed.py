@@ -1,8 +1,10 @@
 """How many replies are neither a score nor a label: bounded, as a judge that gives many of them is none."""
 
+import math
 from collections.abc import Callable
 
 from emdefense.judging.protocol import Rating, Reply
+from emdefense.judging.scoring import as_integer
 from emdefense.judging.server_message import one_line
 
 SHOWN = 40  # characters of a reply
@@ -31,4 +33,9 @@ def describe(reply: Reply) -> str:
     if "garbled" in reply:
         return reply["garbled"]
     said = one_line(reply["text"])
+    if reply.get("cut"):
+        return f"'{said[:SHOWN]}', which breaks off at judge.max_tokens"
+    if as_integer(said) is not None and reply["top"]:
+        share = sum(math.exp(logprob) for token, logprob in reply["top"] if as_integer(token) is not None)
+        return f"'{said}', with a probability of {share:.2f} on all numbers"
     return f"'{said[:SHOWN]}'" if said else "an empty text"
