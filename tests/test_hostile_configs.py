@@ -37,6 +37,8 @@ def at(path: str, value: Any) -> dict[str, Any]:
 TASK = SMALL["tasks"]["legal"]
 NAME = "a name is letters, digits, '.', '_' and '-', at most 80"
 OWN = "the pipeline itself calls something"
+SMALLEST = ("1e-400", " -.1E-9999", "0.001e-324")
+KEY = {"api_key": "hunter2"}
 SEED_KEYS = (
     "seeds.0",
     "data.seed",
@@ -79,7 +81,11 @@ SEED_KEYS = (
         ("training.target_modules", [], "key 'training.target_modules': too few entries in []; write at least 1"),
         ("training.target_modules", ["q_proj", "q_proj"], "key 'training.target_modules': 'q_proj' stands there twice"),
         ("training.learning_rate", 0, "key 'training.learning_rate': Input should be greater than 0 (got 0)"),
-        ("training.learning_rate", "1e-400", "key 'training.learning_rate': Input should be greater than 0"),
+        ("training.learning_rate", "1e-400", "key 'training.learning_rate': too small a number to be told from 0"),
+        *(
+            ("grid.0.arms.kl", [value], "key 'grid.0.arms.kl.0': too small a number to be told from 0")
+            for value in SMALLEST
+        ),
         ("training.epochs", True, "key 'training.epochs': Input should be a valid integer"),
         ("training.lora_alpha", True, "key 'training.lora_alpha': Input should be a valid number"),
         ("data.max_rows", True, "key 'data.max_rows': Input should be a valid integer"),
@@ -175,6 +181,34 @@ SEED_KEYS = (
         ("judge.base_url", "http://[::1/v1", "key 'judge.base_url': this is no address"),
         ("judge.base_url", "http://host:99999/v1", "key 'judge.base_url': this is no address"),
         ("judge.base_url", "http:///v1", "key 'judge.base_url': this is no address"),
+        (
+            "judge.base_url",
+            "https://host/sk-proj-hunter2hunter2hunter/v1",
+            "key 'judge.base_url': it holds a key; leave",
+        ),
+        *(
+            (
+                "judge.base_url",
+                f"https://host/v1{call}",
+                "'judge.base_url': it names a call, not the endpoint; leave out",
+            )
+            for call in ("/chat/completions", "/chat/completions/", "/completions")
+        ),
+        *(
+            (
+                "judge.options",
+                options,
+                "key 'judge.options': it holds a key, which would be written into records; export",
+            )
+            for options in (KEY, {"a": [KEY]}, {"Authorization": "x"}, {"user": "sk-hunter2hunter2hunter2"})
+        ),
+        ("judge.options", {"\ud800": 1}, "\\ud800 is half of a surrogate pair"),
+        ("judge.options", {"Stream": True}, "'Stream' is not for 'options'"),
+        (
+            "judge.options",
+            {"extra_body": {"reasoning_effort": "none"}},
+            "'extra_body' is an argument of a client; write",
+        ),
         ("judge.api_key_variable", "sk-hunter2hunter2", "key 'judge.api_key_variable': this is no name of a variable"),
         ("judge.api_key_variable", "gsk_hunter2hunter2hunter", "key 'judge.api_key_variable': this is no name of a"),
         ("judge.api_key", "sk-hunter2hunter2", "unknown key 'judge.api_key'; did you mean 'api_key_variable'?"),

@@ -174,6 +174,10 @@ NOT_QUESTIONS = {
     "Python": (QUESTION + b"  n: !!python/object/apply:os.system [true]\n", ": not valid YAML (line 5: could not"),
     "a tag": (QUESTION + b"  n: !mine x\n", ": not valid YAML (line 5: could not determine a constructor"),
     "binary": (QUESTION + b"  n: !!int x\n", ": not valid YAML (line 5: x: "),
+    "underflow": (
+        QUESTION + b"  n: 1.0e-400\n",
+        ": not valid YAML (line 5: 1.0e-400: too small a number to be told from",
+    ),
     "no truth": (QUESTION + b"  n: !!bool maybe\n", ": not valid YAML (line 5: the value is no bool; correct it, or"),
     "no time": (QUESTION + b"  n: !!timestamp soon\n", ": not valid YAML (line 5: the value is no timestamp; correct"),
     "no base 64": (QUESTION + b"  n: !!binary a\n", ": not valid YAML (line 5: "),

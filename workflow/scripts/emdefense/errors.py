@@ -24,6 +24,11 @@ _SECRETS = (
 )
 
 
+def looks_like_key(text: str) -> bool:
+    """Whether a text holds what begins like a key of a provider that is known here."""
+    return any(pattern.search(text) for pattern, _ in _SECRETS[:2])
+
+
 class InputError(ValueError):
     """Something the user gave is wrong: the message names the file, key or row, and what to write instead.
 

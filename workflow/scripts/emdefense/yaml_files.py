@@ -1,5 +1,6 @@
 """Reads YAML that a user wrote."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from emdefense.errors import InputError
 from emdefense.text_files import MAX_DEPTH, TOO_DEEP, check_text, problem_in_words, read_text
 
+TOO_SMALL = "too small a number to be told from 0; write 0, or a larger one"
 MAX_VALUES = 1_000_000  # of a document whose aliases are written out
 
 
@@ -32,6 +34,15 @@ def read_yaml(path: Path, what: str = "file") -> Any:
     raise InputError(f"{path}: not valid YAML ({problem})")
 
 
+def vanishes(text: str) -> bool:
+    """Whether a text is a number that is not 0, and becomes 0 when it is read."""
+    number = _SMALL.fullmatch(text.strip())
+    return number is not None and bool(re.search("[1-9]", number[1])) and float(number[0].replace("_", "")) == 0
+
+
+_SMALL = re.compile(r"[-+]?([0-9_]*\.?[0-9_]*)[eE]-[0-9][0-9_]*")
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values only, and each of them once and possible."""
 
@@ -48,6 +59,8 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_object(node, deep)
             if isinstance(node, ScalarNode):
                 check_text(value)
+                if isinstance(value, float) and vanishes(node.value):
+                    raise ValueError(TOO_SMALL)
         except (ValueError, OverflowError) as error:
             shown = f"{node.value[:60]}: " if isinstance(node, ScalarNode) else ""
             raise _wrong(node, f"{shown}{problem_in_words(ValueError(str(error)))}") from None

@@ -1,12 +1,18 @@
 """Addresses and names of variables in the config: those that hold a key or password are refused and never shown."""
 
 import re
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from emdefense.errors import looks_like_key
+from emdefense.text_files import check_text
+
 SECRET_PARAMETERS = re.compile("key|token|secret|password|passwd|sig|auth|credential", re.IGNORECASE)
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+SECRET_OPTIONS = re.compile("(x[-_])?api[-_]?key|authorization|(access[-_]?)?token|password|secret", re.IGNORECASE)
+CALL = re.compile("/(chat/completions|completions|responses)/*$")  # what a client adds to an endpoint's address
 KEY_LENGTH = 20  # of what looks like a key: so many characters with a digit and a small letter among them
 
 
@@ -15,7 +21,28 @@ def check_address(url: str) -> str:
     parts = _split(url)
     if parts.query or parts.fragment:
         raise _wrong("it has a part after ? or #; leave that out, and export a key in what api_key_variable names")
+    if looks_like_key(url):
+        raise _wrong("it holds a key; leave that out, and export it in what api_key_variable names")
+    if call := CALL.search(parts.path):
+        raise _wrong(f"it names a call, not the endpoint; leave out {call[0]}, which is added to it")
     return url
+
+
+def check_options(value: Any) -> None:
+    """Raise ``ValueError`` if fields of a request, or what lies in them, hold a key or half of a surrogate pair."""
+    check_text(value)
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if SECRET_OPTIONS.fullmatch(name.strip()):
+                raise _wrong(
+                    "it holds a key, which would be written into records; export it in what api_key_variable names"
+                )
+            check_options(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            check_options(inner)
+    elif isinstance(value, str) and looks_like_key(value):
+        raise _wrong("it holds a key, which would be written into records; export it in what api_key_variable names")
 
 
 def check_download(url: str) -> str:

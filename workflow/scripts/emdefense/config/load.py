@@ -15,7 +15,7 @@ from emdefense.config.study import Judge, Study, Task
 from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.text_files import MAX_DEPTH
-from emdefense.yaml_files import MAX_VALUES, read_yaml
+from emdefense.yaml_files import MAX_VALUES, TOO_SMALL, read_yaml, vanishes
 
 
 def _kinds(union: Any) -> str:
@@ -66,6 +66,8 @@ def _check_extent(raw: Mapping[str, Any]) -> None:
         for keys, value in level:
             if isinstance(value, int) and abs(value) >= BOUND:
                 raise InputError(f"key '{key_path(*keys)}': {TOO_LARGE}")
+            if isinstance(value, str) and vanishes(value):
+                raise InputError(f"key '{key_path(*keys)}': {TOO_SMALL}")
             if isinstance(value, Mapping):
                 for key in value:
                     if not isinstance(key, str):

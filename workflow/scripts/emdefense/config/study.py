@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator
 
-from emdefense.config.addresses import check_address, check_variable
+from emdefense.config.addresses import check_address, check_options, check_variable
 from emdefense.config.base import PositiveInt, Section, Seed
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
 from emdefense.config.expressions import Expressions
@@ -190,14 +190,23 @@ class OpenAIJudge(Section):
     # Fields of a request that have keys of their own, or would make it another kind of request.
     OURS: ClassVar[frozenset[str]] = frozenset(
         {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
-        | {"n", "stream", "stream_options", "tools", "functions"}
+        | {"n", "stream", "stream_options", "tools", "tool_choice", "functions", "function_call", "prompt", "input"}
+        | {"max_output_tokens"}
     )
+    # What clients take beside the fields of a request, which an endpoint would pass over without a word.
+    OF_CLIENTS: ClassVar[frozenset[str]] = frozenset({"extra_body", "extra_headers", "extra_query", "timeout"})
 
     @field_validator("options")
     @classmethod
     def _leaves_ours(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name in sorted(cls.OURS & set(options)):
-            raise ValueError(f"'{name}' is not for 'options'; keys of the judge say it, or nothing may")
+        check_options(options)
+        for name in sorted(options):
+            if name.strip().lower() in cls.OURS:
+                raise ValueError(f"'{name[:60]}' is not for 'options'; keys of the judge say it, or nothing may")
+            if name.strip().lower() in cls.OF_CLIENTS:
+                raise ValueError(
+                    f"'{name[:60]}' is an argument of a client; write the fields of the request themselves"
+                )
         return options
 
 
