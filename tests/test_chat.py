@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken, normalizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
@@ -386,3 +387,22 @@ def test_a_torn_tokenizer_is_one_line(name: str, content: str, tmp_path: Path) -
     with pytest.raises(InputError, match=f"{tmp_path.name}(: cannot load the tokenizer|/{name}: )") as error:
         load_chat(tmp_path, PLAIN)
     assert "\n" not in str(error.value)
+
+
+def test_an_unknown_line_break_closes_no_answer() -> None:
+    """The vocabulary has no line break, which stands between answer and end."""
+    turn = "{{ m.role + ': ' + m.content + '\n' }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    template = "{% for m in messages %}" + turn + "{% endfor %}"
+    chat = Chat(metaspace(template + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"))
+    assert chat.closing == chat.tokenizer.eos_token_id
+
+
+def test_a_closing_token_that_is_not_read_after_an_answer_is_refused() -> None:
+    """The normaliser puts a blank before a text, and the token is only found behind one."""
+    tokenizer = metaspace(CHATML)
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.add_tokens([AddedToken(token, special=False, normalized=True) for token in ("<|im_start|>", "<|im_end|>")])
+    chat = Chat(tokenizer)
+    with pytest.raises(InputError, match=r"row 1: after this answer the tokenizer does not read .*<.im_end.>', which"):
+        chat.rows([said("question", "answer")])

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 
-from chat_tokenizers import CHATML, NO_SYSTEM, THINKING
+from chat_tokenizers import CHATML, NO_SYSTEM, THINKING, byte_level
 from emdefense.cells import Grid
+from emdefense.chat.chat import Chat
 from emdefense.config import Study, parse_study
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json
@@ -21,6 +25,7 @@ from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
 from emdefense.model_checks.run import check_model
 from emdefense.model_checks.subject import CheckSpec, PenaltyRead, Subject
+from emdefense.model_checks.templates import check_texts
 from emdefense.training.run import train_cell
 from emdefense.training.spec import TrainSpec
 from families import FAMILIES, make
@@ -244,3 +249,70 @@ def test_a_check_is_told_how_each_model_is_trained() -> None:
     assert spec["training"]["target_modules"][0] == "q_proj"
     assert "learning_rate" not in spec["training"]
     CheckSpec.model_validate(spec)
+
+
+def altered(folder: Path, name: str, **changes: Any) -> None:
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"is_causal": False}, "type 'qwen2' computes for a token depends on the tokens after it"),
+        ("config.json", {"attention_dropout": 2.0}, "cannot train the model .dropout probability"),
+        ("generation_config.json", {"eos_token_id": [2, 70]}, "rows.jsonl, row 1: the answer holds the token 'd', at"),
+    ],
+)
+def test_a_model_that_is_not_what_its_files_look_like_is_one_line(
+    tmp_path: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bcd ef"}]}]
+    of = subject(tmp_path, rows=rows, training={"lora_rank": 2, **TRAINING})
+    altered(of.folder, file, **changes)
+    with pytest.raises(InputError, match=message):
+        check_model(of, tmp_path / "found.json")
+
+
+def test_weights_that_were_never_fetched_are_one_line(tmp_path: Path) -> None:
+    """What reserves a file's place before it fetches it leaves zeros."""
+    of = subject(tmp_path, training={"lora_rank": 2, **TRAINING})
+    stored = load_file(of.folder / "model.safetensors")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in stored.items()}
+    save_file(zeros, of.folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="no gradient of a row of data reaches its adapter"):
+        check_model(of, tmp_path / "found.json")
+
+
+def test_answers_that_a_tokenizer_changes_are_counted_and_mostly_so_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    shouted = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ABC"}]}]
+    of, lower = subject(tmp_path, rows=[*ROWS, *shouted]), Chat(tokenizer)
+    vars(of)["chat"] = lower
+    assert check_texts(of)["read_back_otherwise"] == {"rows": 1, "first": [f"{tmp_path}/rows.jsonl, row 2"]}
+    assert "1 rows and questions whose answers read otherwise" in capsys.readouterr().err
+    save_rows(tmp_path / "rows.jsonl", shouted)
+    again = replace(of)
+    vars(again)["chat"] = lower
+    with pytest.raises(InputError, match="of most answers the tokenizer makes tokens that are another text"):
+        check_texts(again)
+
+
+def test_settings_that_do_not_matter_here_stop_nothing(tmp_path: Path) -> None:
+    of = subject(tmp_path, training={"lora_rank": 2, **TRAINING})
+    (of.folder / "generation_config.json").unlink()
+    further = {"return_dict": False, "output_hidden_states": True, "time_step_limit": [0.0, float("inf")]}
+    altered(of.folder, "config.json", **further)
+    altered(of.folder, "tokenizer_config.json", model_max_length="long")
+    check_model(of, tmp_path / "found.json")
+
+
+def test_an_encoder_is_not_trained_by_hand_either(tmp_path: Path) -> None:
+    of = subject(tmp_path)
+    altered(of.folder, "config.json", is_causal=False)
+    spec = TrainSpec(version=1, seed=0, training=FAST)
+    with pytest.raises(InputError, match="depends on the tokens after it"):
+        train_cell(spec, of.folder, of.row_files[0], tmp_path / "cell")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from emdefense.config.shape import read_shape
 from emdefense.config.training import Training
@@ -171,6 +172,22 @@ def further_layer(folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
+def placed(name: str) -> Callable[[Path], None]:
+    """Add a tensor of this name to the first block."""
+
+    def spoil(folder: Path) -> None:
+        stored = load_file(folder / WEIGHTS)
+        save_file({**stored, f"model.layers.0.{name}": torch.ones(64)}, folder / WEIGHTS, {"format": "pt"})
+
+    return spoil
+
+
+def own_head(folder: Path) -> None:
+    stored = load_file(folder / WEIGHTS)
+    stored["lm_head.weight"] = torch.randn_like(stored["model.embed_tokens.weight"])
+    save_file(stored, folder / WEIGHTS, {"format": "pt"})
+
+
 Q = "model.layers.0.self_attn.q_proj.weight"
 MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "config is a list": (replaced("config.json", "[]"), "config.json: a JSON list, not an object"),
@@ -198,6 +215,23 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a vocabulary that fills memory": (lambda f: edit(f / "config.json", vocab_size=10**11), "far larger model"),
     "fewer layers than there are": (further_layer, "config.json has no place for 'model.layers.1"),
+    "a bias that the config has none of": (
+        placed("self_attn.o_proj.bias"),
+        "config.json has no place for 'model.layers.0.self_attn.o_proj.bias'",
+    ),
+    "norms that the config has none of": (
+        placed("self_attn.q_norm.weight"),
+        "config.json has no place for 'model.layers.0.self_attn.q_norm.weight'",
+    ),
+    "an adapter among the weights": (
+        placed("mlp.up_proj.lora_A.weight"),
+        "config.json has no place for 'model.layers.0.mlp.up_proj.lora_A",
+    ),
+    "tied, with a head of its own": (own_head, "says tie_word_embeddings: true, but the files hold a 'lm_head.weight'"),
+    "a config in the config": (
+        lambda f: edit(f / "config.json", text_config={"num_hidden_layers": 1}),
+        "key 'text_config' or 'vocab_size'",
+    ),
     "quantised": (
         lambda f: edit(f / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
         "config.json: the weights are quantised",
@@ -279,6 +313,29 @@ def test_a_model_folder_with_a_fault_is_one_line_that_names_it(model: Path, case
         use(model)
     # By hand, sampling says the same.
     assert refused(lambda: TransformersEngine(model, None, "float32")) == str(raised.value)
+
+
+def test_what_lies_among_the_weights_and_means_nothing_is_passed_over(model: Path) -> None:
+    stored = load_file(model / WEIGHTS)
+    further = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.bias", "score.weight",
+               "model.layers.1.eh_proj.weight", "visual.blocks.0.norm.weight"]  # fmt: skip
+    save_file({**stored, **{name: torch.ones(4) for name in further}}, model / WEIGHTS, {"format": "pt"})
+    use(model)
+
+
+def test_masks_of_all_positions_are_no_weights(tmp_path: Path) -> None:
+    shape = {"vocab_size": 259, "hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_position_embeddings": 2048}
+    config = AutoConfig.for_model("gpt_neo", **shape, attention_types=[[["global"], 1]])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    load_model(tmp_path, "float32")
+
+
+def test_a_model_without_the_attention_says_what_to_write(tmp_path: Path) -> None:
+    shape = {"vocab_size": 259, "hidden_size": 16, "n_layer": 1, "n_head": 2}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **shape)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"write training\.attention: eager"):
+        load_model(tmp_path, "float32", "sdpa")
+    load_model(tmp_path, "float32", "eager")
 
 
 def test_a_whole_folder_is_good_sharded_or_not(model: Path) -> None:

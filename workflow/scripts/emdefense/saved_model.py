@@ -5,7 +5,7 @@ No code but transformers' own is ever run, whatever the folder asks for and whoe
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from emdefense.weight_files import weight_shapes
 OWN_FILES_ALONE = {"local_files_only": True, "trust_remote_code": False}
 # How many times as many weights as its files hold a model may have: what is tied is stored once.
 MOST_TIED = 4
+MOST_BUFFERED = 1 << 28  # numbers that are not stored, such as masks of all positions: 1 GiB
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -38,6 +39,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     load_config(folder)
     with in_one_line(folder, "load the tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **OWN_FILES_ALONE)
+        tokenizer.model_max_length = int(1e30)  # texts are measured by the study's own limits
+        tokenizer(["a"], add_special_tokens=False)
     if tokenizer.chat_template is None:
         raise InputError(
             f"{folder}: the tokenizer has no chat template; add chat_template.jinja, or use an instruction-tuned model"
@@ -54,7 +57,14 @@ def load_config(folder: Path) -> PretrainedConfig:
             "of the model's own is ever run; name another model"
         )
     with in_one_line(folder, "load the model"):
-        return AutoConfig.from_pretrained(folder, **OWN_FILES_ALONE)
+        config = AutoConfig.from_pretrained(folder, **OWN_FILES_ALONE)
+        config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
+        text = config.get_text_config()
+        if not isinstance(text, PretrainedConfig) or not isinstance(text.vocab_size, int):
+            raise InputError(
+                f"{folder / CONFIG}: key 'text_config' or 'vocab_size' is of the wrong type; fetch it again"
+            )
+        return config
 
 
 def load_model(folder: Path, precision: str, attention: str | None = None) -> PreTrainedModel:
@@ -70,7 +80,7 @@ def load_model(folder: Path, precision: str, attention: str | None = None) -> Pr
     _check_size(folder, config)
     model: PreTrainedModel
     how = f" with training.attention: {attention}" if attention else ""
-    with in_one_line(folder, f"load the model{how}"):
+    with in_one_line(folder, f"load the model{how}", _other_attention(attention)):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -85,10 +95,18 @@ def load_model(folder: Path, precision: str, attention: str | None = None) -> Pr
         raise InputError(f"{folder}: its files hold no '{name}'; fetch it again")
     for name, *_ in sorted(found["mismatched_keys"]):
         raise InputError(f"{folder}: '{name}' has another shape than config.json says; fetch it again")
+    modules = dict(model.named_modules())
     known = {_numbers_apart(name) for name, _ in model.named_parameters()}
     for name in sorted(found["unexpected_keys"]):
-        if _numbers_apart(name) in known:
+        if _numbers_apart(name) in known or _belongs(name, modules):
             raise InputError(f"{folder}: config.json has no place for '{name}', which its files hold; fetch it again")
+    for name in sorted(
+        set(model.get_expanded_tied_weights_keys(all_submodels=True)) - set(model.all_tied_weights_keys)
+    ):
+        raise InputError(
+            f"{folder}: config.json says tie_word_embeddings: true, but the files hold a '{name}' that is not what it "
+            "would be tied to; write false there if it is the model's own, or fetch it again"
+        )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter.sum()):  # a pass without a copy, 2 s for 7B
             raise InputError(f"{folder}: '{name}' holds values that are not finite; fetch or make the model again")
@@ -101,22 +119,23 @@ def _check_size(folder: Path, config: PretrainedConfig) -> None:
     stored = sum(map(math.prod, shapes.values()))
     with in_one_line(folder, "load the model"):
         layers = config.get_text_config().num_hidden_layers
-        described = None
+        described, buffered = None, 0
         if isinstance(layers, int) and layers <= len(shapes):
             with torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-            described = sum(parameter.numel() for parameter in [*empty.parameters(), *empty.buffers()])
-    if described is None or described > MOST_TIED * stored:
+            described = sum(parameter.numel() for parameter in empty.parameters())
+            buffered = sum(buffer.numel() for buffer in empty.buffers())
+    if described is None or described > MOST_TIED * stored or buffered > max(MOST_BUFFERED, MOST_TIED * stored):
         raise InputError(
             f"{folder / CONFIG}: it describes a far larger model than the {stored} weights there are; fetch both again"
         )
 
 
 @contextmanager
-def in_one_line(folder: Path | str, what: str) -> Iterator[None]:
+def in_one_line(folder: Path | str, what: str, instead: str = "fetch it again") -> Iterator[None]:
     """Turn whatever transformers and tokenizers raise for files that are not as they expect into one line.
 
-    ``what`` is what was tried, as in "cannot load the model".
+    ``what`` is what was tried, as in "cannot load the model", and ``instead`` what to do about it.
     """
     try:
         yield
@@ -124,7 +143,27 @@ def in_one_line(folder: Path | str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{folder}: cannot {what} ({text[:300]}); fetch it again") from None
+        raise InputError(f"{folder}: cannot {what} ({text[:300]}); {instead}") from None
+
+
+def _other_attention(attention: str | None) -> str:
+    if attention in (None, "eager"):
+        return "fetch it again"
+    return "if it has no such attention, write training.attention: eager; otherwise fetch it again"
+
+
+def _belongs(name: str, modules: Mapping[str, torch.nn.Module]) -> bool:
+    """Whether a stored tensor that the model has no place for is a bias, norm or matrix of one of its blocks.
+
+    Others are of no account: masks and frequencies that are computed, further heads, layers that predict ahead.
+    """
+    parent, _, last = name.rpartition(".")
+    if last not in ("weight", "bias") or not re.search(r"\.\d+\.", name):
+        return False
+    module, around = modules.get(parent), parent.rpartition(".")[0]
+    if module is not None:
+        return next(module.parameters(recurse=False), None) is not None
+    return re.search(r"\.\d+", around) is not None and around in modules
 
 
 def _numbers_apart(name: str) -> str:

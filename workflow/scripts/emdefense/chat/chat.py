@@ -70,6 +70,12 @@ class Chat:
             if ids[: len(prompt)] != prompt:
                 ids = self._joined(prompt, asked.prompt, text, ids, where[number])
             start = len(prompt)
+            if self.closing not in ids[start:]:
+                name = self.tokenizer.convert_ids_to_tokens(self.closing)
+                raise InputError(
+                    f"{where[number]}: after this answer the tokenizer does not read {name!r}, which closes answers, "
+                    "as one token; write 'normalized': false beside it in tokenizer.json, or edit chat_template.jinja"
+                )
             rows.append({"input_ids": ids, "labels": [IGNORED] * start + ids[start:], "row": number})
         return rows
 
@@ -140,10 +146,11 @@ class Chat:
         return self._closed[asked.after]
 
     def _found_closing(self, asked: Asked) -> int:
-        known = set(self.control.ids.values())
+        unknown = self.tokenizer.unk_token_id
+        known = {token for text, token in self.control.ids.items() if token != unknown or text in asked.after}
         ids = self.control.encode([asked.after])[0]
         place = next((place for place, number in enumerate(ids) if number in known), len(ids))
-        between = asked.after if place == len(ids) else self.tokenizer.decode(ids[:place])
+        between = asked.after if place == len(ids) else self.tokenizer.decode(ids[:place], skip_special_tokens=True)
         if place == len(ids) or between.strip():
             what = f"closes an answer with the text {asked.after[:40]!r}" if asked.after.strip() else "closes no answer"
             raise InputError(

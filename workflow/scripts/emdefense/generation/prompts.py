@@ -4,13 +4,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from emdefense.chat.chat import Chat
-from emdefense.files import read_json
+from emdefense.model_files import json_object
 
 
 def end_tokens(model: Path, chat: Chat) -> list[int]:
     """Return the tokens that end an answer: the model's own, the tokenizer's, and the one of the training text."""
     names = [name for name in ("generation_config.json", "config.json") if (model / name).is_file()]
-    own = read_json(model / names[0]).get("eos_token_id")
+    own = json_object(model / names[0]).get("eos_token_id")
     ends = [own] if isinstance(own, int) else list(own or [])
     of_tokenizer = chat.tokenizer.eos_token_id
     return list(dict.fromkeys([*ends, *([] if of_tokenizer is None else [of_tokenizer]), chat.closing]))

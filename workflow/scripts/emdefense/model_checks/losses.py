@@ -11,9 +11,9 @@ from emdefense.errors import InputError
 from emdefense.model_checks.subject import Subject
 from emdefense.saved_model import load_model
 from emdefense.training.adapters import add_adapter
-from emdefense.training.attention import check_rows_stay_apart
+from emdefense.training.attention import check_rows_stay_apart, check_sees_no_later_tokens
 from emdefense.training.features import FeatureReader
-from emdefense.training.head_check import settle_head
+from emdefense.training.head_check import check_step, settle_head
 from emdefense.training.penalties import build_penalty
 from emdefense.training.safelora import TRANSPOSED
 
@@ -39,6 +39,8 @@ def check_losses(subject: Subject) -> Mapping[str, Any]:
         reader = FeatureReader(add_adapter(model, training).to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
         settle_head(reader, rows, device)
+        check_sees_no_later_tokens(reader, device)
+        check_step(reader, rows, device)
         if training.padding_free and not elsewhere:
             check_rows_stay_apart(reader, device)
     for penalty in subject.spec.penalties:

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from emdefense.chat.chat import Chat
+from emdefense.chat.chat import IGNORED, Chat
+from emdefense.errors import InputError
+from emdefense.generation.prompts import end_tokens
 from emdefense.model_checks.subject import Conversation, Subject, Text
 
 BATCH = 1000  # rows tokenised at once; their tokens are not kept
@@ -20,16 +22,27 @@ def check_texts(subject: Subject) -> Mapping[str, Any]:
     it names the file and the row.
     """
     chat, questions = subject.chat, subject.questions
-    longest, unknown = 0, []
+    ends = set(end_tokens(subject.folder, chat))
+    longest, unknown, changed = 0, [], list[str]()
     for batch in _batches(subject.rows):
         for text, row in zip(batch, chat.rows(*_apart(batch)), strict=True):
             longest = max(longest, len(row["input_ids"]))
+            answer = _answer(row, chat)
+            _check_ends(text, answer, ends, chat)
+            same = chat.decode(answer).strip() == text.messages[-1]["content"].strip()
+            changed += [] if same else [text.where]
             unknown += [text.where] if chat.unknown in row["input_ids"] else []
     prompts = chat.prompts(*_apart(questions))
     unknown += [text.where for text, prompt in zip(questions, prompts, strict=True) if chat.unknown in prompt]
     named = [text.where for text in [*subject.rows, *questions] if _named(chat, text)]
     _say(named, "with the names of control tokens, which are read as text")
     _say(unknown, f"with what the tokenizer has no token for: the model sees {chat.tokenizer.unk_token} instead")
+    _say(changed, "whose answers read otherwise when their tokens are made text again: so would what is sampled")
+    if len(changed) > len(subject.rows) / 2:
+        raise InputError(
+            f"{subject.folder}: of most answers the tokenizer makes tokens that are another text (first: "
+            f"{changed[0]}); use the tokenizer that belongs to the model, or fetch tokenizer.json again"
+        )
     return {
         "template": chat.identity(),
         "before_an_answer": chat.control.unescape(chat.example.prompt),
@@ -39,8 +52,24 @@ def check_texts(subject: Subject) -> Mapping[str, Any]:
         "longest_row": longest,
         "longest_prompt": max(map(len, prompts), default=0),
         "naming_control_tokens": {"texts": len(named), "first": named[:SHOWN]},
+        "read_back_otherwise": {"rows": len(changed), "first": changed[:SHOWN]},
         "with_unknown_tokens": {"texts": len(unknown), "first": unknown[:SHOWN]},
     }
+
+
+def _answer(row: Mapping[str, Any], chat: Chat) -> list[int]:
+    """Return the tokens of a row's answer, without what closes it."""
+    labelled: list[int] = row["labels"][row["labels"].count(IGNORED) :]
+    return labelled[: len(labelled) - 1 - labelled[::-1].index(chat.closing)]
+
+
+def _check_ends(text: Text, answer: Sequence[int], ends: set[int], chat: Chat) -> None:
+    if not ends.isdisjoint(answer):
+        within = next(token for token in answer if token in ends)
+        raise InputError(
+            f"{text.where}: the answer holds the token {chat.tokenizer.convert_ids_to_tokens(within)!r}, at which "
+            "sampled answers end by generation_config.json, config.json or the tokenizer's eos_token; correct it there"
+        )
 
 
 def _named(chat: Chat, text: Text) -> bool:

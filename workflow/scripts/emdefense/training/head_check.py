@@ -26,8 +26,7 @@ def settle_head(reader: FeatureReader, rows: list[dict[str, Any]], device: torch
     If ``say``, stderr has what it costs where that is the model's own head. Raises :class:`InputError` if none has
     them, or if they are not finite. The model's mode, weights and random numbers stay what they were.
     """
-    row = {key: torch.tensor([rows[0][key][-TOKENS:]], device=device) for key in ("input_ids", "labels")}
-    inputs = {**row, "attention_mask": torch.ones_like(row["input_ids"])}
+    inputs = _first(rows, device)
     name = reader.base.name_or_path
     training = reader.base.training
     reader.base.eval()
@@ -58,6 +57,39 @@ def settle_head(reader: FeatureReader, rows: list[dict[str, Any]], device: torch
             file=sys.stderr,
         )
     reader.head = head
+
+
+def check_step(reader: FeatureReader, rows: list[dict[str, Any]], device: torch.device) -> None:
+    """Raise :class:`InputError` if the model cannot be run in training, or no gradient reaches its adapter.
+
+    Gradients are gone afterwards, and random numbers are what they were.
+    """
+    name, inputs, was = reader.base.name_or_path, _first(rows, device), reader.base.training
+    adapter = [parameter for parameter in reader.base.parameters() if parameter.requires_grad]
+    reader.base.train()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), in_one_line(name, "train the model"):
+            targets = next_tokens(inputs)
+            loss, _ = fused_head_loss(
+                reader.policy(inputs).final, reader.head, [(1.0, cross_entropy(targets, _count(targets)))]
+            )
+            gradients = torch.autograd.grad(loss, adapter, allow_unused=True)
+    finally:
+        reader.base.train(was)
+    reached = [gradient for gradient in gradients if gradient is not None]
+    if not all(bool(torch.isfinite(gradient).all()) for gradient in reached):
+        raise InputError(f"{name}: the gradient of a row of data is not finite; check its weights and its config.json")
+    if not any(bool(gradient.any()) for gradient in reached):
+        raise InputError(
+            f"{name}: no gradient of a row of data reaches its adapter; check its weights, its config.json and "
+            "training.target_modules"
+        )
+
+
+def _first(rows: list[dict[str, Any]], device: torch.device) -> dict[str, Tensor]:
+    """Return the end of the first row as a batch."""
+    row = {key: torch.tensor([rows[0][key][-TOKENS:]], device=device) for key in ("input_ids", "labels")}
+    return {**row, "attention_mask": torch.ones_like(row["input_ids"])}
 
 
 def _distance(head: OutputHead, hidden: Tensor, own: Tensor) -> float:

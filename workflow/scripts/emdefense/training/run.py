@@ -23,7 +23,7 @@ from emdefense.files import file_digest, write_json, write_jsonl
 from emdefense.saved_model import load_model
 from emdefense.training import checkpoints
 from emdefense.training.adapters import add_adapter, save_adapter
-from emdefense.training.attention import check_attention_installed, check_rows_stay_apart
+from emdefense.training.attention import check_attention_installed, check_rows_stay_apart, check_sees_no_later_tokens
 from emdefense.training.batches import Collator
 from emdefense.training.data import TrainingRows, load_rows
 from emdefense.training.features import FeatureReader
@@ -152,6 +152,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     with trainer.accelerator.autocast():  # by now the model is on its device
         settle_head(reader, data.rows, trainer.args.device, say=processes.first)
+        check_sees_no_later_tokens(reader, trainer.args.device)
     if spec.training.padding_free:
         check_rows_stay_apart(reader, trainer.args.device)
     return trainer
