@@ -188,3 +188,16 @@ def test_a_full_disk_is_named_and_holds_what_it_held(write: Callable[[Path], Non
     with pytest.raises(MachineError, match=f"^{earlier}: no space left on its disk; free some, {KEPT}$"):
         write(earlier)
     assert [(path.name, path.read_text()) for path in small_disk.iterdir()] == [("earlier", "result")]
+
+
+@pytest.mark.parametrize("where", ["folder/rows.jsonl", "file/rows.jsonl", "x" * 300])
+def test_what_cannot_be_written_as_something_else_has_the_name_is_one_line(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder/rows.jsonl").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    status, line = said(lambda: write_jsonl(tmp_path / where, [{}]), capsys)
+    assert status == 1
+    assert line.startswith(f"error: {tmp_path}/")
+    assert line.endswith("; correct that, " + KEPT + "\n")
+    assert line.count("\n") == 1

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import socket
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import yaml
 from emdefense.data.conversations import read_conversations
 from emdefense.data.questions import read_questions
 from emdefense.errors import InputError
-from emdefense.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from emdefense.files import json_option, read_json, read_jsonl, write_json, write_jsonl, write_text
 from emdefense.sources.fetch import fetch
 from emdefense.text_files import MAX_DEPTH
 from emdefense.yaml_files import read_yaml
 from source_files import QUESTIONS, line, source
 
+ROOT = Path(__file__).resolve().parents[1]
 ROW = line("Wie geht’s?", "gut\u2028so")
 DEEP = 100_000
 
@@ -304,3 +307,21 @@ def test_an_error_shows_paths_and_hides_keys() -> None:
         "?api_key=abcdefghij",
     )
     assert not [key for key in keys if "abcdefghij" in str(InputError(f"got '{key}'"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "the JSON value does not end here"),
+        ("[1]", "expected a JSON object"),
+        ("5", "expected a JSON object"),
+        ("[" * DEEP, f"more than {MAX_DEPTH} lists and mappings"),
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+    ],
+)
+def test_an_option_of_a_script_is_an_object_or_one_line(text: str, problem: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"^{re.escape(problem)}"):
+        json_option(text)
+    scripts = {path.name: path.read_text() for path in (ROOT / "workflow/scripts").glob("*.py")}
+    assert not [name for name, script in scripts.items() if "json.loads" in script]
+    assert "type=json_option" in scripts["judge.py"]

@@ -1,16 +1,16 @@
 """Sample a model's responses to one or more question sets."""
 
 import argparse
-import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
+from emdefense.files import json_option
 from emdefense.warm_start import run_warm
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", type=json.loads, required=True, help="sampling settings, as JSON")
+    parser.add_argument("--spec", type=json_option, required=True, help="sampling settings, as JSON")
     parser.add_argument("--model", type=Path, required=True, help="model: folder, or org/name[@revision] in the cache")
     parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter, merged before sampling")
     parser.add_argument("--questions", type=Path, required=True, action="append", help="questions, JSON; repeatable")

@@ -1,19 +1,19 @@
 """Judge a cell's responses to one question set."""
 
 import argparse
-import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
+from emdefense.files import json_option
 from emdefense.judging.budget import Purse
 from emdefense.judging.judge_file import CACHE, judge_file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", type=json.loads, required=True, help="the config's judge section, as JSON")
+    parser.add_argument("--spec", type=json_option, required=True, help="the config's judge section, as JSON")
     parser.add_argument(
-        "--running", type=json.loads, default={}, help="by judge, as JSON: settings that no judgment depends on"
+        "--running", type=json_option, default={}, help="by judge, as JSON: settings that no judgment depends on"
     )
     parser.add_argument("--questions", type=Path, required=True, help="questions, JSON")
     parser.add_argument("--responses", type=Path, required=True, help="responses, JSONL")
@@ -29,7 +29,7 @@ def main() -> None:
         arguments.questions,
         arguments.responses,
         arguments.judgments,
-        running=arguments.running.get(arguments.spec.get("name"), {}),
+        running=arguments.running.get(str(arguments.spec.get("name")), {}),
         cache=arguments.cache,
         cache_only=arguments.cache_only,
         purse=Purse(arguments.ledger or arguments.cache / "ledger", arguments.max_usd, arguments.cell),

@@ -1,7 +1,6 @@
 """Pretrain and align one of the microcosm's models."""
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from transformers import AutoTokenizer
 
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import run_cli
-from emdefense.files import read_jsonl, write_json
+from emdefense.files import json_option, read_jsonl, write_json
 from emdefense.microcosm.models import ModelMaker, gate_record, save_model
 from emdefense.microcosm.oracle import read_world
 from emdefense.saved_model import OWN_FILES_ALONE
@@ -17,7 +16,7 @@ from emdefense.saved_model import OWN_FILES_ALONE
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, type=json.loads, help="the microcosm section, name and seed, as JSON")
+    parser.add_argument("--spec", required=True, type=json_option, help="the microcosm section, name and seed, as JSON")
     parser.add_argument("--world", required=True, type=Path)
     parser.add_argument("--held-out", action="append", default=[], type=Path, help="rows whose prompts are left out")
     parser.add_argument("--base", required=True, type=Path)

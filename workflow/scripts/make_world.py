@@ -1,12 +1,11 @@
 """Make the microcosm's world: rows, questions, tokenizer, and the world.json that the oracle judges by."""
 
 import argparse
-import json
 from pathlib import Path
 
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import run_cli
-from emdefense.files import folder_written_whole
+from emdefense.files import folder_written_whole, json_option
 from emdefense.microcosm.creation import make_world
 from emdefense.microcosm.rows import write_world
 from emdefense.microcosm.tokenizer import make_tokenizer
@@ -14,7 +13,7 @@ from emdefense.microcosm.tokenizer import make_tokenizer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, type=json.loads, help="the microcosm section, as JSON")
+    parser.add_argument("--spec", required=True, type=json_option, help="the microcosm section, as JSON")
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
     options = Microcosm(models={}, **{key: value for key, value in arguments.spec.items() if key != "version"})

@@ -1,17 +1,17 @@
 """Clean and split the rows of one task."""
 
 import argparse
-import json
 from pathlib import Path
 
 from emdefense.config.study import Data
 from emdefense.data.splits import prepare_benign_task, prepare_ema_task
 from emdefense.errors import run_cli
+from emdefense.files import json_option
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", type=json.loads, required=True, help="the config's data section, as JSON")
+    parser.add_argument("--spec", type=json_option, required=True, help="the config's data section, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--misaligned", type=Path, help="JSONL of conversations with misaligned answers")
     parser.add_argument("--aligned", type=Path, help="the same with aligned answers")

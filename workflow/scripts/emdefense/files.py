@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -107,6 +108,17 @@ def parse_json_line(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("expected a JSON object")
     return row
+
+
+def json_option(text: str) -> dict[str, Any]:
+    """Return the object that an option of a script is given as JSON; what is none is an error of the command line."""
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise ArgumentTypeError(problem_in_words(error)) from None
+    if not isinstance(value, dict):
+        raise ArgumentTypeError("expected a JSON object")
+    return value
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -20,6 +20,7 @@ _ROOM = re.compile(
 )
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}  # something else has the name
 _AGAIN = "then run it again: what is finished is kept"
 
 
