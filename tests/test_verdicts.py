@@ -17,7 +17,8 @@ from emdefense.analysis.conditions import Condition, ema_tasks
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.question_counts import COUNTED, Counted, QuestionCounts
 from emdefense.analysis.question_groups import groups_of
-from emdefense.analysis.rates import QUESTIONS_SCHEMA
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, RATES_SCHEMA
+from emdefense.analysis.summary import Summary, no_summary
 from emdefense.analysis.verdicts import LEVEL, NO, NOT_MEASURED, UNTOLD, YES, Answer, Verdicts
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config.checks import check_study
@@ -316,3 +317,48 @@ def test_a_defence_at_the_threshold_is_not_said_to_stop_ema_by_chance() -> None:
         found = reduction(verdicts, "small", verdicts.readable("small"), "kl", "1")
         said += found is not None and found.p_above(0.8) < LEVEL
     assert said <= 6
+
+
+def test_it_is_said_why_an_interval_above_0_is_no_finding() -> None:
+    """An interval that excludes 0 beside "cannot be told" needs its reason: the threshold, or the other tasks."""
+    report = {**CONFIG["report"], "emergent_pct": 50}
+    answer = ema(small(LEARNED, report=report))
+    assert (answer.says, answer.why) == (
+        UNTOLD,
+        "the misaligned arm's rate is above the untrained one's, but at 50.0 %, with a 95 % interval from 43.7 to "
+        "56.3, it does not exceed the 50 % that count as emergent",
+    )
+    random, surprising = np.random.default_rng(8), 0
+    for _ in range(40):
+        counts = without_effect(random, 0.2, 10, 0.9)
+        for task in ema_tasks(paper_study()):
+            place = Condition(MODEL, task, "misaligned"), GENERAL
+            more = np.minimum(counts[place].columns["misaligned"] + random.binomial(1, 0.6, 24), 10)
+            counts[place] = counted({"misaligned": more}, 10)
+        verdicts = Verdicts(paper_study(), QuestionCounts(counts))
+        for answer in (verdicts.ema(MODEL, task) for task in ema_tasks(paper_study())):
+            found = answer.evidence
+            if answer.says == UNTOLD and found is not None and found.interval(0.95)[0] > 0:
+                surprising += 1
+                assert "Holm's correction" in answer.why
+    assert surprising
+
+
+@pytest.mark.parametrize(("of_plain", "of_kl", "says"), [(5, 0, "?"), (2, 0, "?"), (60, 0, "✗"), (100, 100, "✓")])
+def test_few_right_answers_of_plain_fine_tuning_are_no_proof_that_a_defence_hinders(
+    of_plain: int, of_kl: int, says: str
+) -> None:
+    """Of 100 answers 5 and 0 may be right though both arms are as good: the error of 0 is not 0."""
+    rows = []
+    for arm, setting, right in (("sft", "none", of_plain), ("kl", "1", of_kl)):
+        names = ("model", "task", "arm", "setting", "correct", "answers", "exact_match_pct")
+        rows.append(dict(zip(names, ("small", "quiz", arm, setting, right, 100, float(right)), strict=True)))
+        random = np.random.default_rng(0).binomial(100, right / 100, 2000)
+        rows[-1] |= {"pooled_low": np.quantile(random, 0.025), "pooled_high": np.quantile(random, 0.975)}
+    frame = pl.DataFrame(
+        [dict.fromkeys(EXACT_MATCH_SCHEMA) | row for row in rows], EXACT_MATCH_SCHEMA, infer_schema_length=None
+    )
+    empty = no_summary()
+    summary = Summary(pl.DataFrame(schema=RATES_SCHEMA), frame, empty.questions)
+    learned = small({**LEARNED, "kl": (0.0, 0.9)}, samples=100)
+    assert achievement(tiny_study(), summary, learned, "kl").benign_retention.mark == says

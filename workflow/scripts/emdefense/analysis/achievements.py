@@ -229,9 +229,11 @@ def _benign_retention(study: Study, summary: Summary, benign: Sequence[Condition
     """Return the mean share, at most 1, of plain SFT's exact match on benign tasks.
 
     None if any of the grid is missing, or there is none. Arms count as asked independently of each other, which errs
-    on the side of doubt.
+    on the side of doubt. The error of the answers alone is that of rates with one more of either kind, as in
+    :func:`evidence`: 0 of 100 right are no proof that nothing is left of 5.
     """
     shares: list[float] = []
+    padded_shares: list[float] = []
     over_questions = of_answers = 0.0
     for condition in benign:
         mine, plain = (
@@ -247,15 +249,18 @@ def _benign_retention(study: Study, summary: Summary, benign: Sequence[Condition
             low, high = estimate.cluster or (nan, nan)
             if isfinite(low):
                 over_questions += (slope * (high - low) / 2 / _Z) ** 2
-            task = study.tasks[condition.task]
-            asked = task.test_questions * task.samples_per_question if task.kind == "benign" else 0
-            trials = estimate.trials or asked  # the paper prints no counts
-            padded = (estimate.value / 100 * trials + 1) / (trials + 2)
-            of_answers += (100 * slope) ** 2 * padded * (1 - padded) / (trials + 2)
+        task = study.tasks[condition.task]
+        asked = task.test_questions * task.samples_per_question if task.kind == "benign" else 0
+        trials = np.array([e.trials or asked for e in (mine, plain)])  # the paper prints no counts
+        left, whole = padded = (np.array([mine.value, plain.value]) / 100 * trials + 1) / (trials + 2)
+        padded_shares.append(min(left / whole, 1))
+        of_rates = padded * (1 - padded) / (trials + 2)
+        of_answers += float(of_rates @ (np.array([1, left / whole]) / whole) ** 2)
     if not shares:
         return None
     value, number = fmean(shares), len(shares)
-    over, of = (Error(value, sqrt(variance) / number, inf) for variance in (over_questions, of_answers))
+    over = Error(value, sqrt(over_questions) / number, inf)
+    of = Error(fmean(padded_shares), sqrt(of_answers) / number, inf)
     return Contrast(Evidence(value, over, of, groups=FEWEST_GROUPS))
 
 

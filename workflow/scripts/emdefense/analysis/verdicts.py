@@ -164,11 +164,22 @@ class Verdicts:
             )
         if difference.lowest is not None and compared.p_above(0) < LEVEL and share.as_scored.value > least:
             return Answer(UNTOLD, *in_doubt(), compared)
+        if compared.p_above(0) < LEVEL and share.as_scored.value <= least:
+            rate = share.as_scored
+            low, high = (100 * end for end in rate.interval(CONFIDENCE))
+            why = (
+                f"the misaligned arm's rate is above the untrained one's, but at {100 * rate.value:.1f} %, with a 95 % "
+                f"interval from {points(low)} to {points(high)}, it does not exceed the {100 * self._emergent:g} % that "
+                "count as emergent"
+            )
+            return Answer(UNTOLD, why, what_settles(rate, self._emergent - rate.value, LEVEL, self._study), compared)
         low, high = (100 * end for end in compared.interval(CONFIDENCE))
         why = (
             f"the misaligned arm's rate less the untrained one's is {points(100 * compared.value)} points, with a 95 % "
             f"interval from {points(low)} to {points(high)}"
         )
+        if compared.p_above(0) < LEVEL:
+            why += ", which among as many comparisons as there are tasks may be chance (Holm's correction)"
         margin = compared.value if share.as_scored.value > least else self._emergent - compared.value
         return Answer(UNTOLD, why, what_settles(compared, margin, LEVEL, self._study), compared)
 
