@@ -294,7 +294,7 @@ def test_an_interval_decides_what_a_bound_within_it_cannot(folder: Path) -> None
     claim = found["kl-reduction-every-task"]
     assert claim.ours == pytest.approx(90)
     assert claim.interval is not None
-    assert claim.interval[0] < 80 < claim.interval[1] <= 90
+    assert claim.interval[0] < 80 < 90 < claim.interval[1] < 95
     assert claim.verdict == UNCLEAR
     assert found["kl-reduction-main"].verdict == HOLDS, "91.5 % lies within the interval of the mean"
     row = next(row for row in claim_rows(list(found.values()), study) if row["id"] == "kl-reduction-main")
@@ -360,7 +360,20 @@ def test_seeds_are_pooled(folder: Path) -> None:
         "kl-reduction-main"
     ]
     assert claim.ours == pytest.approx(75), "half of one task's responses, none of the other's"
-    assert claim.interval == pytest.approx((75, 75)), "questions do not differ, and seeds are not resampled"
+    answers = "questions do not differ, and seeds are not resampled: that of 80 answers alone"
+    assert claim.interval == pytest.approx((68, 80), abs=1), answers
+
+
+def test_no_misaligned_answer_of_few_is_no_proof_that_there_is_none(folder: Path) -> None:
+    """A claim holds on 40 answers by no interval from 100 to 100 %, where Table 1 says that it cannot be told."""
+    study = tiny_study(scoring={"bootstrap_resamples": 1000})
+    said = {}
+    for questions in (4, 80):
+        summary = measured(study, {"misaligned": 10, "kl": 0}, questions=questions)
+        found = verdicts(study, summary, ResampledRates(summary.questions, 1000))
+        assert found["kl-reduction-every-task"].ours == pytest.approx(100)
+        said[questions] = [found[claim].verdict for claim in ("kl-reduction-every-task", "untrained-control")]
+    assert said == {4: [UNCLEAR, UNCLEAR], 80: [HOLDS, UNCLEAR]}, "of 800 answers, 0.1 % is less than one"
 
 
 def test_arms_are_resampled_as_pairs() -> None:

@@ -54,3 +54,16 @@ def test_what_is_missing_stands_beside_the_numbers() -> None:
     found = Achievement(aim("✓"), aim("✓"), aim("✓"), aim("✓"))
     text = defence_finding(tiny_study(), "kl", found, "Of these responses 12.0 % have no score.").text
     assert text.endswith("Of these responses 12.0 % have no score.")
+
+
+def test_benign_tasks_that_plain_fine_tuning_does_not_learn_are_named() -> None:
+    found = Achievement(aim("✓"), aim("✓"), Aim(), aim("✓"), unlearned=("Quiz",))
+    said = "of Quiz nothing can be said, since plain fine-tuning gets nothing right there"
+    assert said in defence_finding(tiny_study(), "kl", found).text
+
+
+def test_an_arm_without_any_score_is_not_said_to_lack_judgments() -> None:
+    found = defence_finding(tiny_study(), "kl", Achievement(), "Of these responses 100.0 % have no score.")
+    assert found.text == (
+        "There is no complete set of scores at its chosen setting. Of these responses 100.0 % have no score."
+    )

@@ -156,6 +156,10 @@ def test_answers_without_a_score_or_cut_stand_beside_their_rate_from_5_percent_o
         return row[2].footnote
 
     assert [noted(2, 2), noted(3, 0), noted(3, 10)] == ["", "u8", "u8,c25"]
+    assert noted(40, 0) == "u100", "measured, though no rate came of it"
+    table = build_table(1, study, summarised(study))
+    assert "None of its answers on a task has a score." in dict(table.footnotes).values()
+    assert noted(3, 10) == "u8,c25"
     counted = pl.read_parquet("r.parquet").row(
         by_predicate=(pl.col("arm") == "misaligned") & (pl.col("cut") > 0), named=True
     )

@@ -65,7 +65,8 @@ class Achievement:
     """What an arm at its chosen setting achieves, means over tasks in per cent.
 
     ``of_excess`` is whether reduction and retention are of what exceeds the untrained model. ``benign_at`` names the
-    settings on the benign tasks where the chosen one was not measured on them.
+    settings on the benign tasks where the chosen one was not measured on them, ``unlearned`` the benign tasks of which
+    plain SFT gets nothing right, so that no share of it can be kept.
     """
 
     reduction: Aim = Aim()
@@ -73,6 +74,7 @@ class Achievement:
     benign_retention: Aim = Aim()
     coherence: Aim = Aim()
     benign_at: str = ""
+    unlearned: tuple[str, ...] = ()
 
     @cached_property
     def learning(self) -> Aim:
@@ -107,6 +109,7 @@ def achievement(study: Study, summary: Summary, verdicts: Verdicts, arm: str) ->
         benign_retention=_high(study, _benign_retention(study, summary, benign), thresholds.retention_pct, level),
         coherence=_low(study, _incoherence(study, verdicts, arm, setting), thresholds.incoherent_pct, level),
         benign_at=", ".join(setting_title(arm, s) for s in dict.fromkeys(c.setting for c in benign) if s != setting),
+        unlearned=tuple(dict.fromkeys(study.tasks[c.task].title for c in benign if _is_unlearned(summary, c))),
     )
 
 
@@ -236,11 +239,9 @@ def _benign_retention(study: Study, summary: Summary, benign: Sequence[Condition
     padded_shares: list[float] = []
     over_questions = of_answers = 0.0
     for condition in benign:
-        mine, plain = (
-            summary.estimate(c, EXACT_MATCH) for c in (condition, condition._replace(arm="sft", setting="none"))
-        )
-        if plain is not None and plain.value == 0:
+        if _is_unlearned(summary, condition):
             continue  # of nothing there is no share
+        mine, plain = (summary.estimate(c, EXACT_MATCH) for c in (condition, _plain(condition)))
         if mine is None or plain is None:
             return None
         share = mine.value / plain.value
@@ -262,6 +263,15 @@ def _benign_retention(study: Study, summary: Summary, benign: Sequence[Condition
     over = Error(value, sqrt(over_questions) / number, inf)
     of = Error(fmean(padded_shares), sqrt(of_answers) / number, inf)
     return Contrast(Evidence(value, over, of, groups=FEWEST_GROUPS))
+
+
+def _plain(condition: Condition) -> Condition:
+    return condition._replace(arm="sft", setting="none")
+
+
+def _is_unlearned(summary: Summary, condition: Condition) -> bool:
+    """Whether plain SFT gets nothing right on a benign task."""
+    return summary.value(_plain(condition), EXACT_MATCH) == 0
 
 
 def _benign_conditions(study: Study, arm: str) -> list[Condition]:

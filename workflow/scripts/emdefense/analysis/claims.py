@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from emdefense.analysis.conditions import Condition, ema_tasks, model_in_role
-from emdefense.analysis.intervals import CONFIDENCE, percentile_interval
+from emdefense.analysis.intervals import CONFIDENCE, Interval, percentile_interval
 from emdefense.analysis.quantity import Quantity, Rates, Values
 from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, Verdicts
@@ -101,10 +101,13 @@ def judge_claims(
 ) -> list[Verdict]:
     """Return a verdict for each claim: does it follow from the paper's tables, and does it hold for ``measured``.
 
-    ``resampled`` gives our rates with an entry a resample of the questions; without it ours have no interval.
+    ``resampled`` gives our rates with an entry a resample of the questions; without it ours have no interval. With it
+    they have the one that reaches further of two at either end: over questions, and of the answers alone.
     """
     verdicts = Verdicts.of(study, measured)
-    drawn = None if resampled is None else _with_exact_match(resampled, study, measured)
+    drawn: list[Rates] = []
+    if resampled is not None:
+        drawn = [_with_exact_match(rates, study, measured) for rates in (resampled, _answers_drawn(study, measured))]
     return [_judge(claim, study, measured, verdicts, paper_study, paper, drawn) for claim in load_claims()]
 
 
@@ -115,7 +118,7 @@ def _judge(
     verdicts: Verdicts,
     paper_study: Study,
     paper: Summary,
-    resampled: Rates | None,
+    resampled: Sequence[Rates],
 ) -> Verdict:
     quantity = claim.quantity
     published = recompute(quantity, paper_study, paper)
@@ -124,8 +127,7 @@ def _judge(
         rest = [task for task in ema_tasks(paper_study) if task != claim.without]
         without = recompute(quantity, paper_study, paper, rest)
     ours = quantity.evaluate(study, measured.value)
-    drawn = None if ours is None or resampled is None else quantity.evaluate(study, resampled)
-    interval = None if drawn is None else percentile_interval(np.asarray(drawn))
+    interval = None if ours is None else _widest([quantity.evaluate(study, rates) for rates in resampled])
     arms_alone = quantity.model_copy(update={"relation": "value"})
     if ours is None and arms_alone.evaluate(study, measured.value) is None:
         verdict: str = NOT_MEASURED
@@ -138,7 +140,7 @@ def _judge(
         verdict = claim.holds(found)
         if any(claim.holds(found.moved(by)) != verdict for by in _doubts(quantity, study, measured, verdicts)):
             verdict = UNCLEAR
-        if resampled is not None and interval is None:
+        if resampled and interval is None:
             verdict = UNCLEAR  # in some resample there is nothing to divide by
     return Verdict(
         claim=claim,
@@ -166,6 +168,31 @@ def recompute(quantity: Quantity, study: Study, printed: Summary, tasks: Sequenc
     if value is None or ends[0] is None or ends[1] is None:
         return None
     return Range(float(value), *sorted(float(end) for end in ends if end is not None))
+
+
+def _widest(drawn: Sequence[Values | None]) -> Interval | None:
+    """Return the ends that reach furthest of the intervals of what was drawn; None if there is none of any."""
+    found = [percentile_interval(np.asarray(values)) for values in drawn if values is not None]
+    if not found or len(found) < len(drawn):
+        return None
+    return min(low for low, _ in found), max(high for _, high in found)
+
+
+def _answers_drawn(study: Study, measured: Summary) -> Rates:
+    """Return rates drawn as their number of answers allows, with one more of either kind: 0 of 24 is not 0 %.
+
+    Where all questions are alike, drawing questions anew would give the rate itself, again and again.
+    """
+
+    def rate(condition: Condition, name: str) -> Values | None:
+        found = measured.estimate(condition, name)
+        if found is None or found.successes is None or found.trials is None:
+            return None
+        generator = np.random.default_rng(crc32("\n".join((*condition, name)).encode()))
+        wrong = found.trials - found.successes
+        return 100 * generator.beta(found.successes + 1, wrong + 1, study.scoring.bootstrap_resamples)
+
+    return rate
 
 
 def _with_exact_match(resampled: Rates, study: Study, measured: Summary) -> Rates:

@@ -169,8 +169,8 @@ class Verdicts:
             low, high = (100 * end for end in rate.interval(CONFIDENCE))
             why = (
                 f"the misaligned arm's rate is above the untrained one's, but at {100 * rate.value:.1f} %, with a 95 % "
-                f"interval from {points(low)} to {points(high)}, it does not exceed the {100 * self._emergent:g} % that "
-                "count as emergent"
+                f"interval from {points(low)} to {points(high)}, it does not exceed the {100 * self._emergent:g} % "
+                "that count as emergent"
             )
             return Answer(UNTOLD, why, what_settles(rate, self._emergent - rate.value, LEVEL, self._study), compared)
         low, high = (100 * end for end in compared.interval(CONFIDENCE))

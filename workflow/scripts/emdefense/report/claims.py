@@ -18,8 +18,9 @@ EXPLANATION = (
     "bounds are ours. A figure follows from the paper's tables if it is reached by what their entries round from."
 )
 OF_OURS = (
-    "It holds for ours if our 95 % interval reaches it (questions drawn anew, the same for all arms); a bound that "
-    "lies within our interval leaves the claim unclear, and so do answers without a score that could turn it. "
+    "It holds for ours if our 95 % interval reaches it (questions drawn anew, the same for all arms, or as the number "
+    "of answers alone allows, whichever reaches further); a bound that lies within our interval leaves the claim "
+    "unclear, and so do answers without a score that could turn it. "
     "Chosen, weakest and strongest settings are the study's own."
 )
 

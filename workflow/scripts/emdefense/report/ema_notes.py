@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, YES, Answer, Verdicts
 from emdefense.config import Study
 
-NOT_KNOWN = "The misaligned arm was not measured, so whether there was anything to prevent is not known."
+NOT_KNOWN = (
+    "The misaligned arm was not measured, or none of its answers has a score, so whether there was anything to prevent "
+    "is not known."
+)
 FLAGS = {NO: "EMA did not appear here", UNTOLD: "Whether EMA appeared here cannot be told"}
 
 

@@ -149,7 +149,9 @@ def defence_finding(study: Study, arm: str, found: Achievement, gaps: str = "") 
     aim = found.reduction
     if aim.value is None:
         return Finding(
-            "plain", f"{name}: not measured.", "There is no complete set of judgments at its chosen setting."
+            "plain",
+            f"{name}: not measured.",
+            f"There is no complete set of scores at its chosen setting. {gaps}".strip(),
         )
     tone: Tone = "plain"
     doubt, of_what = None, ""
@@ -201,6 +203,10 @@ def _numbers(found: Achievement) -> str:
     if found.benign_retention.value is not None:
         at = f" (at {found.benign_at})" if found.benign_at else ""
         parts.append(f"benign tasks reach {found.benign_retention.value:.1f} % of plain fine-tuning{at}")
+    if found.unlearned:
+        parts.append(
+            f"of {', '.join(found.unlearned)} nothing can be said, since plain fine-tuning gets nothing right there"
+        )
     if found.coherence.value is not None:
         parts.append(f"{found.coherence.value:.1f} % of the general answers are incoherent")
     sentence = "; ".join(parts) + "."

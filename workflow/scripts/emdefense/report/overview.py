@@ -9,16 +9,18 @@ from emdefense.analysis.achievements import (
     Aim,
     achievement,
 )
-from emdefense.analysis.conditions import chosen_setting, ema_arms, ema_tasks, summed_up, titled
+from emdefense.analysis.conditions import Condition, chosen_setting, ema_arms, ema_tasks, summed_up, titled
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, YES, Verdicts
-from emdefense.cells import NO_SETTING
+from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
 from emdefense.config import Study
 from emdefense.config.study import Verdicts as Thresholds
 from emdefense.report.ema_notes import why_unreadable
 from emdefense.report.table import DASH, Column, Table, TableCell, percent, signed
 from emdefense.report.table_notes import NOT_MEASURED, TableNotes
 
+UNSCORED = "None of its answers on a task has a score."
+UNLEARNED = "Without {tasks}, where plain SFT gets nothing right."
 NO_BENIGN = "In domain alone: the arm was not measured on all benign tasks."
 OTHER_SETTING = "Benign tasks at {settings}, since the chosen setting was not measured on them."
 ALIKE = (
@@ -44,11 +46,12 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
             continue
         found = achievement(study, summary, verdicts, arm)
         about_benign = "" if arm == "misaligned" else _about_benign(found)
-        unread = NOT_MEASURED if readable else why
+        missing = UNSCORED if _is_without_scores(summary, study, arm, setting) else NOT_MEASURED
+        unread = missing if readable else why
         shown = (
             (found.reduction, unread, ""),
             (found.learning, unread, about_benign),
-            (found.coherence, NOT_MEASURED, ""),
+            (found.coherence, missing, ""),
         )
         cells = [TableCell(titled(arm, setting), footnote=notes.of_arm(arm))]
         cells += [_cell(aim, if_missing, further, notes) for aim, if_missing, further in shown]
@@ -98,6 +101,13 @@ def _cell(aim: Aim, if_missing: str, further: str, notes: TableNotes) -> TableCe
     return TableCell(f"{aim.mark} {percent(aim.value)}", footnote=",".join(letters), hover=hover)
 
 
+def _is_without_scores(summary: Summary, study: Study, arm: str, setting: str) -> bool:
+    """Whether an arm was asked on a task, and none of its answers to a question set has a score."""
+    of_arm = [Condition(study.report.main_model, task, arm, setting) for task in ema_tasks(study)]
+    gaps = [summary.gaps(condition, name) for condition in of_arm for name in (GENERAL, IN_DOMAIN)]
+    return any(0 < gap.responses == gap.unscored for gap in gaps)
+
+
 def _left_out(study: Study, verdicts: Verdicts, readable: list[str]) -> list[str]:
     """Return which tasks the first two columns are without, if they are of any."""
     answers = {task: verdicts.ema(study.report.main_model, task) for task in ema_tasks(study)}
@@ -111,9 +121,10 @@ def _left_out(study: Study, verdicts: Verdicts, readable: list[str]) -> list[str
 
 def _about_benign(found: Achievement) -> str:
     """Return the footnote on what a defence's learning is judged by, if not by the benign tasks at its setting."""
+    notes = [UNLEARNED.format(tasks=", ".join(found.unlearned))] if found.unlearned else []
     if found.benign_retention.value is None:
-        return NO_BENIGN
-    return OTHER_SETTING.format(settings=found.benign_at) if found.benign_at else ""
+        return " ".join(notes) or NO_BENIGN
+    return " ".join([*notes, *([OTHER_SETTING.format(settings=found.benign_at)] if found.benign_at else [])])
 
 
 def thresholds(verdicts: Thresholds) -> tuple[str, ...]:

@@ -247,11 +247,16 @@ def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Bl
             TableCell(title if first else "", footnote=at_task if first else ""),
             TableCell(titled(*row), footnote=notes.of_arm(row[0])),
         )
-        missing = notes.not_measured() if any(rate.estimate is None for rate in rates) else ""
-        of_rates = [cells(rate, kinds, missing) for rate in rates]
-        for place, question_set in enumerate((GENERAL, GENERAL, IN_DOMAIN, IN_DOMAIN)):  # of ``QUANTITIES``
-            if rates[place].estimate is not None:
-                of_rates[place][0] = replace(of_rates[place][0], footnote=task.gaps(row, question_set).in_short)
+        of_rates = []
+        for rate, question_set in zip(
+            rates, (GENERAL, GENERAL, IN_DOMAIN, IN_DOMAIN), strict=True
+        ):  # of ``QUANTITIES``
+            gaps = task.gaps(row, question_set)
+            missing = "" if rate.estimate is not None or gaps.responses else notes.not_measured()
+            shown = cells(rate, kinds, missing)
+            if gaps.in_short:
+                shown[0] = replace(shown[0], footnote=gaps.in_short)
+            of_rates.append(shown)
         rendered.append((*names, *(cell for of_rate in of_rates for cell in of_rate)))
     return tuple(rendered)
 
