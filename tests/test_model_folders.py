@@ -466,6 +466,11 @@ def set_key(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "adapter_config.json", **changes)
 
 
+def without_first_pair(folder: Path) -> None:
+    stored = load_file(folder / STORED)
+    save_file({name: tensor for name, tensor in stored.items() if "q_proj" not in name}, folder / STORED)
+
+
 CONFIG, STORED = "adapter_config.json", "adapter_model.safetensors"
 ADAPTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "rank 0": (set_key(r=0), "key 'r': 0 is no rank"),
@@ -501,6 +506,9 @@ ADAPTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights are integers": (lora("lora_B", lambda w: w.to(torch.int8)), "no plain numbers"),
     "weights are not finite": (lora("lora_A", lambda w: w.fill_(float("nan"))), "not finite"),
     "another shape": (lora("lora_B", lambda w: w[1:].contiguous()), "does not fit the model"),
+    "eighths": (lora("lora_B", lambda w: w.to(torch.float8_e4m3fn)), "no plain numbers"),
+    "a matrix is not there": (without_first_pair, "q_proj is not in it, though target_modules in"),
+    "targets are others": (set_key(target_modules=["q_proj"]), "up_proj is in it, though target_modules in"),
     "half a pair": (lora("lora_A", lambda w: None), "has no "),
     "empty": (lambda f: save_file({}, f / STORED), "it is empty"),
     "not there": (lambda f: shutil.rmtree(f), "there is no such adapter folder"),

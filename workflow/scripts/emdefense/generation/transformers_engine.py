@@ -1,6 +1,6 @@
 """Sampling from a transformers model, the adapter merged into the weights first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from emdefense.errors import InputError
 from emdefense.generation.decoding import Choose, Decoder, Way, right_way
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
+from emdefense.model_files import ADAPTER_CONFIG
 from emdefense.saved_model import load_model
 from emdefense.training.adapter_files import read_lora, read_settings
 
@@ -119,11 +120,11 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
     Written out because importing PEFT takes longer than merging. Raises :class:`InputError` if the adapter belongs to
     another model, or is more than a plain one.
     """
-    scale = read_settings(adapter).scale
-    modules = dict(model.named_modules())
+    settings = read_settings(adapter)
+    modules, pairs = dict(model.named_modules()), read_lora(adapter)
     embedding = model.get_input_embeddings().weight
     with torch.no_grad():
-        for name, (a, b) in read_lora(adapter).items():
+        for name, (a, b) in pairs.items():
             module = modules.get(name)
             if not isinstance(module, (torch.nn.Linear, Conv1D)):
                 raise InputError(
@@ -138,4 +139,20 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
                 raise InputError(
                     f"{adapter}: {name} is the model's embedding too, which merging would change; train without it"
                 )
-            weight.copy_(weight.float() + scale * (b.float() @ a.float()))
+            weight.copy_(weight.float() + settings.scale * (b.float() @ a.float()))
+    if settings.targets is not None:
+        _check_all_there(adapter, modules, set(pairs), settings.targets)
+
+
+def _check_all_there(
+    adapter: Path, modules: Mapping[str, torch.nn.Module], held: set[str], targets: Sequence[str]
+) -> None:
+    """Raise :class:`InputError` unless an adapter holds just the matrices of a model that its config names."""
+    for name, module in modules.items():
+        named = any(name == target or name.endswith(f".{target}") for target in targets)
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and named != (name in held):
+            found, said = ("is not in it", "names it") if named else ("is in it", "does not name it")
+            raise InputError(
+                f"{adapter}: the matrix {name} {found}, though target_modules in {ADAPTER_CONFIG} {said}; fetch or "
+                "make the adapter again"
+            )

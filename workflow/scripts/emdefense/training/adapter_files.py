@@ -1,8 +1,10 @@
 """An adapter's files, as PEFT lays them out; read without PEFT, which takes seconds to import."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +25,7 @@ PLAIN_KEYS = {
     *("task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
     *("megatron_core", "qalora_group_size", "runtime_config"),
 }
+PLAIN_NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # The others change the model's own weights when an adapter is made.
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
 
@@ -34,6 +37,7 @@ class LoraSettings:
     rank: int
     scale: float
     transposed: bool  # whether PEFT says that the model keeps some of its matrices as [in, out]
+    targets: tuple[str, ...] | None = None  # names of all matrices that it changes; None where they are told otherwise
 
 
 def read_settings(adapter: Path) -> LoraSettings:
@@ -61,7 +65,15 @@ def read_settings(adapter: Path) -> LoraSettings:
         if value and not plain:
             raise InputError(f"{path}: key '{key}' is set, and only plain LoRA adapters are read; merge it with PEFT")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LoraSettings(rank, scale, bool(config.get("fan_in_fan_out")))
+    return LoraSettings(rank, scale, bool(config.get("fan_in_fan_out")), _targets(config))
+
+
+def _targets(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    targets = config.get("target_modules")
+    fewer = any(config.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern"))
+    if fewer or not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        return None
+    return tuple(targets)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -107,7 +119,7 @@ def read_lora(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
                     f"{adapter}: '{name}' has rank {a.shape[0]}, and {ADAPTER_CONFIG} says {settings.rank}; make it "
                     "again"
                 )
-            if not (a.is_floating_point() and b.is_floating_point()):
+            if not {a.dtype, b.dtype} <= PLAIN_NUMBERS:
                 raise InputError(f"{adapter}: '{name}' holds {a.dtype} and {b.dtype}, no plain numbers; make it again")
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
                 raise InputError(f"{adapter}: '{name}' holds values that are not finite; train the adapter again")
