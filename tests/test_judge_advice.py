@@ -53,6 +53,14 @@ def api(message, code=None):
         (407, SQUID, ["a proxy", "NO_PROXY"], ["refused the key"]),
         (404, api("The model does not exist"), ["knows no model", "judge.base_url", "The model does not exist"], []),
         (400, api("nothing like that", "model_not_found"), ["knows no model", "nothing like that"], []),
+        *(
+            (status, api(message), ["has shut out the account of the key in OPENAI_API_KEY", message[:20]], ["filter"])
+            for status in (200, 400, 403, 429)
+            for message in (
+                "You violated our usage policy; your account has been permanently disabled",
+                "Request blocked: your organization is suspended",
+            )
+        ),
         (301, b"<h1>Moved</h1>", ["sends requests elsewhere (HTTP 301)", "judge.base_url", "Moved"], ["judge.model"]),
         (402, api("Insufficient credits"), ["quota is used up", "Insufficient credits"], []),
         (429, api("You exceeded your quota", "insufficient_quota"), ["quota is used up", "exceeded your quota"], []),

@@ -380,7 +380,10 @@ FILTERS = {
     "results": {"message": "Bad request", "innererror": {"content_filter_result": {"hate": {"filtered": True}}}},
     "deepseek": {"message": "Content Exists Risk", "type": "invalid_request_error"},
     "dashscope": {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"},
-    "openai": {"message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy."},
+    "openai": {
+        "message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy. "
+        "Repeated violations may lead to your account being suspended."
+    },
     "litellm": {"message": "litellm.ContentPolicyViolationError: blocked", "code": "400"},
     "openrouter": {"message": "No.", "code": 403, "metadata": {"reasons": ["violence/graphic"], "flagged_input": "x"}},
 }

@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from emdefense.config.study import OpenAIJudge
-from emdefense.judging.failures import Failure
+from emdefense.judging.failures import SHUT_OUT, Failure
 
 _KEY = ("api key", "api_key", "apikey", "credential", "unauthori", "authenticat", "access token", "bearer")
 _PROXY = ("proxy", "gateway", "firewall")
@@ -18,6 +18,8 @@ def advise(settings: OpenAIJudge, failure: Failure) -> str:
 def _what(settings: OpenAIJudge, failure: Failure) -> str:
     status, said = failure.status, failure.said
     code = f"(HTTP {status})"
+    if failure.reason == SHUT_OUT:
+        return f"has shut out the account of the key in {settings.api_key_variable} {code}; use another, or ask it why"
     if failure.reason == "quota used up" or status == 402:
         return "says that the quota is used up; top it up and run again, nothing paid for is lost"
     if status == 401 or (status == 403 and said.names(*_KEY) and not said.names(*_PROXY)):

@@ -11,6 +11,7 @@ from emdefense.judging.server_message import NOTHING, ServerMessage, read_messag
 Kind = Literal["fatal", "limit", "transient", "unusable", "content", "filtered"]
 QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NO_MONEY = ("credit balance", "insufficient balance", "insufficient credit", "insufficient funds")
+SHUT_OUT = "the account is shut out"
 LONGEST_WAIT = 300.0  # seconds; an endpoint that wants more has a limit by the day
 NEVER = {"fatal", "content", "filtered"}  # kinds that no further try mends
 UNUSABLE_TRIES = 4  # further ones of a request of which a reply came, and was paid for, that is of no use
@@ -63,6 +64,8 @@ def by_status(status: int, said: ServerMessage, headers: Mapping[str, str]) -> F
     if (status in {400, 406, 422, 451} or (status == 403 and said.by_api)) and said.is_filter:
         # Azure charges for these: the prompt was evaluated.
         return Failure("filtered", "content filter", may_be_paid=True, status=status, said=said)
+    if status < 500 and said.shuts_out:
+        return Failure("fatal", SHUT_OUT, status=status, said=said)
     if said.codes & QUOTA or (status < 500 and said.names(*_NO_MONEY)):
         return Failure("fatal", "quota used up", status=status, said=said)
     if status in {401, 402, 403, 404, 407} or "model_not_found" in said.codes:

@@ -115,7 +115,8 @@ def _error_within(error: Any, fields: Mapping[str, Any], key: str) -> Reply:
     code = re.fullmatch(r"[45]\d\d", str(error.get("code"))) if isinstance(error, dict) else None
     if said.is_filter:
         return filtered_reply()
-    failure = by_status(int(code[0]), said, {}) if code else Failure("unusable", "an error for a reply", said=said)
+    status = int(code[0]) if code else 403 if said.shuts_out else None
+    failure = by_status(status, said, {}) if status else Failure("unusable", "an error for a reply", said=said)
     failure.may_be_paid = True
     raise failure
 

@@ -23,6 +23,12 @@ _FILTER = re.compile(
     r"(prohibited|inappropriate|harmful|unsafe|sensitive)[ _-](content|words?)",
     re.IGNORECASE,
 )
+# What is shut out is the asker then, whatever is asked; a filter's message only warns that this may happen.
+_SHUT_OUT = re.compile(
+    r"\b(account|organi[sz]ation|subscription|project|key)( is| was| has been)?( \w+ly)? "
+    r"(suspended|disabled|deactivated|banned|blocked|terminated)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,12 @@ class ServerMessage:
     @property
     def is_filter(self) -> bool:
         """Whether the content of the request was refused, as such."""
-        return bool(_FILTER.search(" ".join((self.text, *sorted(self.codes)))))
+        return not self.shuts_out and bool(_FILTER.search(" ".join((self.text, *sorted(self.codes)))))
+
+    @property
+    def shuts_out(self) -> bool:
+        """Whether it says that the account may not ask anything."""
+        return bool(_SHUT_OUT.search(self.text))
 
     def names(self, *words: str) -> bool:
         """Whether any of these words is in it."""
