@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -201,3 +202,22 @@ def test_what_cannot_be_written_as_something_else_has_the_name_is_one_line(
     assert line.startswith(f"error: {tmp_path}/")
     assert line.endswith("; correct that, " + KEPT + "\n")
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(("room", "error"), [(0, MachineError), (100, pl.exceptions.ComputeError)])
+def test_a_full_disk_is_told_whatever_a_library_says_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, error: type[Exception]
+) -> None:
+    """As polars says that there is no room for a file's first bytes, on a disk that is asked and has none."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1000, f_bavail=room))
+    path = tmp_path / "rates.parquet"
+    with (
+        pytest.raises(error, match=f"{path}: no space left on its disk" if room == 0 else "thrift"),
+        written_whole(path),
+    ):
+        raise pl.exceptions.ComputeError("parquet: File out of specification: Invalid thrift: transport error")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_cannot_be_loaded_for_want_of_memory_is_that() -> None:
+    assert NO_MEMORY in str(lack(ImportError("libtorch.so: failed to map segment from shared object")))

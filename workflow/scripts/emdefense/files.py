@@ -26,10 +26,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         temporary.chmod(0o644)
         try:
-            yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-            temporary.replace(path)
+            with writing(path):  # the disk is asked while what was written still fills it
+                yield temporary
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -42,10 +43,11 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         temporary.chmod(0o755)
         try:
-            yield temporary
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.replace(folder)
+            with writing(folder):
+                yield temporary
+                if folder.exists():
+                    shutil.rmtree(folder)
+                temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

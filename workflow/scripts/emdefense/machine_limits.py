@@ -5,13 +5,15 @@ the text of the kernel's message and not its number.
 """
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _MEMORY = re.compile(
-    r"MemoryError|out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|STATUS_ALLOC_FAILED",
+    r"MemoryError|out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|STATUS_ALLOC_FAILED|"
+    r"failed to map segment from shared object",
     re.IGNORECASE,
 )
 _ROOM = re.compile(
@@ -32,13 +34,16 @@ class MachineError(RuntimeError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise :class:`MachineError` that names ``path`` if the block finds no room on a disk."""
+    """Raise :class:`MachineError` that names ``path`` if the block finds no room on a disk.
+
+    Some libraries say something else then (of Parquet, "Invalid thrift: transport error"), so the disk is asked, too.
+    """
     try:
         yield
     except MachineError:  # which names what was written within
         raise
     except Exception as error:
-        if any(map(_is_room, _chain(error))):
+        if any(map(_is_room, _chain(error))) or (not isinstance(error, ValueError | TypeError) and _is_full(path)):
             raise MachineError(_room(str(path))) from error
         raise
 
@@ -77,6 +82,15 @@ def _room(file: str | None) -> str:
 
 def _is_room(error: BaseException) -> bool:
     return _number(error) in _NO_ROOM or bool(_ROOM.search(str(error)))
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk of a file that is to be written has no room left."""
+    try:
+        disk = os.statvfs(next(folder for folder in path.absolute().parents if folder.is_dir()))
+    except (OSError, AttributeError):  # it is not there any more, or no Unix
+        return False
+    return disk.f_blocks > 0 and disk.f_bavail == 0
 
 
 def _number(error: BaseException) -> int | None:
