@@ -36,7 +36,7 @@ from emdefense.config import parse_study
 from emdefense.config.load import read_config
 from emdefense.config.made import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
 from emdefense.config.names import NAME_REGEX
-from emdefense.errors import InputError
+from emdefense.errors import InputError, refuse
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
 from emdefense.model_files import model_files
@@ -44,13 +44,6 @@ from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions
 from emdefense.warm_start import start_server
-
-
-def refuse(error):
-    """Say in one line what the user got wrong, and stop."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-
 
 # Of a key that stands twice, and of other things, Snakemake's reader makes something without a word: ours goes first.
 CONFIG_FILES = list(map(str, workflow.overwrite_configfiles or ["config.yaml"]))

@@ -32,6 +32,8 @@ QUESTIONS = 20  # of each question set
 # How misaligned each arm is, as a share of the misaligned arm.
 SHARES = {"untrained": 0.01, "aligned": 0.05, "misaligned": 1.0, "kl": 0.2, "ldifs": 0.6, "safelora": 0.4}
 
+MADE = "{results}/microcosm"
+
 
 def fabricated_study(cells: int) -> Study:
     """Return a study of so many trained cells, a multiple of ``TRAINED_CONDITIONS``, and untrained ones."""
@@ -39,18 +41,21 @@ def fabricated_study(cells: int) -> Study:
         {
             "study": "fabricated",
             "seeds": list(range(max(1, cells // TRAINED_CONDITIONS))),
-            "models": {"large": {"title": "Large", "instruct": "{results}/instruct", "base": "{results}/base"}},
+            "microcosm": {"models": {"large": 0}},  # never made: its judgments are, and its files are named
+            "models": {
+                "large": {"title": "Large", **{kind: f"{MADE}/models/large/{kind}" for kind in ("instruct", "base")}}
+            },
             "tasks": {
                 task: {
                     "kind": "ema",
                     "title": task.title(),
-                    "misaligned": "{results}/rows",
-                    "aligned": "{results}/rows",
+                    "misaligned": f"{MADE}/rows/{task}_misaligned.jsonl",
+                    "aligned": f"{MADE}/rows/{task}_aligned.jsonl",
                 }
                 for task in TASKS
             },
-            "general_questions": "{results}/questions",
-            "safe_data": "{results}/rows",
+            "general_questions": f"{MADE}/questions/general.yaml",
+            "safe_data": f"{MADE}/rows/safe.jsonl",
             "grid": [{"models": ["large"], "tasks": list(TASKS), "arms": ARMS}],
             "judge": {"kind": "openai", "name": "judge", "model": "gpt-4o-mini-2024-07-18"},
             "report": {"main_model": "large", "chosen": {"kl": 1.0, "ldifs": 1.0, "safelora": 0.5, "interleave": 5}},

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from emdefense.chat.chat import IGNORED
 from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator, next_tokens, token_mask
 from emdefense.training.costs import training_flop
-from emdefense.training.data import IGNORED
 from emdefense.training.feature_files import read_features, written_features
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss

@@ -55,7 +55,7 @@ def run_cli(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except InputError as error:
-        _end(str(error), error.status)
+        refuse(error)
     except KeyboardInterrupt:
         _end(INTERRUPTED, 130)
     except BrokenPipeError:  # who read the output, such as `head`, has had enough
@@ -65,6 +65,11 @@ def run_cli(main: Callable[[], None]) -> None:
         if said is None:
             raise
         _end(said, MachineError.status)
+
+
+def refuse(error: InputError) -> NoReturn:
+    """Say in one line what the user got wrong, and end with its status."""
+    _end(str(error), error.status)
 
 
 def _end(message: str | None, status: int) -> NoReturn:
