@@ -117,7 +117,8 @@ def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
     assert isinstance(study.judge, OpenAIJudge)
     asked = list(all_requests(study.judge, ResponseFile(questions, responses), "logprobs"))
     with Cache(Path(study.judge_cache)) as cache:
-        cache.add(probes(study.judge)[0].key, {"text": "87 100", "top": [["87", -0.1]], "tokens": ["87", " 100"]})
+        top = [["87", -0.1], ["88", -2.4]]
+        cache.add(probes(study.judge)[0].key, {"text": "87 100", "top": top, "tokens": ["87", " 100"]})
         for request in asked[:7]:
             cache.add(request.key, {"text": "80", "top": [["80", 0.0]]})
     cost = plan(study).judge

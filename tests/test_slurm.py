@@ -276,7 +276,7 @@ def test_disturbed_trainings_go_on_from_their_checkpoints_to_the_same_results(
     assert (run.checkout.folder / TABLE).read_bytes() == (undisturbed / "tables/table_03.csv").read_bytes()
     assert run.checkout.planned(*WANTED) == {}
 
-    # What was booked: 7B on either GPU, 32B on the larger one, everything else without.
+    # What was booked: 7B on either GPU, 32B on the larger one, what only reads or judges without.
     for cell in cells:
         asked = requests.train(cell)
         assert asked.partitions == (("a100", "a40") if cell.model == "seven" else ("a100",))
@@ -290,7 +290,7 @@ def test_disturbed_trainings_go_on_from_their_checkpoints_to_the_same_results(
     assert minutes(retried["TimeLimit"]) == requests.train(again).runtime(2)
     for job in cluster.jobs():
         rule = job["Comment"].removeprefix("rule_").partition("_wildcards")[0]
-        if rule in {"train", "generate", "answer"}:
+        if rule in {"check_model", "train", "generate", "answer"}:
             assert job["TresPerJob"] == "gres:gpu:1", rule
         else:
             assert job["Partition"] == "cpu", rule
