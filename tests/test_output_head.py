@@ -176,7 +176,7 @@ def test_loss_divergence_and_gradient_are_those_of_the_models_own_logits(name: s
     assert kl > 1e-4
     # Without what stands around the product, it would be another loss.
     if EXPECTED[name] is not ProductHead:
-        reader.head = ProductHead(reader.head_weight)
+        reader.head = ProductHead(reader.base.get_output_embeddings().weight)
         assert abs(DefenceLoss(reader)(inputs, counts).ce - ce) > 0.01
 
 

@@ -71,7 +71,7 @@ def test_the_residual_stream_is_read_before_the_final_norm(inputs: dict[str, Ten
     assert not torch.allclose(features.residual[3], output.hidden_states[3][mask])
     norm = model.get_base_model().model.norm
     torch.testing.assert_close(norm(features.residual[3]), features.final)
-    torch.testing.assert_close(features.final @ reader.head_weight.t(), output.logits[mask])
+    torch.testing.assert_close(features.final @ reader.base.get_output_embeddings().weight.t(), output.logits[mask])
 
 
 def test_the_reference_is_the_model_without_its_adapter(inputs: dict[str, Tensor]) -> None:

@@ -49,12 +49,6 @@ class FeatureReader:
         """The number of transformer blocks; 0 if they are in no list of their own, so that none can be read."""
         return len(self._blocks)
 
-    @property
-    def head_weight(self) -> Tensor:
-        """The weight of the head's product, [vocab, d]."""
-        weight: Tensor = self.base.get_output_embeddings().weight
-        return weight
-
     def policy(self, inputs: dict[str, Tensor], blocks: Sequence[int] = ()) -> Features:
         """Return features of a batch with the adapter on, and the residual stream after each of ``blocks``."""
         kept: dict[int, Tensor] = {}
