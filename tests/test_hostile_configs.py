@@ -2,10 +2,13 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from snakemake.cli import parse_args
 
 from emdefense.cells import Grid, Layout
 from emdefense.config import load_study, parse_study
@@ -300,3 +303,74 @@ def test_a_study_may_be_json_and_have_a_byte_order_mark(tmp_path: Path) -> None:
     assert load_study(tmp_path / "a.yaml") == load_study(tmp_path / "b.yaml")
     (tmp_path / "c.json").write_text(json.dumps(read_config(tmp_path / "b.yaml"), indent="\t"))
     assert load_study(tmp_path / "c.json") == load_study(tmp_path / "b.yaml")
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    """Parse a `snakemake` command as Snakemake does, the profile's words included."""
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.argv", ["snakemake", *words])
+    _, arguments = parse_args(None)
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no such config file"),
+        (b"study: 2026-13-45", "line 1: 2026-13-45: month must be in 1..12"),
+        (b"study: \xe4", "line 1: not UTF-8 (byte 0xe4)"),
+        ("study: a".encode("utf-16"), "the file is UTF-16 or UTF-32"),
+        (b"a: " + b"[" * 3000 + b"]" * 3000, "more than 100 lists and mappings in each other"),
+        (b"a: [", "not valid YAML (line 1: while parsing a flow node"),
+        (b"[1]", "expected a mapping with keys"),
+        (b"study: a\nstudy: b", "line 2: the key 'study' stands twice"),
+        (b"__use_yte__: true\nstudy: ?open('PWNED', 'w')", "a study is data, not expressions"),
+    ],
+    ids=["missing", "date", "Latin-1", "UTF-16", "deep", "cut", "list", "twice", "code"],
+)
+def test_what_snakemake_reads_itself_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    said: str,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "good.yaml").write_text("study: a")
+    path = tmp_path / "bad.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    for words in (("--configfile", str(tmp_path / "good.yaml"), str(path), "-n"), (f"--configfiles={path}",)):
+        with pytest.raises(SystemExit, match="2"):
+            called(monkeypatch, *words)
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"error: {path}")
+        assert said in line
+    assert not (ROOT / "PWNED").exists()
+
+
+@pytest.mark.parametrize("entry", ["seeds", "=3", "a=1", "seeds.0=1", "-x=1"])
+def test_an_entry_that_snakemake_cannot_take_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entry: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="2"):
+        called(monkeypatch, f"--config={entry}")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: --config {entry}: write KEY=VALUE")
+
+
+def test_a_good_command_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--configfile", str(ROOT / "config/smoke.yaml"), "--config", "seeds=[0]", "max_usd=", "--cores", "2")
+    for folder in (ROOT, tmp_path):  # also where the project is not
+        monkeypatch.chdir(folder)
+        arguments = called(monkeypatch, "--snakefile", str(ROOT / "Snakefile"), *words)
+        assert (arguments.scheduler, arguments.keep_going, arguments.cores) == ("greedy", True, 2)
+    default = called(monkeypatch, "--snakefile", str(ROOT / "Snakefile"))
+    assert default.configfile == []
+
+
+def test_a_missing_config_file_is_one_line_of_the_command_too(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "snakemake", "-n", "--configfile", str(tmp_path / "no.yaml"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == [f"error: {tmp_path}/no.yaml: there is no such config file"]

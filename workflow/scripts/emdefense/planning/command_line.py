@@ -1,8 +1,9 @@
 """The options with which a study is named, as Snakemake has them: ``--configfile`` and ``--config``."""
 
 import argparse
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from emdefense.config.load import parse_study, read_config
 from emdefense.config.study import Study
-from emdefense.errors import InputError
+from emdefense.errors import InputError, refuse
 
 DEFAULT = "config.yaml"
 
@@ -35,6 +36,24 @@ def named_study(arguments: argparse.Namespace) -> Study:
     for entry in arguments.config or []:
         _update(merged, _entry(entry))
     return parse_study(merged, " + ".join(map(str, files)))
+
+
+def check_given(words: Sequence[str]) -> None:
+    """Read the config files and entries of a `snakemake` command; end in one line if one cannot be read.
+
+    The default profile calls this, before Snakemake reads them itself.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", type=Path, nargs="+", default=[])
+    parser.add_argument("--config", "-C", nargs="*", default=[])
+    given, _ = parser.parse_known_args(words)
+    try:
+        for path in given.configfile:
+            read_config(path)
+        for entry in given.config:
+            _entry(entry)
+    except InputError as error:
+        refuse(error)
 
 
 def snakemake_command(arguments: argparse.Namespace, *more: str) -> str:
@@ -63,8 +82,8 @@ def _update(config: dict[str, Any], new: Mapping[str, Any]) -> None:
 def _entry(entry: str) -> dict[str, Any]:
     """Return one KEY=VALUE as Snakemake reads it: a number, a boolean, YAML of strings, or the text itself."""
     key, equals, text = entry.partition("=")
-    if not equals or not key:
-        raise InputError(f"--config {entry}: write KEY=VALUE")
+    if not equals or not re.fullmatch(r"[a-zA-Z_][\w-]*\w", key):
+        raise InputError(f"--config {entry}: write KEY=VALUE, such as seeds=[0]; a value with spaces in quotes")
     text = text.strip("'\"")
     if not text:
         return {key: None}
