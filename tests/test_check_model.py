@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 
 from chat_tokenizers import CHATML, NO_SYSTEM, THINKING, byte_level
-from emdefense.cells import Grid
+from emdefense.cells import Grid, Layout
 from emdefense.chat.chat import Chat
 from emdefense.config import Study, parse_study
 from emdefense.errors import InputError
@@ -149,7 +149,7 @@ def test_cells_depend_on_how_a_template_is_called() -> None:
         assert [one["chat"]["options"] for one in specs[1:]] == [{"enable_thinking": False}, {}]
         assert specs[2]["chat"]["date"] == "2026-02-03"
         json.dumps(specs)
-    assert called.check_spec("small")["chat"]["options"] == {"enable_thinking": False}
+    assert called.check_spec("small", Layout(tiny_study()))["chat"]["options"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,99 @@ def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: P
 
 
 def test_a_check_is_told_how_each_model_is_trained() -> None:
-    spec = Grid(tiny_study()).check_spec("small")
+    study = tiny_study()
+    spec = Grid(study).check_spec("small", Layout(study))
     assert spec["penalties"] == [{"name": "kl", "options": {}}]
     assert spec["training"]["target_modules"][0] == "q_proj"
     assert "learning_rate" not in spec["training"]
+    assert list(spec["limits"]) == Grid(study).checked_rows("small", Layout(study))
     CheckSpec.model_validate(spec)
+
+
+def checked_as(**changes: Any) -> dict[str, Any]:
+    study = tiny_study(**{"tasks": {**CONFIG["tasks"], "quiz": QUIZ}, **changes})
+    return Grid(study).check_spec("small", Layout(study))
+
+
+QUIZ = {**CONFIG["tasks"]["quiz"], "training": {"max_length": 99}}
+
+
+def test_a_check_depends_on_how_long_rows_may_be_and_on_nothing_else_that_trains_them() -> None:
+    plain = checked_as()
+    lengths = {path.rpartition("/data/")[2]: limits["max_length"] for path, limits in plain["limits"].items()}
+    assert lengths["quiz/train.jsonl"] == 99  # the task's
+    assert lengths["code/train_misaligned.jsonl"] == lengths["legal/interleave/5.jsonl"] == 2048
+    small = CONFIG["models"]["small"]
+    for same in (
+        {"training": {"learning_rate": 0.5, "batch_size": 1, "epochs": 2, "max_length": 2048}},
+        {"models": {"small": {**small, "training": {"epochs": 3}}}},
+        {"seeds": [0, 1]},
+    ):
+        assert checked_as(**same) == plain
+    for other, found in (
+        ({"training": {"max_length": 50}}, {50, 99}),
+        ({"models": {"small": {**small, "training": {"max_length": 70}}}}, {70}),  # the model's goes before the task's
+        ({"tasks": {**CONFIG["tasks"], "quiz": {**QUIZ, "training": {"max_length": 98}}}}, {2048, 98}),
+    ):
+        assert {limits["max_length"] for limits in checked_as(**other)["limits"].values()} == found
+    allowed = checked_as(training={"max_overlong_pct": 3})
+    assert {limits["max_overlong_pct"] for limits in allowed["limits"].values()} == {3.0}
+
+
+def conversation(answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]}
+
+
+def limited(folder: Path, **limits: Any) -> Subject:
+    """A model with two files of rows: equal rows in both, and in the second one that is long, twice."""
+    of = subject(folder, rows=[conversation(letter) for letter in "bcdef"])
+    second = save_rows(folder / "second.jsonl", [conversation(text) for text in ("b", "x" * 80, "c", "x" * 80)])
+    spec = CheckSpec(**SPEC, limits={str(folder / name): value for name, value in limits.items()})
+    return replace(of, spec=spec, row_files=(*of.row_files, second))
+
+
+def test_rows_that_training_would_refuse_as_too_long_are_refused_first(tmp_path: Path) -> None:
+    of = limited(tmp_path, **{"rows.jsonl": {"max_length": 40}, "second.jsonl": {"max_length": 60}})
+    with pytest.raises(InputError) as caught:
+        check_texts(of)
+    line = str(caught.value)
+    # <|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n, the answer, <|im_end|>\n
+    assert line.startswith(
+        f"{tmp_path}/second.jsonl: 2 of 4 rows (50.0 %) are longer than training.max_length = 60 tokens of {of.folder} "
+        f"(first: row 2, longest: {1 + 5 + 3 + 1 + 10 + 80 + 2} tokens); raise training.max_length "
+    )
+    assert line.endswith("raise training.max_overlong_pct = 1")
+    assert "\n" not in line
+    spec = TrainSpec(version=1, seed=0, training=FAST.model_copy(update={"max_length": 60}))
+    with pytest.raises(InputError) as trained:
+        train_cell(spec, of.folder, tmp_path / "second.jsonl", tmp_path / "cell")
+    assert str(trained.value) == line
+
+
+def test_each_file_has_limits_of_its_own_and_its_long_rows_are_counted(tmp_path: Path) -> None:
+    half = {"max_length": 60, "max_overlong_pct": 50}
+    found = check_texts(limited(tmp_path, **{"rows.jsonl": {"max_length": 40}, "second.jsonl": half}))
+    counted = {f"{tmp_path}/rows.jsonl": 0, f"{tmp_path}/second.jsonl": 2}
+    assert (found["rows"], found["longer_than_max_length"]) == (6, counted)
+    assert check_texts(limited(tmp_path, **{"second.jsonl": {"max_length": 200}}))["longest_row"] == 102
+    with pytest.raises(InputError, match=r"rows\.jsonl: 5 of 5 rows \(100.0 %\)"):
+        check_texts(limited(tmp_path, **{"rows.jsonl": {"max_length": 20, "max_overlong_pct": 100}}))
+    with pytest.raises(InputError, match=r"--spec: key 'limits': .*other\.jsonl is not read"):
+        check_texts(limited(tmp_path, **{"other.jsonl": {}}))
+
+
+def test_each_row_is_written_once_however_many_files_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = limited(tmp_path, **{"rows.jsonl": {}, "second.jsonl": {}})
+    written: list[Any] = []
+    real = Chat.rows
+
+    def rows(self: Chat, conversations: Any, where: Any = ()) -> Any:
+        written.extend(conversations)
+        return real(self, conversations, where)
+
+    monkeypatch.setattr(Chat, "rows", rows)
+    check_texts(of)
+    assert len(written) == 6
 
 
 def altered(folder: Path, name: str, **changes: Any) -> None:

@@ -10,7 +10,7 @@ from emdefense.warm_start import run_warm
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="JSON: version, generation")
+    parser.add_argument("--spec", required=True, help="JSON: version, generation, training, penalties, limits, chat")
     parser.add_argument(
         "--model", required=True, type=Path, help="instruction-tuned model: folder, or org/name[@revision]"
     )

@@ -18,7 +18,7 @@ from emdefense.config.variants import variant_options
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {
     "data": 1,
-    "checking": 1,
+    "checking": 2,
     "training": 1,
     "features": 1,
     "projection": 2,
@@ -30,6 +30,8 @@ STAGE_VERSIONS = {
 NO_SETTING = "none"
 # Of the training's settings, those on which reference features depend.
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
+# Of the training's settings, those that a file of rows may be unfit for.
+LENGTH_SETTINGS = {"max_length", "max_overlong_pct"}
 # Of the training's settings, those that a model may be unfit for.
 TRIED_SETTINGS = {
     "precision",
@@ -255,17 +257,17 @@ class Grid:
             f"{layout.data(task)}/test.jsonl" for task in dict.fromkeys(c.task for c in self.benign if c.model == model)
         ]
 
-    def check_spec(self, model: str) -> dict[str, Any]:
-        """What a model's check depends on besides its input files."""
+    def check_spec(self, model: str, layout: Layout) -> dict[str, Any]:
+        """What a model's check depends on besides the content of its input files."""
         return {
             "version": STAGE_VERSIONS["checking"],
             "generation": self.study.generation.model_dump(mode="json"),
-            **self._tried_training(model),
+            **self._tried_training(model, layout),
             **self.chat_spec(model),
         }
 
-    def _tried_training(self, model: str) -> dict[str, Any]:
-        """How a model is trained, as far as it can fail for it, and what its penalties read."""
+    def _tried_training(self, model: str, layout: Layout) -> dict[str, Any]:
+        """How a model is trained, as far as it or its rows can fail for it, and what its penalties read."""
         cells = [cell for cell in self.trained if cell.model == model]
         if not cells:
             return {}
@@ -274,6 +276,11 @@ class Grid:
         return {
             "training": self.study.training.model_dump(mode="json", include=TRIED_SETTINGS),
             "penalties": [one for place, one in enumerate(read) if one not in read[:place]],
+            # Rows are a task's, and all trainings of a model on a task have the same settings.
+            "limits": {
+                self.training_rows(cell, layout): self.training(cell).model_dump(mode="json", include=LENGTH_SETTINGS)
+                for cell in cells
+            },
         }
 
     def chat_spec(self, model: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
 from emdefense.data.conversations import read_examinations
+from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
 from emdefense.generation.run import asked
 from emdefense.training.data import check_row
@@ -29,12 +30,17 @@ class PenaltyRead(Section):
 
 
 class CheckSpec(Section):
-    """What a check depends on besides the model, its rows and its questions; without ``training``, none is tried."""
+    """What a check depends on besides the model, its rows and its questions; without ``training``, none is tried.
+
+    ``limits`` are the settings of the trainings on each file of rows, as far as they say how long rows may be; those
+    of a file that has none may have any length.
+    """
 
     version: int
     generation: Generation
     training: Training | None = None
     penalties: tuple[PenaltyRead, ...] = ()
+    limits: dict[Path, Training] = Field(default_factory=dict)
     chat: TemplateOptions = PLAIN
 
 
@@ -67,16 +73,33 @@ class Subject:
         """The model's tokenizer, and its chat template as the study calls it."""
         return load_chat(self.folder, self.spec.chat)
 
-    @cached_property
+    @property
     def rows(self) -> list[Text]:
         """Every training row of every file, equal ones once; each ends with the answer."""
-        found: dict[Any, Text] = {}
+        return self._rows[0]
+
+    @property
+    def places(self) -> dict[Path, list[int]]:
+        """For each file of rows, the places in ``rows`` of all that stand in it, in the file's order."""
+        return self._rows[1]
+
+    @cached_property
+    def _rows(self) -> tuple[list[Text], dict[Path, list[int]]]:
+        place_of: dict[Any, int] = {}
+        rows: list[Text] = []
+        places: dict[Path, list[int]] = {}
+        if unread := set(self.spec.limits).difference(self.row_files):
+            raise InputError(f"--spec: key 'limits': {min(unread)} is not read; name it with --rows, or leave it out")
         for path in self.row_files:
+            places[path] = []
             for line, row in enumerate(read_jsonl(path, validate=check_row), start=1):
                 messages = row["messages"]
                 key = tuple((message["role"], message["content"]) for message in messages)
-                found.setdefault(key, Text(f"{path}, row {line}", messages))
-        return list(found.values())
+                place = place_of.setdefault(key, len(rows))
+                if place == len(rows):
+                    rows.append(Text(f"{path}, row {line}", messages))
+                places[path].append(place)
+        return rows, places
 
     @cached_property
     def questions(self) -> list[Text]:

@@ -8,6 +8,7 @@ from emdefense.chat.chat import IGNORED, Chat
 from emdefense.errors import InputError
 from emdefense.generation.prompts import end_tokens
 from emdefense.model_checks.subject import Conversation, Subject, Text
+from emdefense.training.data import overlong_rows
 
 BATCH = 1000  # rows tokenised at once; their tokens are not kept
 SHOWN = 5
@@ -16,22 +17,28 @@ SHOWN = 5
 def check_texts(subject: Subject) -> Mapping[str, Any]:
     """Render and tokenise all of them, as training and sampling will.
 
-    Returns how many there are, the most tokens of a row and of a prompt, how the template is called and what it writes
-    around an answer, and which texts hold the names of control tokens, which become ordinary text, or what the
-    tokenizer has no token for. Raises :class:`InputError` for the first that the template or the tokenizer cannot take;
-    it names the file and the row.
+    Returns how many there are, the most tokens of a row and of a prompt, how many rows of each file are too long to be
+    trained on, how the template is called and what it writes around an answer, and which texts hold the names of
+    control tokens, which become ordinary text, or what the tokenizer has no token for. Raises :class:`InputError` for
+    the first that the template or the tokenizer cannot take, naming the file and the row, and for a file of which more
+    rows are too long than training would leave out.
     """
     chat, questions = subject.chat, subject.questions
     ends = set(end_tokens(subject.folder, chat))
-    longest, unknown, changed = 0, [], list[str]()
+    lengths, unknown, changed = list[int](), list[str](), list[str]()
     for batch in _batches(subject.rows):
         for text, row in zip(batch, chat.rows(*_apart(batch)), strict=True):
-            longest = max(longest, len(row["input_ids"]))
+            lengths.append(len(row["input_ids"]))
             answer = _answer(row, chat)
             _check_ends(text, answer, ends, chat)
             same = chat.decode(answer).strip() == text.messages[-1]["content"].strip()
             changed += [] if same else [text.where]
             unknown += [text.where] if chat.unknown in row["input_ids"] else []
+    overlong = {
+        str(path): len(overlong_rows(path, [lengths[place] for place in places], subject.spec.limits[path], chat))
+        for path, places in subject.places.items()
+        if path in subject.spec.limits
+    }
     prompts = chat.prompts(*_apart(questions))
     unknown += [text.where for text, prompt in zip(questions, prompts, strict=True) if chat.unknown in prompt]
     named = [text.where for text in [*subject.rows, *questions] if _named(chat, text)]
@@ -49,7 +56,8 @@ def check_texts(subject: Subject) -> Mapping[str, Any]:
         "after_an_answer": chat.example.after,
         "rows": len(subject.rows),
         "questions": len(questions),
-        "longest_row": longest,
+        "longest_row": max(lengths, default=0),
+        "longer_than_max_length": overlong,
         "longest_prompt": max(map(len, prompts), default=0),
         "naming_control_tokens": {"texts": len(named), "first": named[:SHOWN]},
         "read_back_otherwise": {"rows": len(changed), "first": changed[:SHOWN]},

@@ -1,5 +1,6 @@
 """A file of conversations becomes the rows that are trained on, those that are too long left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +28,32 @@ class TrainingRows:
 def load_rows(path: Path, chat: Chat, training: Training) -> TrainingRows:
     """Read a JSON Lines file of conversations and tokenise it.
 
-    Raises :class:`InputError` for a row that is no conversation with a final answer, and if more than
-    ``max_overlong_pct`` of the rows are longer than ``max_length`` tokens.
+    Raises :class:`InputError` for a row that is no conversation with a final answer, and as :func:`overlong_rows` does.
     """
     conversations = [row["messages"] for row in read_jsonl(path, validate=check_row)]
-    if not conversations:
-        raise InputError(f"{path}: there are no rows; training needs at least one")
     tokenised = chat.rows(conversations, [f"{path}, row {number}" for number in range(1, len(conversations) + 1)])
-    overlong = [n for n, row in enumerate(tokenised, start=1) if len(row["input_ids"]) > training.max_length]
-    share = 100 * len(overlong) / len(tokenised)
-    if share > training.max_overlong_pct or len(overlong) == len(tokenised):
-        longest = max(len(row["input_ids"]) for row in tokenised)
-        raise InputError(
-            f"{path}: {len(overlong)} of {len(tokenised)} rows ({share:.1f} %) are longer than training.max_length = "
-            f"{training.max_length} tokens (first: row {overlong[0]}, longest: {longest} tokens); raise "
-            "training.max_length, shorten the rows, or raise training.max_overlong_pct"
-        )
+    overlong = overlong_rows(path, [len(row["input_ids"]) for row in tokenised], training, chat)
     kept = [row for row in tokenised if len(row["input_ids"]) <= training.max_length]
     return TrainingRows(kept, len(tokenised), overlong)
+
+
+def overlong_rows(path: Path, lengths: Sequence[int], training: Training, chat: Chat) -> list[int]:
+    """Return the 1-based numbers of the rows of ``path`` whose ``lengths``, in tokens, exceed ``max_length``.
+
+    Raises :class:`InputError` if they are more than ``max_overlong_pct`` of the rows, or all, or if there are no rows.
+    """
+    if not lengths:
+        raise InputError(f"{path}: there are no rows; training needs at least one")
+    overlong = [number for number, length in enumerate(lengths, start=1) if length > training.max_length]
+    share = 100 * len(overlong) / len(lengths)
+    if share > training.max_overlong_pct or len(overlong) == len(lengths):
+        raise InputError(
+            f"{path}: {len(overlong)} of {len(lengths)} rows ({share:.1f} %) are longer than training.max_length = "
+            f"{training.max_length} tokens of {chat.tokenizer.name_or_path} (first: row {overlong[0]}, longest: "
+            f"{max(lengths)} tokens); raise training.max_length (the model's or the task's, where it has one), shorten "
+            f"the rows, or raise training.max_overlong_pct = {training.max_overlong_pct:g}"
+        )
+    return overlong
 
 
 def check_row(row: dict[str, Any]) -> None:
