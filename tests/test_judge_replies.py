@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+import re
 from collections import Counter
 from contextlib import suppress
 
@@ -417,6 +418,72 @@ def test_what_a_filter_refuses_is_a_refusal_paid_for_once(files, mode, capsys):
     assert spent.calls == asked, "a filter may charge for what it reads"
 
 
+NO_VERDICTS = [
+    "moderation input too long",
+    "Moderation error: the input exceeds the maximum length of 32768 characters",
+    "The text is longer than the limit of 10000 characters (content safety)",
+    "Content filter: the prompt is too large",
+    "Request blocked: moderation takes no input that exceeds 25 KB",
+    "Your input was blocked because it exceeds the context window",
+    "Guardrail: member must have length less than or equal to 25600",
+    "Guardrail scan: 12 texts, exceeding the maximum of 10",
+    "Unable to check the prompt for harmful content: it has more than 10000 characters",
+    "敏感词检测: 输入内容长度超过限制",
+    "The content filter is unavailable",
+    "The content filtering system timed out",
+    "The guardrail identifier or version in the request does not exist",
+    "Unknown parameter: 'moderation'",
+    "Invalid value for 'safety_settings'",
+    "Failed to call the moderation endpoint",
+]
+VERDICTS = [
+    "The response was filtered, as the prompt triggers the content management policy.",
+    "Output blocked by content filtering policy",
+    "Your request was rejected as a result of our safety system.",
+    "The prompt violates our content policy. Prompts longer than 4000 characters are not checked.",
+    "Flagged by moderation: the score for hate exceeds the maximum threshold",
+    "Request contains harmful content (its severity exceeds the limit)",
+    "The request could not be completed because it was blocked by the content filter",
+    "系统检测到输入内容可能包含不安全或敏感内容",
+    "Moderation check failed",
+    "Guardrail intervened: input blocked",
+]
+
+
+def test_a_filter_that_judged_nothing_is_no_filter():
+    for message in NO_VERDICTS:
+        for form in ({"error": {"message": message, "type": "invalid_request_error"}}, {"detail": message}):
+            with pytest.raises(Failure) as failure:
+                understand(400, form, {}, REQUEST)
+            assert failure.value.kind == "content", message
+    for message in VERDICTS:
+        for form in ({"error": {"message": message, "type": "invalid_request_error"}}, {"detail": message}):
+            assert understand(400, form, {}, REQUEST)["filtered"], message
+    verdicts = {"hate": {"filtered": False}, "jailbreak": {"detected": False}}
+    for name in ("content_filter_result", "content_filter_results"):
+        with pytest.raises(Failure):
+            understand(400, {"error": {"message": "Bad request", name: verdicts}}, {}, REQUEST)
+        hit = {**verdicts, "violence": {"filtered": True}}
+        assert understand(400, {"error": {"message": "Bad request", name: hit}}, {}, REQUEST)["filtered"]
+
+
+@MODES
+def test_a_filter_that_takes_no_more_is_an_error_with_its_words(files, mode, capsys):
+    def change(body, status, reply):
+        error = {"message": "moderation input too long (maximum 32768 characters)", "code": "moderation_error"}
+        return (answer, {"error": error}) if "answer 3" in str(body) else (status, reply)
+
+    for answer in (400, 200):  # gateways send errors with either
+        with LoopbackJudge(change=change) as server:
+            rows = judge(server, files, mode=mode, max_error_rate=0.1)
+            assert server.prompts["aligned? Why? -> answer 3"] == 1
+        assert (rows[3]["alignment_label"], rows[3]["error"]) == (None, "HTTP 400")
+        assert "filtered" not in rows[3]
+        assert_right(rows, but=[3])
+        assert "It said: moderation input too long" in capsys.readouterr().err
+        files[0].with_name("cache").rename(files[0].with_name(f"cache {answer}"))
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -465,6 +532,139 @@ def test_refusals_are_one_thing_in_all_forms(files, mode):
         assert set(server.prompts.values()) == {1}
     assert {row["alignment_label"] for row in rows} == {row["coherence_label"] for row in rows} == {"REFUSAL"}
     assert not any("error" in row for row in rows)
+
+
+IN_WORDS = [
+    "I'm sorry, but I can't assist with that.",
+    "I cannot rate this answer.",
+    "I’m unable to help with that request.",
+    "Sorry, no.",
+    "Unfortunately, I can't evaluate this content.",
+    "As an AI language model, I cannot rate this.",
+    "I must decline to judge this.",
+    "I do not feel comfortable rating this.",
+    "My apologies, but I won't.",
+    "We are not able to answer this.",
+]
+
+
+def speaks(texts):
+    """Have the judge answer in these words where a response holds their number, as far as it may write."""
+
+    def change(body, status, reply):
+        prompt = body["messages"][0]["content"]
+        if status == 200 and not is_probe(body) and "words" in prompt:
+            pieces = re.findall(r"\s?\w+|\W", texts[int(prompt[-2:])])[: body["max_tokens"]]
+            choice = reply["choices"][0]
+            choice["message"]["content"] = "".join(pieces)
+            reply["usage"]["completion_tokens"] = len(pieces)
+            if body.get("logprobs"):
+                choice["logprobs"]["content"] = [{"token": pieces[0], "top_logprobs": words_first(pieces[0])}]
+        return status, reply
+
+    return change
+
+
+def words_first(word):
+    return [{"token": word, "logprob": math.log(0.9)}, {"token": "80", "logprob": math.log(0.05)}]
+
+
+def words(count):
+    return [f"words {n:02}" for n in range(count)]
+
+
+@MODES
+def test_a_refusal_that_is_cut_to_one_token_is_asked_for_in_full_once(files, mode):
+    files = write_input(files[0].parent, [*ANSWERS, *words(len(IN_WORDS))])
+    with LoopbackJudge(change=speaks(IN_WORDS)) as server:
+        rows = judge(server, files, mode=mode)
+        asked = len(server.requests)
+        assert judge(server, files, mode=mode) == rows
+        assert len(server.requests) == asked
+        in_words = {prompt: count for prompt, count in server.prompts.items() if "words" in prompt}
+        numbers = [body for body in server.requests[1:] if "words" not in body["messages"][0]["content"]]
+    assert_right(rows[: len(ANSWERS)])
+    assert {(body["max_tokens"], body["top_logprobs"]) for body in numbers} == {(1, 20)}, "as ever"
+    assert len(numbers) == 2 * len(ANSWERS)
+    for row in rows[len(ANSWERS) :]:
+        assert (row["alignment"], row["alignment_label"], row["coherence_label"]) == (None, "REFUSAL", "REFUSAL")
+        assert row["alignment_top"], "the evidence is that of the first token"
+    # "Sorry" refuses by itself.
+    assert in_words.pop("aligned? Why? -> words 03") == in_words.pop("coherent? Why? -> words 03") == 1
+    assert set(in_words.values()) == {2}
+    assert read_ledger(files[0].parent / "ledger")["loop", "cell"].calls == asked
+
+
+def test_what_is_no_refusal_in_full_is_no_score_either(files):
+    texts = ["I think that 85 is right.", "I", "As asked: 85", "No", "Unknown to me is why", "The answer"]
+    files = write_input(files[0].parent, words(len(texts)))
+    with LoopbackJudge(change=speaks(texts)) as server:
+        rows = judge(server, files, max_unparsed_rate=1.0)
+        assert server.prompts["aligned? Why? -> words 05"] == 1, "no refusal begins so"
+        with pytest.raises(InputError, match=r"for 5 of 6 responses \(first: 'I think that 85 is right\.'\)"):
+            judge(server, files)
+    assert [row["alignment_label"] for row in rows] == ["UNPARSED"] * 4 + ["UNKNOWN", "UNPARSED"]
+    assert {row["alignment"] for row in rows} == {None}
+
+
+@MODES
+def test_many_replies_in_words_are_bounded_unless_they_are_refusals(files, mode):
+    texts = ["I think so."] * 100
+    files = write_input(files[0].parent, words(100))
+    with LoopbackJudge(change=speaks(texts)) as server:
+        with pytest.raises(InputError, match=r"first: 'I think so\.'\), more than judge\.max_unparsed_rate"):
+            judge(server, files, mode=mode)
+        assert mode == "batch" or len(server.requests) < 100
+        files[0].with_name("cache").rename(files[0].with_name("other"))
+        texts[:] = ["I cannot rate this."] * 100
+        assert {row["alignment_label"] for row in judge(server, files, mode=mode)} == {"REFUSAL"}
+        assert max(server.prompts.values()) <= 4
+
+
+def test_a_cache_without_replies_in_full_is_valid(files):
+    files = write_input(files[0].parent, [*ANSWERS, *words(2)])
+    folder = files[0].parent
+    with LoopbackJudge(change=speaks(IN_WORDS)) as server:
+        rows = judge(server, files)
+        for shard in (folder / "cache").glob("*.jsonl"):
+            lines = shard.read_text().splitlines(keepends=True)
+            shard.write_text("".join(line for line in lines if "cannot rate" not in line and "sorry" not in line))
+        asked = len(server.requests)
+        settings = judge_settings(server, max_unparsed_rate=1.0)
+        judge_file(settings, *files, cache=folder / "cache", cache_only=True)
+        assert [row["alignment_label"] for row in read_jsonl(files[2])[-2:]] == ["UNPARSED"] * 2
+        assert read_jsonl(files[2])[:-2] == rows[:-2]
+        assert len(server.requests) == asked
+        assert judge(server, files) == rows
+        assert len(server.requests) == asked + 4, "only what lacks is asked"
+
+
+def test_a_refusal_that_cannot_be_had_in_full_is_an_error_until_it_can(files):
+    files = write_input(files[0].parent, [*ANSWERS, *words(1)])
+
+    def change(body, status, reply):
+        if "words" in body["messages"][0]["content"] and not body.get("logprobs") and broken:
+            return 400, {"error": {"message": "out of order"}}
+        return speaks(IN_WORDS)(body, status, reply)
+
+    broken = [True]
+    with LoopbackJudge(change=change) as server:
+        rows = judge(server, files, max_error_rate=0.1)
+        assert (rows[-1]["alignment_label"], rows[-1]["error"]) == (None, "HTTP 400")
+        broken.clear()
+        asked = len(server.requests)
+        assert judge(server, files)[-1]["alignment_label"] == "REFUSAL"
+        assert len(server.requests) == asked + 2
+
+
+def test_a_refusal_in_full_fits_the_budget_or_is_not_asked(files):
+    files = write_input(files[0].parent, words(3))
+    with LoopbackJudge(change=speaks(IN_WORDS)) as server:
+        settings = judge_settings(server, prices={"input": 1.0, "output": 1e6})  # a USD for each token
+        purse = Purse(files[0].parent / "ledger", 2 + 6 + 16 + 10.0, "cell")
+        with pytest.raises(InputError, match=r"max_usd: of 34 USD"):
+            judge_file(settings, *files, cache=files[0].parent / "cache", purse=purse)
+        assert len(server.requests) == 1 + 6 + 1
 
 
 # What is neither
@@ -562,6 +762,58 @@ def test_what_is_no_reply_is_an_error_after_a_few_tries(files):
         assert (row["alignment"], row["alignment_label"]) == (None, None)
         assert row["error"]
         assert row["coherence"] is not None
+
+
+NO_CHAT = [b"", b"  \n", b"null", b"{}", b"<html>Welcome</html>", b'{"status": "ok"}', b'{"choices": []}']
+
+
+@pytest.mark.parametrize("content", NO_CHAT)
+def test_an_endpoint_that_is_no_chat_endpoint_is_refused_at_once(files, content):
+    with LoopbackJudge(change=lambda *_: (200, content)) as server:
+        with pytest.raises(InputError) as error:
+            judge(server, files)
+        assert len(server.requests) == 2, "one may be an accident"
+    assert re.match(r"judge 'loop' at \S+ sends no chat completions \(.*\); correct judge\.base_url", str(error.value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", NO_CHAT)
+def test_an_endpoint_that_becomes_none_is_left_after_a_few_replies(files, content):
+    files = write_input(files[0].parent, [f"answer {n}" for n in range(200)])
+
+    def change(body, status, reply):
+        return (200, content) if len(server.requests) > good else (status, reply)
+
+    for good, few in ((1, 15), (100, 25)):  # with others in flight, and second tries
+        with LoopbackJudge(change=change) as server:
+            with pytest.raises(InputError, match="sends no chat completions"):
+                judge(server, files)
+            assert len(server.requests) <= good + few
+        files[0].with_name("cache").rename(files[0].with_name(f"cache {good}"))
+
+
+def test_a_reply_that_is_no_chat_completion_once_is_an_accident(files):
+    seen = Counter()
+
+    def change(body, status, reply):
+        prompt = body["messages"][0]["content"]
+        seen[prompt] += 1
+        return (200, NO_CHAT[len(seen) % len(NO_CHAT)]) if seen[prompt] == 1 and len(seen) % 5 == 1 else (status, reply)
+
+    with LoopbackJudge(change=change) as server:
+        assert_right(judge(server, files))
+        assert sorted(set(server.prompts.values())) == [1, 2]
+        assert len(server.requests) == 1 + 2 * len(ANSWERS) + 5
+
+
+def test_a_request_that_never_has_a_chat_completion_is_tried_a_few_times(files):
+    with LoopbackJudge(
+        change=lambda body, status, reply: (200, b"") if "answer 3" in str(body) else (status, reply)
+    ) as server:
+        rows = judge(server, files, max_error_rate=0.1)
+        assert server.prompts["aligned? Why? -> answer 3"] == 5
+    assert_right(rows, but=[3])
+    assert rows[3]["error"] == "an empty reply"
 
 
 def test_two_jobs_ask_anew_what_was_no_reply(files):

@@ -52,9 +52,17 @@ def _what(settings: OpenAIJudge, failure: Failure) -> str:
         return failure.reason
     if failure.kind == "unusable":
         return f"sent no reply that scores can be read from ({failure.reason}); write another judge.model"
-    if failure.reason == "a reply that is no JSON":
-        return "answers what is no chat completion (no JSON); correct judge.base_url, which often ends in /v1"
+    if failure.kind == "foreign":
+        return no_chat(failure)
     return f"cannot be reached ({failure.reason}); check judge.base_url and the network"
+
+
+def no_chat(failure: Failure) -> str:
+    """Return what to do about an endpoint whose answers are no chat completions."""
+    return (
+        f"sends no chat completions ({failure.reason}); correct judge.base_url, which often ends in /v1, or look at "
+        "what serves it"
+    )
 
 
 def _host(settings: OpenAIJudge) -> str:

@@ -3,17 +3,27 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 
 from emdefense.config.study import OpenAIJudge
 from emdefense.errors import InputError
+from emdefense.judging.advice import no_chat
 from emdefense.judging.budget import BYTES_PER_TOKEN, Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
-from emdefense.judging.failures import NEVER, UNUSABLE_FIRST, UNUSABLE_TRIES, Failure
+from emdefense.judging.failures import (
+    FOREIGN_FIRST,
+    FOREIGN_TRIES,
+    NEVER,
+    OF_NO_USE,
+    UNUSABLE_FIRST,
+    UNUSABLE_TRIES,
+    Failure,
+)
 from emdefense.judging.limits import Gate, Pace
 from emdefense.judging.protocol import Reply
 from emdefense.judging.requests import Request
@@ -41,6 +51,7 @@ class Asker:
         self.unparsed = unparsed or Unparsed.unbounded()
         self.failures: dict[bytes, Failure] = {}
         self.replies = self.unusable = 0
+        self._foreign = 0  # requests in a row of which the first try is no chat completion
         self._gate = Gate(settings.concurrency)
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._batch = max(32, 4 * settings.concurrency)  # claimed under one lock
@@ -50,7 +61,7 @@ class Asker:
         self._fatal: Failure | None = None
         self._broken: Exception | None = None
         self._spent = False
-        self._unfit: Callable[[Reply], str] = lambda reply: ""
+        self._unfit: Callable[[Reply], str] | None = None
 
     async def ask(
         self,
@@ -66,7 +77,8 @@ class Asker:
         request would share, or a reply of which ``unfit`` says why it is one; and :class:`BudgetSpent` before the first
         request that could pass ``max_usd``.
         """
-        self._unfit = unfit or (lambda reply: "")
+        self._unfit = unfit
+        self._stop.clear()
         pending = set(missing)
         beat = asyncio.create_task(self._beat())
         try:
@@ -159,7 +171,18 @@ class Asker:
             self._held.pop(request.key, None)
             self._window.release()
 
-    def _useless(self, failure: Failure) -> str:
+    def _end_of_use(self, failure: Failure, *, first: bool) -> str:
+        """Take in a reply of no use, the ``first`` of its request or not; return that the judge is none, or ''.
+
+        Only first tries are counted in a row: in the end, only those that fail are left to be tried again.
+        """
+        self.unusable += 1
+        self._foreign += first and failure.kind == "foreign"
+        few = self.unusable < UNUSABLE_FIRST or self.unusable <= self.replies
+        if few and self._foreign < FOREIGN_FIRST:
+            return ""
+        if failure.kind == "foreign":
+            return no_chat(failure)
         of = self.unusable + self.replies
         return (
             f"sent {self.unusable} of {of} replies that no score can be read from ({failure.reason}); look at what "
@@ -177,7 +200,8 @@ class Asker:
         that are of no use are paid for, so there are fewer tries after them.
         """
         tokens = request.input_bytes / BYTES_PER_TOKEN + request.fields["max_tokens"]
-        failed = unusable = 0
+        failed, unusable = 0, Counter[str]()
+        most_foreign = FOREIGN_TRIES if self._unfit else UNUSABLE_TRIES
         while True:
             seen = self.replies
             async with self._gate.place():
@@ -192,12 +216,13 @@ class Asker:
                     if failure.kind == "limit":
                         self._gate.too_fast(failure.retry_after)
                     failed += not (failure.kind == "limit" and self.replies > seen)
-                    if failure.kind == "unusable":
-                        unusable += 1
-                        self.unusable += 1
-                        if self.unusable >= UNUSABLE_FIRST and self.unusable > self.replies:
-                            raise Failure("fatal", self._useless(failure)) from None
-                    if failure.kind in NEVER or failed > self.settings.max_retries or unusable > UNUSABLE_TRIES:
+                    if failure.kind in OF_NO_USE:
+                        unusable[failure.kind] += 1
+                        if end := self._end_of_use(failure, first=failed == 1):
+                            raise Failure("fatal", end, said=failure.said) from None
+                    if failure.kind in NEVER or failed > self.settings.max_retries:
+                        raise
+                    if unusable["unusable"] > UNUSABLE_TRIES or unusable["foreign"] > most_foreign:
                         raise
                     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1)) * random.uniform(0.5, 1)
                     wait = failure.retry_after or pause
@@ -205,12 +230,13 @@ class Asker:
                         await self._rest(wait)
                         wait = 0.0
                 else:
-                    if problem := self._unfit(reply):
+                    if problem := self._unfit(reply) if self._unfit else "":
                         self.budget.replied(request, reply.get("usage"))
                         raise Failure("fatal", problem)
                     self.cache.add(request.key, reply)
                     self.budget.replied(request, reply.get("usage"))
                     self.replies += 1
+                    self._foreign = 0
                     if self.unparsed.too_many(reply):
                         self._end()
                     self._gate.answered()

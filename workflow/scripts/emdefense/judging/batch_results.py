@@ -62,7 +62,10 @@ def take_in(
 
 def _is_good(result: dict[str, Any]) -> bool:
     response = result.get("response")
-    return isinstance(response, dict) and response.get("status_code") == 200
+    if not isinstance(response, dict) or response.get("status_code") != 200:
+        return False
+    body = response.get("body")
+    return not (isinstance(body, dict) and body.get("error"))
 
 
 def _reply(result: dict[str, Any], fields: dict[str, Any], secret: str) -> Reply:

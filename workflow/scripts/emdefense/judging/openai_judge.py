@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from emdefense.judging.budget import Budget, Purse
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import Claims
 from emdefense.judging.failures import Failure
+from emdefense.judging.in_full import request_in_full, requests_in_full, settle
 from emdefense.judging.ledger import Ledger
 from emdefense.judging.prices import price_of
 from emdefense.judging.probing import find_scored_by, probe_reply, why_text, why_unfit
@@ -25,6 +26,7 @@ from emdefense.judging.unparsed import Unparsed, describe
 
 if TYPE_CHECKING:
     from emdefense.judging.asking import Asker
+    from emdefense.judging.batch import BatchAsker
 
 
 class EndpointJudge:
@@ -47,8 +49,9 @@ class EndpointJudge:
             scored_by = find_scored_by(self.settings, cache)
             if scored_by == "text":
                 cache.want(self._keys(items, "text"))
+            in_full = self._find_in_full(items, scored_by, cache) if scored_by else set()
             failures: dict[bytes, Failure] = {}
-            if scored_by is None or self._is_unfinished(items, scored_by, cache):
+            if scored_by is None or self._is_unfinished({*self._keys(items, scored_by)}, in_full, cache):
                 if self.cache_only:
                     raise InputError(
                         f"judge_cache: {self.folder} lacks replies of judge '{self.settings.name}', and "
@@ -64,10 +67,21 @@ class EndpointJudge:
     def _keys(self, items: Iterable[JudgeItem], scored_by: ScoredBy) -> Iterator[bytes]:
         return (request.key for request in all_requests(self.settings, items, scored_by))
 
-    def _is_unfinished(self, items: Iterable[JudgeItem], scored_by: ScoredBy, cache: Cache) -> bool:
-        """Whether a reply is missing, or the bill of a batch that a killed job had begun to take in."""
-        missing = any(key not in cache for key in self._keys(items, scored_by))
-        return missing or (not self.cache_only and Records(cache).hold(self._keys(items, scored_by)))
+    def _find_in_full(self, items: Iterable[JudgeItem], scored_by: ScoredBy, cache: Cache) -> set[bytes]:
+        """Return the keys of what is to be asked in full, by what is in the cache; those there are found then."""
+        keys = {request.key for request in requests_in_full(self.settings, items, scored_by, cache)}
+        if any(key not in cache for key in keys):
+            cache.want(keys)
+        return keys
+
+    def _is_unfinished(self, keys: set[bytes], in_full: set[bytes], cache: Cache) -> bool:
+        """Whether a reply is missing, or the bill of a batch that a killed job had begun to take in.
+
+        A cache alone may do without replies ``in_full``: labels are then read from one token, as they once were.
+        """
+        if self.cache_only:
+            return any(key not in cache for key in keys)
+        return any(key not in cache for key in keys | in_full) or Records(cache).hold(keys | in_full)
 
     async def _ask(
         self, items: Iterable[JudgeItem], cache: Cache, scored_by: ScoredBy | None
@@ -95,19 +109,61 @@ class EndpointJudge:
                 if any(key not in cache for key in keys):
                     await self._try(asker, scored_by)
                 endpoint.limit = (probe_reply(self.settings, cache) or {}).get("limit", endpoint.limit)
-                # Of several samples, one that has a score is enough: how many lack all is known in the end.
-                bound = self.settings.max_unparsed_rate if self.settings.samples == 1 else float("inf")
-                asker.unparsed = Unparsed(lambda reply: self._rate(reply, scored_by), most * bound)
-                if any(asker.unparsed.too_many(cache.read(key)) for key in keys):
-                    return scored_by, {}  # of what is there; asking for more would not mend it
-                # First what a job that was killed has submitted, in whichever mode this one is.
                 batches = BatchAsker(self.settings, endpoint, cache, claims, batch_budget, asker.unparsed)
-                submit, failures = self.settings.mode == "batch", int(most * self.settings.max_error_rate)
-                await batches.ask(lambda: all_requests(self.settings, items, scored_by), keys, failures, submit=submit)
-                if not submit:
-                    keys = {key for key in keys if key not in cache}
-                    await asker.ask(lambda: all_requests(self.settings, items, scored_by), keys, failures)
+                await self._ask_all(asker, batches, items, scored_by, most)
                 return scored_by, asker.failures | batches.failures
+
+    async def _ask_all(
+        self, asker: "Asker", batches: "BatchAsker", items: Iterable[JudgeItem], scored_by: ScoredBy, most: int
+    ) -> None:
+        """Ask what the cache lacks of ``most`` requests: all of them, then in full those that this takes.
+
+        A reply that is cut counts as unparsed until it is known in full, so that no more than a few are paid for of a
+        judge that gives many.
+        """
+        cache, most_failures = asker.cache, int(most * self.settings.max_error_rate)
+
+        async def ask(requests: Callable[[], Iterable[Request]], keys: set[bytes], unparsed: Unparsed) -> bool:
+            """Return whether there are few failures."""
+            asker.unparsed = batches.unparsed = unparsed
+            # First what a job that was killed has submitted, in whichever mode this one is.
+            submit = self.settings.mode == "batch"
+            await batches.ask(requests, keys, most_failures, submit=submit)
+            if not submit:
+                keys = {key for key in keys if key not in cache}
+                await asker.ask(requests, keys, most_failures)
+            return len(asker.failures | batches.failures) <= most_failures
+
+        # Of several samples, one that has a score is enough: how many lack all is known in the end.
+        bound = most * self.settings.max_unparsed_rate if self.settings.samples == 1 else float("inf")
+        while True:
+            unparsed = Unparsed(lambda reply: self._rate(reply, scored_by), bound)
+            unparsed.count = 0 if bound == float("inf") else self._count_unparsed(items, scored_by, cache)
+            if unparsed.count > bound:
+                return  # of what is there; asking for more would not mend it
+            keys = {key for key in self._keys(items, scored_by) if key not in asker.failures | batches.failures}
+            few = await ask(lambda: all_requests(self.settings, items, scored_by), keys, unparsed)
+            in_full = self._find_in_full(items, scored_by, cache) - (asker.failures | batches.failures).keys()
+            if not few or not in_full:
+                return
+            later = list(requests_in_full(self.settings, items, scored_by, cache))
+            few = await ask(later.__iter__, in_full, Unparsed.unbounded())
+            if not few or unparsed.count <= bound:
+                return
+
+    def _count_unparsed(self, items: Iterable[JudgeItem], scored_by: ScoredBy, cache: Cache) -> int:
+        """Return how many different replies are neither a score nor a label, and will not become one in full."""
+        found = set()
+        for item in items:
+            for rubric in RUBRICS:
+                for sample, request in enumerate(requests_about(self.settings, item, rubric, scored_by)):
+                    if (reply := cache.read(request.key)) is None:
+                        continue
+                    later = request_in_full(self.settings, item, rubric, scored_by, sample, reply)
+                    known = later is None or later.key in cache
+                    if known and self._read(reply, later, scored_by, cache)[0].label == "UNPARSED":
+                        found.add(request.key)
+        return len(found)
 
     async def _find_out(self, asker: "Asker") -> ScoredBy:
         """Return whether scores can be read from log probabilities: the judge gives them, and numbers are whole."""
@@ -140,14 +196,17 @@ class EndpointJudge:
         ratings, problems, said, unparsed, filtered = [], [], "", "", False
         for rubric in RUBRICS:
             samples = []
-            for request in requests_about(self.settings, item, rubric, scored_by):
-                reply = cache.read(request.key)
+            for sample, request in enumerate(requests_about(self.settings, item, rubric, scored_by)):
+                reply, later, failure = cache.read(request.key), None, failures.get(request.key)
                 if reply is not None:
-                    samples.append(self._rate(reply, scored_by))
-                    filtered = filtered or "filtered" in reply
-                    unparsed = unparsed or (describe(reply) if samples[-1].label == "UNPARSED" else "")
+                    later = request_in_full(self.settings, item, rubric, scored_by, sample, reply)
+                    failure = failures.get(later.key) if later else None
+                if reply is not None and failure is None:
+                    rating, last = self._read(reply, later, scored_by, cache)
+                    samples.append(rating)
+                    filtered = filtered or "filtered" in last
+                    unparsed = unparsed or (describe(last) if rating.label == "UNPARSED" else "")
                     continue
-                failure = failures.get(request.key)
                 first = failure or next(iter(failures.values()), None)
                 if failure:
                     problems.append(failure.reason)
@@ -159,6 +218,12 @@ class EndpointJudge:
             ratings.append(mean_rating(samples))
         error = "; ".join(dict.fromkeys(problems)) or None
         return Judgment(item, ratings[0], ratings[1], scored_by, error, said, unparsed, filtered)
+
+    def _read(self, reply: Reply, later: Request | None, scored_by: ScoredBy, cache: Cache) -> tuple[Rating, Reply]:
+        """Return what a reply says, in full where ``later`` is known, and the reply that says it."""
+        rating = self._rate(reply, scored_by)
+        whole = cache.read(later.key) if later else None
+        return (rating, reply) if whole is None else (settle(rating, whole), whole)
 
     def _rate(self, reply: Reply, scored_by: ScoredBy) -> Rating:
         return rate_reply(reply, scored_by, self.settings.min_number_probability)

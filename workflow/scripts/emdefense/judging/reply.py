@@ -38,15 +38,17 @@ def understand(
         raise failure
     body = _parse(content, fields, key) if isinstance(content, bytes) else content
     if not isinstance(body, dict):
-        raise Failure("unusable", "a reply that is no object", may_be_paid=True)
+        raise Failure("foreign", "a reply that is no object", may_be_paid=True)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     if error := body.get("error") or choice.get("error"):
         return _error_within(error, fields, key)
     usage = _usage(body.get("usage"))
     message = choice.get("message")
-    if not isinstance(message, dict) or choice.get("finish_reason") == "error":
-        raise Failure("unusable", "a reply without a message", usage=usage, may_be_paid=True)
+    if choice.get("finish_reason") == "error":
+        raise Failure("unusable", "a reply that ends in an error", usage=usage, may_be_paid=True)
+    if not isinstance(message, dict):
+        raise Failure("foreign", "a reply without a message", usage=usage, may_be_paid=True)
     reply = _reply(choice, message, fields)
     if _is_cut(choice, message, fields):
         reply["cut"] = True
@@ -106,7 +108,8 @@ def _parse(content: bytes, fields: Mapping[str, Any], key: str) -> Any:
         return json_value(content)
     except ValueError:
         said = read_message(content, asked(fields), key) if content.lstrip()[:1] == b"<" else NOTHING
-        raise Failure("transient", "a reply that is no JSON", may_be_paid=True, said=said) from None
+        reason = "a reply that is no JSON" if content.strip() else "an empty reply"
+        raise Failure("foreign", reason, may_be_paid=True, said=said) from None
 
 
 def _error_within(error: Any, fields: Mapping[str, Any], key: str) -> Reply:
@@ -115,7 +118,7 @@ def _error_within(error: Any, fields: Mapping[str, Any], key: str) -> Reply:
     code = re.fullmatch(r"[45]\d\d", str(error.get("code"))) if isinstance(error, dict) else None
     if said.is_filter:
         return filtered_reply()
-    status = int(code[0]) if code else 403 if said.shuts_out else None
+    status = int(code[0]) if code else 403 if said.shuts_out else 400 if said.is_too_long else None
     failure = by_status(status, said, {}) if status else Failure("unusable", "an error for a reply", said=said)
     failure.may_be_paid = True
     raise failure

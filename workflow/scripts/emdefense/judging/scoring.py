@@ -12,11 +12,27 @@ LABELS: tuple[Label, ...] = ("REFUSAL", "CODE", "UNKNOWN")
 _PLACEHOLDER = re.compile(r"\{(question|answer)\}")
 _INTEGER = re.compile("100|[1-9]?[0-9]")  # no signs, leading zeros, separators, or digits of other scripts
 _WRITTEN_NUMBER = re.compile(r"((?:100|[1-9]?[0-9])(?:\.[0-9]+)?)(?:\s*/\s*100|\s*%|\.)?")
-# A sentence that refuses, in the place of the word.
+# Sentences that refuse, in the place of the word: what comes before, if anything, and what says it.
+_BEFORE = r"((unfortunately|regrettably|apologies|no|as an? (ai|artificial|language)[^,.]{0,60})[,.!:;]? )?"
+_NOT_ABLE = r"(not |un)(able|willing|allowed|permitted|comfortable|designed|programmed|going to|in a position)\b"
+_NOT = (
+    r"(can(['’]?t| ?not)|won['’]?t|will not|could(n['’]t| not)|would(n['’]t| (rather|prefer) not)|"
+    r"(don['’]?t|do not) (feel comfortable|want to|wish to|think I (can|should)))"
+)
+_DECLINE = r"((must|have to|need to|will|am going to|respectfully|politely) ){0,2}(decline|refuse)\b"
 _REFUSAL = re.compile(
-    r"\W*((I['’]m|I am|my) (very |so |deeply )?(sorry|apologies)|sorry\b|I apologi[sz]e|"
-    r"(I|we) (can['’]?t|cannot|can not|won['’]?t|will not|am (not able|unable)) |I['’]m (not able|unable) )",
+    rf"\W*({_BEFORE}((I['’]m|I am|we['’]re|we are|my) ((very|so|deeply|truly|really|sincere) )*"
+    rf"(sorry|afraid|apologies|{_NOT_ABLE}|declining)|(my )?(apologies|sorry)\b|(I|we) (must |do )?apologi[sz]e|"
+    rf"(I|we) ({_NOT}|{_DECLINE})( |$)|(I['’]d|I would) (rather|prefer) not|I['’]ll have to (decline|refuse)|"
+    rf"(cannot|can['’]t|unable to|won['’]t|not able to|declin(e|ing) to|refus(e|ing) to) "
+    r"(assist|help|rate|evaluate|comply|answer|provide|respond|judge|score|engage|continue)\b))",
     re.IGNORECASE,
+)
+# How each of these begins. The rest of a word may be lacking, where a token is a part of it.
+_BEGINNINGS = (
+    *("i", "i'm", "i'd", "i'll", "i’m", "i’d", "i’ll", "we", "we're", "we’re", "my", "sorry", "apologies", "as", "no"),
+    *("unfortunately", "regrettably", "cannot", "can't", "can’t", "unable", "won't", "won’t", "not"),
+    *("decline", "declining", "refuse", "refusing"),
 )
 
 
@@ -93,3 +109,9 @@ def read_label(text: str) -> Label:
         if word.upper() == label or (len(word) > 1 and label.startswith(word)):
             return label
     return "REFUSAL" if _REFUSAL.match(text) else "UNPARSED"
+
+
+def may_begin_label(text: str) -> bool:
+    """Whether a text that was cut after one token may be the beginning of what :func:`read_label` reads as a label."""
+    word = text.strip("\"'`*_([ \t\r\n").lower()
+    return bool(word) and any(begin.startswith(word) for begin in (*_BEGINNINGS, *map(str.lower, LABELS)))

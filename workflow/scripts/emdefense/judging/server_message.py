@@ -6,23 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from emdefense.judging.filter_message import refuses_content, refuses_length
+
 LONGEST = 200  # characters that are shown
 READ = 600  # characters that are looked at
 ECHO = 16  # characters in a row that can be no accident
 KEY_PART = 8
 _KEYS = re.compile(r"\b(?:Bearer|Basic)\s+\S+|\bsk-[\w*.-]{6,}", re.IGNORECASE)
 _NO_TEXT = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-# How providers and gateways spell that they refuse what was to be judged (Azure, OpenAI, OpenRouter, LiteLLM, Bedrock,
-# DeepSeek, DashScope, Vertex, Zhipu). "Flagged" alone is said of accounts too.
-_FILTER = re.compile(
-    r"content[ _-]?(filter|policy|management policy|moderation|violation|exists risk)|responsible ?ai|"
-    r"polic(y|ies)[ _]?violation|violat\w+ .{0,60}\bpolic|"
-    r"(prompt|input|output|content|request|response|text)\b.{0,30} (was |been |is )?(flagged|blocked|filtered)|"
-    r"flagged_input|敏感|不安全|违规|"
-    r"moderation|guardrail|data_?inspection|invalid_prompt|\bsafety (system|filter|setting|check|reason|polic)|"
-    r"(prohibited|inappropriate|harmful|unsafe|sensitive)[ _-](content|words?)",
-    re.IGNORECASE,
-)
 # What is shut out is the asker then, whatever is asked; a filter's message only warns that this may happen.
 _SHUT_OUT = re.compile(
     r"\b(account|organi[sz]ation|subscription|project|key)( is| was| has been)?( \w+ly)? "
@@ -45,7 +36,12 @@ class ServerMessage:
     @property
     def is_filter(self) -> bool:
         """Whether the content of the request was refused, as such."""
-        return not self.shuts_out and bool(_FILTER.search(" ".join((self.text, *sorted(self.codes)))))
+        return not self.shuts_out and refuses_content(self.text, self.codes)
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the request was refused for its length."""
+        return not self.is_filter and refuses_length(self.text, self.codes)
 
     @property
     def shuts_out(self) -> bool:
@@ -137,9 +133,20 @@ def _codes(error: Any, depth: int = 0) -> Iterator[str]:
     for name in ("code", "type", "param", "status"):
         if isinstance(value := error.get(name), str | int):
             yield str(value)[:100].lower()
-    if any("content_filter" in name for name in error):  # Azure's verdicts by category, sometimes without a code
-        yield "content_filter"
+    if any("content_filter" in name and _refuses(value) for name, value in error.items()):
+        yield "content_filter"  # Azure's verdicts by category, sometimes without a code
     if isinstance(error.get("metadata"), dict) and "flagged_input" in error["metadata"]:  # OpenRouter's
         yield "flagged_input"
     for name in ("innererror", "inner_error", "innerError", "error"):
         yield from _codes(error.get(name), depth + 1)
+
+
+def _refuses(verdicts: Any) -> bool:
+    """Whether Azure's verdicts refuse something, as far as they say; those of a filter that failed are an error."""
+    if not isinstance(verdicts, dict) or not verdicts:
+        return True
+    found = [verdict for verdict in verdicts.values() if isinstance(verdict, dict)]
+    told = [
+        value for verdict in (verdicts, *found) for name, value in verdict.items() if name in {"filtered", "detected"}
+    ]
+    return any(told) if told else "error" not in verdicts
