@@ -50,10 +50,10 @@ def _what(settings: OpenAIJudge, failure: Failure) -> str:
         return f"refused a request {code}; correct judge.model, judge.options or judge.base_url"
     if failure.kind == "fatal":
         return failure.reason
+    if not failure.is_chat:
+        return no_chat(failure)
     if failure.kind == "unusable":
         return f"sent no reply that scores can be read from ({failure.reason}); write another judge.model"
-    if failure.kind == "foreign":
-        return no_chat(failure)
     return f"cannot be reached ({failure.reason}); check judge.base_url and the network"
 
 

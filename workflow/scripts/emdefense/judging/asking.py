@@ -16,10 +16,9 @@ from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import (
-    FOREIGN_FIRST,
-    FOREIGN_TRIES,
     NEVER,
-    OF_NO_USE,
+    NO_CHAT_FIRST,
+    NO_CHAT_TRIES,
     UNUSABLE_FIRST,
     UNUSABLE_TRIES,
     Failure,
@@ -51,7 +50,7 @@ class Asker:
         self.unparsed = unparsed or Unparsed.unbounded()
         self.failures: dict[bytes, Failure] = {}
         self.replies = self.unusable = 0
-        self._foreign = 0  # requests in a row of which the first try is no chat completion
+        self._no_chat = 0  # requests in a row of which the first try is no chat completion
         self._gate = Gate(settings.concurrency)
         self._requests, self._tokens = Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute)
         self._batch = max(32, 4 * settings.concurrency)  # claimed under one lock
@@ -177,11 +176,11 @@ class Asker:
         Only first tries are counted in a row: in the end, only those that fail are left to be tried again.
         """
         self.unusable += 1
-        self._foreign += first and failure.kind == "foreign"
+        self._no_chat += first and not failure.is_chat
         few = self.unusable < UNUSABLE_FIRST or self.unusable <= self.replies
-        if few and self._foreign < FOREIGN_FIRST:
+        if few and self._no_chat < NO_CHAT_FIRST:
             return ""
-        if failure.kind == "foreign":
+        if not failure.is_chat:
             return no_chat(failure)
         of = self.unusable + self.replies
         return (
@@ -200,8 +199,8 @@ class Asker:
         that are of no use are paid for, so there are fewer tries after them.
         """
         tokens = request.input_bytes / BYTES_PER_TOKEN + request.fields["max_tokens"]
-        failed, unusable = 0, Counter[str]()
-        most_foreign = FOREIGN_TRIES if self._unfit else UNUSABLE_TRIES
+        failed, unusable = 0, Counter[bool]()  # by whether they are chat completions
+        most_without_chat = NO_CHAT_TRIES if self._unfit else UNUSABLE_TRIES
         while True:
             seen = self.replies
             async with self._gate.place():
@@ -216,13 +215,13 @@ class Asker:
                     if failure.kind == "limit":
                         self._gate.too_fast(failure.retry_after)
                     failed += not (failure.kind == "limit" and self.replies > seen)
-                    if failure.kind in OF_NO_USE:
-                        unusable[failure.kind] += 1
+                    if failure.kind == "unusable":
+                        unusable[failure.is_chat] += 1
                         if end := self._end_of_use(failure, first=failed == 1):
                             raise Failure("fatal", end, said=failure.said) from None
                     if failure.kind in NEVER or failed > self.settings.max_retries:
                         raise
-                    if unusable["unusable"] > UNUSABLE_TRIES or unusable["foreign"] > most_foreign:
+                    if unusable[True] > UNUSABLE_TRIES or unusable[False] > most_without_chat:
                         raise
                     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, failed - 1)) * random.uniform(0.5, 1)
                     wait = failure.retry_after or pause
@@ -236,7 +235,7 @@ class Asker:
                     self.cache.add(request.key, reply)
                     self.budget.replied(request, reply.get("usage"))
                     self.replies += 1
-                    self._foreign = 0
+                    self._no_chat = 0
                     if self.unparsed.too_many(reply):
                         self._end()
                     self._gate.answered()

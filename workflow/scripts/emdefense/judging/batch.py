@@ -19,7 +19,7 @@ from emdefense.judging.budget import Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
-from emdefense.judging.failures import NEVER, OF_NO_USE, QUOTA, UNUSABLE_FIRST, UNUSABLE_TRIES, Failure
+from emdefense.judging.failures import NEVER, QUOTA, UNUSABLE_FIRST, UNUSABLE_TRIES, Failure
 from emdefense.judging.ledger import Spending
 from emdefense.judging.reply import asked
 from emdefense.judging.requests import Request
@@ -239,7 +239,7 @@ class BatchAsker:
         for failure in failed.values():
             if failure.kind == "fatal":
                 raise InputError(self.endpoint.explain(failure))
-        useless = [failure for failure in failed.values() if failure.kind in OF_NO_USE]
+        useless = [failure for failure in failed.values() if failure.kind == "unusable"]
         if len(useless) >= UNUSABLE_FIRST and 2 * len(useless) > len(record.keys):
             raise InputError(self.endpoint.explain(useless[0]))
 
@@ -256,7 +256,7 @@ class BatchAsker:
     def _count(self, key: bytes, failure: Failure) -> None:
         """Enter a request without a reply; it is asked again, unless that is of no use."""
         self._tries[key] += 1
-        self._unusable[key] += failure.kind in OF_NO_USE
+        self._unusable[key] += failure.kind == "unusable"
         tried = self._tries[key] > self.settings.max_retries or self._unusable[key] > UNUSABLE_TRIES
         if failure.kind in NEVER or tried:
             self.failures[key] = failure

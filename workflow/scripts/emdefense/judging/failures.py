@@ -8,17 +8,16 @@ from typing import Literal
 
 from emdefense.judging.server_message import NOTHING, ServerMessage, read_message
 
-Kind = Literal["fatal", "limit", "transient", "foreign", "unusable", "content", "filtered"]
+Kind = Literal["fatal", "limit", "transient", "unusable", "content", "filtered"]
 QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NO_MONEY = ("credit balance", "insufficient balance", "insufficient credit", "insufficient funds")
 SHUT_OUT = "the account is shut out"
 LONGEST_WAIT = 300.0  # seconds; an endpoint that wants more has a limit by the day
 NEVER = {"fatal", "content", "filtered"}  # kinds that no further try mends
-OF_NO_USE = {"foreign", "unusable"}  # kinds of which something came, and may have been paid for
-UNUSABLE_TRIES = 4  # further ones of a request of which a reply came that is of no use
+UNUSABLE_TRIES = 4  # further ones of a request of which a reply came, and was paid for, that is of no use
 UNUSABLE_FIRST = 5  # that many, and more than there were replies: the judge is no longer what it was
-FOREIGN_TRIES = 1  # further ones of a probe or trial
-FOREIGN_FIRST = 6  # requests in a row of which the first try is: there is no chat endpoint any more
+NO_CHAT_TRIES = 1  # further ones of a probe or trial of which no chat completion came
+NO_CHAT_FIRST = 6  # requests in a row of which the first try gives none: there is no chat endpoint any more
 
 
 @dataclass
@@ -26,12 +25,12 @@ class Failure(Exception):
     """A request without a usable reply.
 
     ``fatal``: every further request would fail alike (key, model, quota). ``limit``: too fast, HTTP 429. ``transient``:
-    may go well the next time (5xx, timeouts, cut connections). ``foreign``: what came with status 200 is no chat
-    completion (empty, no JSON, without a message). ``unusable``: one came that is an error, or without the log
-    probabilities that the judge gave before. ``content``: this request will never go well,
-    others may. ``filtered``: the endpoint refuses what was to be judged, which is an answer. ``reason`` is short and
-    ``said`` is what the endpoint said; neither holds a secret. ``retry_after`` is in seconds. ``usage``: input and
-    output tokens of a reply that came but is of no use. ``may_be_paid``: it may have been answered after all.
+    may go well the next time (5xx, timeouts, cut connections). ``unusable``: a reply came that is not one, or without
+    the log probabilities that the judge gave before; ``is_chat`` is False where it is no chat completion at all (empty,
+    no JSON, without a message). ``content``: this request will never go well, others may. ``filtered``: the endpoint
+    refuses what was to be judged, which is an answer. ``reason`` is short and ``said`` is what the endpoint said;
+    neither holds a secret. ``retry_after`` is in seconds. ``usage``: input and output tokens of a reply that came but
+    is of no use. ``may_be_paid``: it may have been answered after all.
     """
 
     kind: Kind
@@ -41,6 +40,7 @@ class Failure(Exception):
     may_be_paid: bool = False
     status: int | None = None
     said: ServerMessage = NOTHING
+    is_chat: bool = True
 
 
 def classify(error: Exception, asked: str = "", key: str = "") -> Failure:

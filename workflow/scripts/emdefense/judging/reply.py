@@ -38,7 +38,7 @@ def understand(
         raise failure
     body = _parse(content, fields, key) if isinstance(content, bytes) else content
     if not isinstance(body, dict):
-        raise Failure("foreign", "a reply that is no object", may_be_paid=True)
+        raise Failure("unusable", "a reply that is no object", may_be_paid=True, is_chat=False)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     if error := body.get("error") or choice.get("error"):
@@ -48,7 +48,7 @@ def understand(
     if choice.get("finish_reason") == "error":
         raise Failure("unusable", "a reply that ends in an error", usage=usage, may_be_paid=True)
     if not isinstance(message, dict):
-        raise Failure("foreign", "a reply without a message", usage=usage, may_be_paid=True)
+        raise Failure("unusable", "a reply without a message", usage=usage, may_be_paid=True, is_chat=False)
     reply = _reply(choice, message, fields)
     if _is_cut(choice, message, fields):
         reply["cut"] = True
@@ -109,7 +109,7 @@ def _parse(content: bytes, fields: Mapping[str, Any], key: str) -> Any:
     except ValueError:
         said = read_message(content, asked(fields), key) if content.lstrip()[:1] == b"<" else NOTHING
         reason = "a reply that is no JSON" if content.strip() else "an empty reply"
-        raise Failure("foreign", reason, may_be_paid=True, said=said) from None
+        raise Failure("unusable", reason, may_be_paid=True, said=said, is_chat=False) from None
 
 
 def _error_within(error: Any, fields: Mapping[str, Any], key: str) -> Reply:
