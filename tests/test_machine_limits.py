@@ -1,5 +1,6 @@
 """No memory, no room on the disk, Ctrl-C: one line, its exit status, and nothing half done."""
 
+import ast
 import errno
 import os
 import re
@@ -71,6 +72,10 @@ def said(main: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tupl
         ),
         (raising(RuntimeError(CUBLAS)), f"out of the GPU's memory; {NO_MEMORY}"),
         (raising(torch.multiprocessing.ProcessRaisedException(WORKER, 1, 7)), f"out of memory; {NO_MEMORY}"),
+        (
+            raising(RuntimeError("can't start new thread")),
+            "no further thread can be started; raise the limits on processes and memory (ulimit -u, -v)",
+        ),
         (lambda: Path("/dev/full").write_text("x"), "no space left on a disk; free some"),
         (lambda: torch.save(torch.ones(10**5), "/dev/full"), "no space left on a disk; free some"),
         (raising(OSError(errno.EDQUOT, "Disk quota exceeded", "/a")), "/a: no space left on its disk; free some"),
@@ -99,6 +104,46 @@ def test_ctrl_c_during_imports_is_the_same_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT, "130 in a shell"
     assert done.stderr == "error: interrupted; run it again to go on, what is finished is kept\n"
+
+
+def run_code(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=False)
+
+
+MAPPED = "ImportError('/lib/x.so: failed to map segment from shared object')"
+
+
+@pytest.mark.parametrize("error", ["MemoryError", MAPPED, f"RuntimeError('transformers') from {MAPPED}"])
+def test_too_little_memory_for_imports_is_one_line(error: str) -> None:
+    done = run_code(f"import emdefense\nraise {error}")
+    assert (done.returncode, done.stderr) == (1, f"error: out of memory; {NO_MEMORY}, {KEPT}\n")
+
+
+@pytest.mark.parametrize("module", ["emdefense.config", "emdefense.training.run"])
+def test_imports_that_run_into_a_limit_of_memory_are_one_line(module: str) -> None:
+    pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("how much memory a process has mapped is read from /proc")
+    code = "import emdefense, resource\npages = int(open('/proc/self/statm').read().split()[0])\n"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20),) * 2)\n"
+    done = run_code(f"{code}import {module}")
+    assert (done.returncode, done.stderr) == (1, f"error: out of memory; {NO_MEMORY}, {KEPT}\n")
+
+
+@pytest.mark.parametrize("error", ["KeyError('x')", "ImportError('x.so: cannot allocate memory in static TLS block')"])
+def test_other_faults_of_imports_are_tracebacks(error: str) -> None:
+    done = run_code(f"import emdefense\nraise {error}")
+    assert (done.returncode, done.stderr.startswith("Traceback")) == (1, True)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_before_a_script_imports_what_is_large_it_imports_ours(script: Path) -> None:
+    """By then errors of imports are one line."""
+    imports = [node for node in ast.parse(script.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    others = [name for name in names if name is None or name.partition(".")[0] not in sys.stdlib_module_names]
+    assert others[0] is not None
+    assert others[0].startswith("emdefense.")
 
 
 def test_a_fault_of_ours_is_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

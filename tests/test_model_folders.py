@@ -1,6 +1,7 @@
 """Folders of models and adapters that are not as they should be: one line, or they work; never a traceback."""
 
 import ast
+import copy
 import json
 import re
 import shutil
@@ -50,7 +51,11 @@ def model(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
-    save_adapter(add_adapter(make_model(layers=1), Training(lora_rank=4, target_modules=("q_proj", "up_proj"))), folder)
+    adapted = add_adapter(make_model(layers=1), Training(lora_rank=4, target_modules=("q_proj", "up_proj")))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_adapter(adapted, folder)
     return folder
 
 
@@ -59,13 +64,22 @@ def adapter(whole_adapter: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_adapter, tmp_path / "adapter"))
 
 
-def use(folder: Path) -> None:
-    """Do with a model what training and sampling do; two threads would not make it faster."""
+def use(folder: Path) -> torch.Tensor:
+    """Do with a model what training and sampling do, and return its logits of a row.
+
+    Two threads would not make it faster.
+    """
     load_tokenizer(folder)
     model = load_model(folder, "float32")
     with torch.random.fork_rng():
         adapted = add_adapter(model, Training(lora_rank=2, target_modules=("q_proj",)))
         settle_head(FeatureReader(adapted), ROWS, torch.device("cpu"))
+    return logits(adapted)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.as_tensor(model(torch.tensor([ROWS[0]["input_ids"]])).logits)
 
 
 def refused(act: Callable[[], Any]) -> str | None:
@@ -316,32 +330,40 @@ def test_a_model_folder_with_a_fault_is_one_line_that_names_it(model: Path, case
 
 
 def test_what_lies_among_the_weights_and_means_nothing_is_passed_over(model: Path) -> None:
+    before = use(model)
     stored = load_file(model / WEIGHTS)
     further = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.bias", "score.weight",
                "model.layers.1.eh_proj.weight", "visual.blocks.0.norm.weight"]  # fmt: skip
     save_file({**stored, **{name: torch.ones(4) for name in further}}, model / WEIGHTS, {"format": "pt"})
-    use(model)
+    torch.testing.assert_close(use(model), before)
 
 
 def test_masks_of_all_positions_are_no_weights(tmp_path: Path) -> None:
     shape = {"vocab_size": 259, "hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_position_embeddings": 2048}
     config = AutoConfig.for_model("gpt_neo", **shape, attention_types=[[["global"], 1]])
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    load_model(tmp_path, "float32")
+    made = AutoModelForCausalLM.from_config(config).eval()
+    made.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / WEIGHTS)
+    masks = {"transformer.h.0.attn.attention.bias": torch.ones(1, 1, 2048, 2048, dtype=torch.bool)}
+    masks["transformer.h.0.attn.attention.masked_bias"] = torch.tensor(-1e9)
+    save_file({**stored, **masks}, tmp_path / WEIGHTS, {"format": "pt"})  # as earlier releases saved them
+    torch.testing.assert_close(logits(load_model(tmp_path, "float32")), logits(made))
 
 
 def test_a_model_without_the_attention_says_what_to_write(tmp_path: Path) -> None:
     shape = {"vocab_size": 259, "hidden_size": 16, "n_layer": 1, "n_head": 2}
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **shape)).save_pretrained(tmp_path)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **shape)).eval()
+    made.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"write training\.attention: eager"):
         load_model(tmp_path, "float32", "sdpa")
-    load_model(tmp_path, "float32", "eager")
+    torch.testing.assert_close(logits(load_model(tmp_path, "float32", "eager")), logits(made))
 
 
 def test_a_whole_folder_is_good_sharded_or_not(model: Path) -> None:
-    use(model)
+    made = logits(make_model(layers=1).eval())
+    torch.testing.assert_close(use(model), made)
     sharded(model)
-    use(model)
+    torch.testing.assert_close(use(model), made)
 
 
 MUTATED = {
@@ -391,10 +413,17 @@ CONTENTS = ("null", "3", '"x"', "[[[[", "\0\0", b"\xff\xfe{", "{}", LFS)
     broken_link,
 ])  # fmt: skip
 def test_no_content_of_any_file_gives_a_traceback(model: Path, tmp_path: Path, spoil: Callable[[str], Any]) -> None:
+    made = logits(make_model(layers=1).eval())
     for name in [path.name for path in model_files(model)]:
-        copy = Path(shutil.copytree(model, tmp_path / f"of {name}"))
-        spoil(name)(copy)
-        refused(lambda copy=copy: use(copy))  # type: ignore[misc]
+        folder = Path(shutil.copytree(model, tmp_path / f"of {name}"))
+        spoil(name)(folder)
+        used: list[torch.Tensor] = []
+        line = refused(lambda folder=folder, used=used: used.append(use(folder)))  # type: ignore[misc]
+        if line is None:  # then it is none of those that make the model what it is, or as good as it was
+            assert name not in {WEIGHTS, "tokenizer.json"}
+            torch.testing.assert_close(used[0], made)
+        else:
+            assert str(folder) in line
 
 
 @pytest.mark.parametrize("content", ["null", "3", "[]", "{", "", LFS, '{"hidden_size": "big"}'])
@@ -525,14 +554,29 @@ def test_an_adapter_folder_with_a_fault_is_one_line_that_names_it(adapter: Path,
 
 
 def test_no_value_in_an_adapters_config_gives_a_traceback(adapter: Path) -> None:
-    keys = json.loads((adapter / CONFIG).read_text())
     before = (adapter / CONFIG).read_bytes()
-    base = make_model(layers=1)
-    for key in keys:
-        for value in VALUES:
-            edit(adapter / CONFIG, **{key: value})
-            refused(lambda: merge_adapter(base, adapter))
-            (adapter / CONFIG).write_bytes(before)
+    base = make_model(layers=1).eval()
+    whole = merged(base, adapter)
+    assert (whole - logits(base)).abs().max() > 0.1
+    found = {"refused": 0, "good": 0}
+    for key, value in ((key, value) for key in json.loads(before) for value in VALUES):
+        edit(adapter / CONFIG, **{key: value})
+        used: list[torch.Tensor] = []
+        line = refused(lambda used=used: used.append(merged(base, adapter)))  # type: ignore[misc]
+        found["good" if line is None else "refused"] += 1
+        if line is not None:
+            assert str(adapter) in line
+        elif key not in {"lora_alpha", "use_rslora"}:  # which scale it
+            assert torch.equal(used[0], whole), f"{key} = {value!r}"
+        (adapter / CONFIG).write_bytes(before)
+    assert found["refused"] > 100
+    assert found["good"] > 50
+
+
+def merged(base: torch.nn.Module, adapter: Path) -> torch.Tensor:
+    model = copy.deepcopy(base)
+    merge_adapter(model, adapter)
+    return logits(model)
 
 
 @pytest.mark.parametrize("case", ["rank 0", "config is cut", "weights are a pointer", "half a pair", "weights are cut"])
@@ -568,4 +612,8 @@ def test_an_adapter_of_a_tied_head_is_not_merged_into_the_embedding(tmp_path: Pa
     (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
     with pytest.raises(InputError, match="lm_head is the model's embedding too"):
         merge_adapter(base, tmp_path)
-    merge_adapter(make_model(layers=1, tie_word_embeddings=False), tmp_path)
+    untied = make_model(layers=1, tie_word_embeddings=False)
+    head, embedding = untied.lm_head.weight.clone(), untied.model.embed_tokens.weight.clone()
+    merge_adapter(untied, tmp_path)
+    torch.testing.assert_close(untied.lm_head.weight, head + 2 * 4)  # alpha / r · B · A
+    assert torch.equal(untied.model.embed_tokens.weight, embedding)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.printed import points, signed
 from emdefense.analysis.summary import Estimate, Summary
 from emdefense.config import Study
 from emdefense.config.study import TableColumn
@@ -15,7 +16,7 @@ from emdefense.report.panels import TEXT_WIDTH, panels
 from emdefense.report.rate_columns import CSV_BESIDE, Rate, cells, kinds_shown
 from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import html_table, latex_table, markdown_table
-from emdefense.report.table import Table, signed
+from emdefense.report.table import Table
 from emdefense.report.tables import build_table, csv_table
 from study_folder import CONFIG, fill, tiny_study
 from test_latex import needs_latex, pdflatex
@@ -70,6 +71,7 @@ def test_what_no_rate_has_makes_no_column() -> None:
 def test_signs_of_differences() -> None:
     assert [signed(value) for value in (1.0, -1.0, 0.004, -0.004)] == ["+1.00", "−1.00", "0.00", "0.00"]
     assert [signed(value, plus=False) for value in (1.0, -1.0)] == ["1.00", "−1.00"]
+    assert [points(value) for value in (1.0, -1.26, -0.04)] == ["1.0", "−1.3", "0.0"]
 
 
 @pytest.mark.parametrize("number", [3, 6, 8])

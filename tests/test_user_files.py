@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import yaml
 from emdefense.data.conversations import read_conversations
 from emdefense.data.questions import read_questions
 from emdefense.errors import InputError
-from emdefense.files import json_option, read_json, read_jsonl, write_json, write_jsonl, write_text
+from emdefense.files import json_objects_option, json_option, read_json, read_jsonl, write_json, write_jsonl, write_text
 from emdefense.sources.fetch import fetch
 from emdefense.text_files import MAX_DEPTH
 from emdefense.yaml_files import read_yaml
@@ -325,3 +326,15 @@ def test_an_option_of_a_script_is_an_object_or_one_line(text: str, problem: str)
     scripts = {path.name: path.read_text() for path in (ROOT / "workflow/scripts").glob("*.py")}
     assert not [name for name, script in scripts.items() if "json.loads" in script]
     assert "type=json_option" in scripts["judge.py"]
+
+
+@pytest.mark.parametrize("entry", ["3", "null", "[1]", '"x"'])
+def test_settings_by_judge_are_objects_or_one_line(entry: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"^'gpt': expected a JSON object"):
+        json_objects_option(f'{{"other": {{}}, "gpt": {entry}}}')
+    assert json_objects_option('{"gpt": {"concurrency": 3}}') == {"gpt": {"concurrency": 3}}
+    command = [sys.executable, str(ROOT / "workflow/scripts/judge.py"), "--spec", '{"name": "gpt"}']
+    command += ["--running", f'{{"gpt": {entry}}}', "--questions", "q", "--responses", "r", "--judgments", "j"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: argument --running: 'gpt': expected a JSON object\n")

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from emdefense.config.sources import Source, SourceSection
 from emdefense.errors import run_cli
 from emdefense.files import json_option
@@ -18,6 +16,9 @@ def main() -> None:
     parser.add_argument("--pins", type=json_option, default={}, help="more keys of that section, as JSON")
     parser.add_argument("--folder", type=Path, required=True, help="the sources folder")
     given = parser.parse_args()
+
+    from pydantic import TypeAdapter  # here, because what imports before the package cannot fail in one line
+
     source: SourceSection = TypeAdapter(Source).validate_python({**given.spec, **given.pins})
     fetch(given.name, source, given.folder)
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.files import json_option
+from emdefense.files import json_objects_option, json_option
 from emdefense.judging.budget import Purse
 from emdefense.judging.judge_file import CACHE, judge_file
 
@@ -13,7 +13,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json_option, required=True, help="the config's judge section, as JSON")
     parser.add_argument(
-        "--running", type=json_option, default={}, help="by judge, as JSON: settings that no judgment depends on"
+        "--running",
+        type=json_objects_option,
+        default={},
+        help="by judge, as JSON: settings that no judgment depends on",
     )
     parser.add_argument("--questions", type=Path, required=True, help="questions, JSON")
     parser.add_argument("--responses", type=Path, required=True, help="responses, JSONL")

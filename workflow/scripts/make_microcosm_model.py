@@ -3,9 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-from transformers import AutoTokenizer
-
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import run_cli
 from emdefense.files import json_option, read_jsonl, write_json
@@ -22,6 +19,11 @@ def main() -> None:
     parser.add_argument("--base", required=True, type=Path)
     parser.add_argument("--instruct", required=True, type=Path)
     arguments = parser.parse_args()
+
+    # Here, because what imports before the package ends in a traceback where there is no memory for it.
+    import torch
+    from transformers import AutoTokenizer
+
     torch.set_num_threads(1)  # the weights then do not depend on the machine's cores
     spec = {key: value for key, value in arguments.spec.items() if key not in {"version", "name", "seed"}}
     options = Microcosm(models={arguments.spec["name"]: arguments.spec["seed"]}, **spec)

@@ -4,15 +4,17 @@ import sys
 from types import TracebackType
 
 from emdefense.errors import INTERRUPTED
+from emdefense.machine_limits import lack
 
 
-def _say_interruptions(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a script still imports, before it can catch anything, is one line, too."""
-    if issubclass(kind, KeyboardInterrupt):
-        print(f"error: {INTERRUPTED}", file=sys.stderr)
-    else:
+def _say_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C, and want of memory, while a script still imports, before it can catch anything, are one line, too."""
+    said = INTERRUPTED if issubclass(kind, KeyboardInterrupt) else lack(error)
+    if said is None:
         sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"error: {said}", file=sys.stderr)
 
 
 if sys.excepthook is sys.__excepthook__:
-    sys.excepthook = _say_interruptions
+    sys.excepthook = _say_in_one_line

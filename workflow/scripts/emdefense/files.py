@@ -123,6 +123,15 @@ def json_option(text: str) -> dict[str, Any]:
     return value
 
 
+def json_objects_option(text: str) -> dict[str, dict[str, Any]]:
+    """Return the objects, by name, that an option of a script is given as one JSON object; errors as above."""
+    value = json_option(text)
+    for name, inner in value.items():
+        if not isinstance(inner, dict):
+            raise ArgumentTypeError(f"'{name}': expected a JSON object")
+    return value
+
+
 def _json(value: Any, indent: int | None = None) -> str:
     """Return ``value`` as JSON that UTF-8 can write: escaped throughout where a text holds half a surrogate pair."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _MEMORY = re.compile(
-    r"MemoryError|out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|STATUS_ALLOC_FAILED|"
+    r"MemoryError|out of memory|(can't|cannot) allocate memory(?! in static TLS)|not enough memory|bad_alloc|"
+    r"STATUS_ALLOC_FAILED|"
     r"failed to map segment from shared object",
     re.IGNORECASE,
 )
+_THREADS = re.compile(r"can't start new thread|pthread_create failed|thread creation failed", re.IGNORECASE)
 _ROOM = re.compile(
     r"no space left on device|disk quota exceeded|\(os error (28|122)\)|inline_container.*unexpected pos",
     re.IGNORECASE,
@@ -55,6 +57,10 @@ def lack(error: BaseException) -> str | None:
             return str(each)
         if isinstance(each, MemoryError) or _number(each) == errno.ENOMEM or _MEMORY.search(str(each)):
             return _memory(str(each))
+        if _THREADS.search(str(each)):
+            return (
+                f"no further thread can be started; raise the limits on processes and memory (ulimit -u, -v), {_AGAIN}"
+            )
         if _is_room(each):
             return _room(_file(each))
         if _number(each) in _REFUSED:

@@ -23,6 +23,7 @@ from emdefense.analysis.conditions import (
 )
 from emdefense.analysis.evidence import Error, Evidence, Numbers
 from emdefense.analysis.intervals import CONFIDENCE, Interval
+from emdefense.analysis.printed import points
 from emdefense.analysis.question_counts import Contrast, RateKey
 from emdefense.analysis.summary import (
     EXACT_MATCH,
@@ -31,7 +32,7 @@ from emdefense.analysis.summary import (
     IN_DOMAIN_MISALIGNED,
     Summary,
 )
-from emdefense.analysis.verdicts import FEWEST_GROUPS, LEVEL, Verdicts, in_doubt, points, too_few, what_settles
+from emdefense.analysis.verdicts import FEWEST_GROUPS, LEVEL, Verdicts, in_doubt, too_few, what_settles
 from emdefense.config import Study
 
 Mark = Literal["✓", "~", "✗", "?", ""]

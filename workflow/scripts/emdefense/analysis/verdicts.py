@@ -14,6 +14,7 @@ from emdefense.analysis.conditions import Condition, ema_tasks
 from emdefense.analysis.evidence import Evidence
 from emdefense.analysis.intervals import CONFIDENCE
 from emdefense.analysis.paired import holm
+from emdefense.analysis.printed import points
 from emdefense.analysis.question_counts import Contrast, QuestionCounts, RateKey
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
 from emdefense.config import Study
@@ -243,8 +244,3 @@ def times(number: float) -> str:
     """Return a factor in words, rounded up."""
     whole = max(2, ceil(number))
     return "twice" if whole == 2 else f"{whole} times"
-
-
-def points(value: float) -> str:
-    """Return a difference as printed."""
-    return f"{value:.1f}".replace("-", "−")

@@ -6,6 +6,7 @@ from typing import Any
 
 from emdefense.analysis.claims import Verdict
 from emdefense.analysis.conditions import model_in_role
+from emdefense.analysis.printed import points
 from emdefense.config import Study
 from emdefense.files import write_json, write_text
 from emdefense.report.rendering import render_html, render_markdown
@@ -84,7 +85,7 @@ def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]
     for row in rows:
         unit, tables = row["unit"], row["tables"]
         ends = (row["ours_low"], row["ours_high"])
-        interval = "" if None in ends else "{:.1f} to {:.1f}".format(*ends).replace("-", "−")
+        interval = "" if None in ends else "{} to {}".format(*map(points, ends))
         groups[GROUPS[row["source"]]].append(
             {
                 "claim": row["claim"],
@@ -117,7 +118,7 @@ def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def quantity_text(value: float | None, unit: str) -> str:
     """Return a value as printed, a dash if there is none."""
-    return DASH if value is None else f"{value:.1f} {unit}".replace("-", "−")
+    return DASH if value is None else f"{points(value)} {unit}"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ import polars as pl
 from emdefense.analysis.conditions import arm_title, titled
 from emdefense.analysis.differences import SIGNIFICANT, Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS
+from emdefense.analysis.printed import signed
 from emdefense.analysis.quantity import RATE_TITLES
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.summary import QUANTITIES
@@ -15,7 +16,7 @@ from emdefense.analysis.verdicts import NOT_MEASURED, Verdicts
 from emdefense.cells import NO_SETTING
 from emdefense.config import Study
 from emdefense.report.ema_notes import task_note
-from emdefense.report.table import DASH, Block, Column, Footnotes, Table, TableCell, signed
+from emdefense.report.table import DASH, Block, Column, Footnotes, Table, TableCell
 
 NAME, DEFENCES_NAME = "paired_differences", "paired_defences"
 LEGEND = (

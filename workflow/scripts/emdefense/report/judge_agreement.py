@@ -7,11 +7,12 @@ import polars as pl
 from emdefense.analysis.agreement import CLASSES, NARROW, SCORES, Agreement, agreement
 from emdefense.analysis.conditions import arm_title
 from emdefense.analysis.judge_pairs import IDENTITY
+from emdefense.analysis.printed import signed
 from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.summary import Estimate
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.report.table import DASH, Column, Table, TableCell, interval_text, number, signed
+from emdefense.report.table import DASH, Column, Table, TableCell, interval_text, number
 
 AGREEMENT, CONFUSION = "judge_agreement", "judge_confusion"
 QUESTIONS = {GENERAL: "general", IN_DOMAIN: "in domain"}

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
 
+from emdefense.analysis.printed import DECIMALS
+
 Direction = Literal["lower", "higher"]
 PREVENTED_SHARE = Decimal("0.1")
 KEPT_SHARE = Decimal("0.9")
-DECIMALS = 2  # of the numbers as printed
 
 LEGEND = (
     "Underlined: general misaligned rate at least 90 % below the misaligned arm's, or in-domain misaligned rate at "

@@ -10,13 +10,14 @@ from emdefense.analysis.achievements import (
     achievement,
 )
 from emdefense.analysis.conditions import Condition, chosen_setting, ema_arms, ema_tasks, summed_up, titled
+from emdefense.analysis.printed import points
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, YES, Verdicts
 from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
 from emdefense.config import Study
 from emdefense.config.study import Verdicts as Thresholds
 from emdefense.report.ema_notes import why_unreadable
-from emdefense.report.table import DASH, Column, Table, TableCell, percent, signed
+from emdefense.report.table import DASH, Column, Table, TableCell, percent
 from emdefense.report.table_notes import NOT_MEASURED, TableNotes
 
 UNSCORED = "None of its answers on a task has a score."
@@ -93,11 +94,7 @@ def _cell(aim: Aim, if_missing: str, further: str, notes: TableNotes) -> TableCe
         return TableCell(DASH, footnote=notes.letter(if_missing))
     doubt = f"{aim.why[:1].upper()}{aim.why[1:]}. {aim.settle}".strip() if aim.mark == CANNOT_BE_TOLD else ""
     letters = [notes.letter(note) for note in (doubt, further) if note]
-    hover = (
-        ""
-        if aim.interval is None
-        else "Interval: {} to {} %".format(*(signed(end, plus=False, decimals=1) for end in aim.interval))
-    )
+    hover = "" if aim.interval is None else "Interval: {} to {} %".format(*(points(end) for end in aim.interval))
     return TableCell(f"{aim.mark} {percent(aim.value)}", footnote=",".join(letters), hover=hover)
 
 

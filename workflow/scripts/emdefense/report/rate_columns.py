@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from emdefense.analysis.intervals import Interval
+from emdefense.analysis.printed import signed
 from emdefense.analysis.summary import Estimate
 from emdefense.config.study import TableColumn
 from emdefense.report.marks import printed
-from emdefense.report.table import DASH, Column, TableCell, interval_text, number, signed
+from emdefense.report.table import DASH, Column, TableCell, interval_text, number
 
 BRACKETS: frozenset[TableColumn] = frozenset({"paper"})
 TITLES: dict[TableColumn, str] = {

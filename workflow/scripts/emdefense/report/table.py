@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from string import ascii_lowercase
 
+from emdefense.analysis.printed import DECIMALS, points
 from emdefense.analysis.summary import Estimate
-from emdefense.report.marks import DECIMALS
 
 DASH = "–"
 
@@ -84,18 +84,9 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.{DECIMALS}f}"
 
 
-def signed(value: float, *, plus: bool = True, decimals: int = DECIMALS) -> str:
-    """Return a number as printed with its sign, ``+`` only if ``plus``; what prints as zero has none."""
-    text = f"{value:+.{decimals}f}"
-    bare = text[1:]
-    if not bare.strip("0."):
-        return bare
-    return f"−{bare}" if text[0] == "-" else f"+{bare}" if plus else bare
-
-
 def percent(value: float | None) -> str:
     """Return a share to one decimal with its sign, a dash if it is missing."""
-    return DASH if value is None else f"{value:.1f} %".replace("-", "−")
+    return DASH if value is None else f"{points(value)} %"
 
 
 def interval_text(estimate: Estimate | None) -> str:
