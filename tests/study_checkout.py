@@ -1,5 +1,6 @@
 """A clean checkout of this repository in which a test runs Snakemake as a user would."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+# How many jobs of each rule plan and status take to be left.
+COUNT = """
+import json, os
+from collections import Counter
+from emdefense.planning.command_line import study_parser
+from emdefense.snakemake_dag import planned_study
+os.chdir("../..")
+named = study_parser(None).parse_args()
+_, jobs = planned_study(named.configfile, named.config)
+print(json.dumps(Counter(job.rule for job in jobs if job.needs_run)))
+"""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -50,13 +62,33 @@ class Checkout:
         )
 
     def planned(self, *arguments: str) -> dict[str, int]:
-        """Return how many jobs of each rule a dry run plans; empty if there is nothing to do."""
+        """Return how many jobs of each rule a dry run plans; empty if there is nothing to do.
+
+        For a study's default target, plan and status must say the same, and leave no trace.
+        """
         shown = self.snakemake("--dry-run", *arguments)
         assert shown.returncode == 0, shown.stdout
-        if "Nothing to be done" in shown.stdout:
-            return {}
-        stats = shown.stdout.split("Job stats:")[1].split("total")[0]
-        return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", stats, flags=re.MULTILINE)}
+        found = {}
+        if "Nothing to be done" not in shown.stdout:
+            stats = shown.stdout.split("Job stats:")[1].split("total")[0]
+            found = {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", stats, flags=re.MULTILINE)}
+        if "--" not in arguments:
+            before = self.records()
+            ours = subprocess.run(
+                [sys.executable, "-c", COUNT, *arguments],
+                cwd=self.folder / "workflow/scripts",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert ours.returncode == 0, ours.stderr
+            assert json.loads(ours.stdout) == {rule: count for rule, count in found.items() if rule != "all"}
+            assert self.records() == before
+        return found
+
+    def records(self) -> dict[str, int]:
+        """Return everything in Snakemake's own folder, with the time of its last change."""
+        return {str(path): path.lstat().st_mtime_ns for path in (self.folder / ".snakemake").rglob("*")}
 
     def csvs(self, study: str) -> dict[str, bytes]:
         """Return the content of every table of a study, by file name."""

@@ -16,7 +16,6 @@ from emdefense.config import Study, parse_study
 from emdefense.config.base import SECRET_KEYS, Section
 from emdefense.config.load import read_config
 from emdefense.errors import InputError
-from emdefense.planning.jobs import study_jobs
 from emdefense.resources.gpus import Gpu, read_gpus
 from emdefense.resources.jobs import Requests
 
@@ -184,7 +183,6 @@ def everything(study: Study, gpus: dict[str, Gpu]) -> None:
     for cell, _, judge in grid.judgments:
         requests.judge(cell, judge)
     json.dumps(study.model_dump(mode="json"), allow_nan=False).encode()
-    assert study_jobs(study)
     requests.check()
 
 

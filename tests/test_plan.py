@@ -10,28 +10,24 @@ from typing import Any
 
 import pytest
 
-from dry_run import Planned, planned_jobs
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study, load_study
-from emdefense.config.load import read_config
 from emdefense.config.study import OpenAIJudge
-from emdefense.errors import InputError
 from emdefense.judging.cache import Cache
 from emdefense.judging.requests import all_requests, probes
 from emdefense.judging.responses import ResponseFile
-from emdefense.planning.command_line import named_study, snakemake_command, study_parser
-from emdefense.planning.jobs import study_jobs
+from emdefense.planning.command_line import snakemake_command, study_parser
 from emdefense.planning.plan import Plan, plan_text, study_plan
-from emdefense.planning.snakemake_folder import Snapshot
 from emdefense.resources.gpus import Gpu, read_gpus
-from study_checkout import ROOT, Checkout
+from study_checkout import ROOT
 from study_folder import tiny_study, write_rows
+from study_jobs import study_jobs
 
+SCRIPTS = ROOT / "workflow/scripts"
 GPUS = {
     "a100": Gpu(memory_gib=79, tflops=312, gb_per_s=1935),
     "a40": Gpu(memory_gib=44, tflops=150, gb_per_s=696),
 }
-QUIET = Snapshot({}, {}, None, {})
 SHAPE = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -56,7 +52,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def plan(study: Study) -> Plan:
-    return study_plan(study, GPUS, QUIET)
+    return study_plan(study, GPUS, study_jobs(study))
 
 
 def finish(study: Study, log: str) -> None:
@@ -64,7 +60,7 @@ def finish(study: Study, log: str) -> None:
     (job,) = [job for job in study_jobs(study) if job.log.endswith(log)]
     for output in job.outputs:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text("{}")
+        Path(output).write_text("" if output.endswith(".jsonl") else "{}")
 
 
 def test_jobs_and_cells_are_counted_by_stage(study: Study) -> None:
@@ -78,12 +74,6 @@ def test_jobs_and_cells_are_counted_by_stage(study: Study) -> None:
     assert found.stages["sampling"] == {"jobs": 2 * 4 + 1 + 2, "done": 0, "to_run": 11}
     assert found.stages["answering"] == {"jobs": 2, "done": 1, "to_run": 1}
     assert found.stages["judging"] == {"jobs": 2 * 8 + 1 + 2, "done": 0, "to_run": 19}
-
-
-def test_an_output_in_the_making_is_not_done(study: Study) -> None:
-    finish(study, "logs/train/small/code/misaligned/none/seed0.log")
-    making = {"results/tiny/cells/small/code/misaligned/none/seed0/adapter": None}
-    assert study_plan(study, GPUS, Snapshot(making, {}, None, {})).stages["training"]["done"] == 0
 
 
 def test_the_judge_costs_what_a_hand_count_gives(study: Study) -> None:
@@ -108,9 +98,10 @@ def test_batches_cost_half(study: Study) -> None:
 def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
     layout, cell = Layout(study), Cell("small", "code", "misaligned", "none", 0)
     finish(study, "logs/judge/small/code/misaligned/none/seed0/general/judge.log")
+    finish(study, "logs/questions/code.log")
+    finish(study, "logs/generate/small/code/misaligned/none/seed0.log")
     questions, responses = Path(layout.questions("code")), Path(layout.responses(cell, "in_domain"))
     rubrics = {"aligned": "a" * 92 + "{answer}", "coherent": "c" * 92 + "{answer}"}
-    questions.parent.mkdir(parents=True)
     questions.write_text(json.dumps([{"id": "q", "prompt": "p" * 20, "rubrics": rubrics}]))
     write_rows(responses, [{"id": str(n), "question_id": "q", "response": f"{n:040}"} for n in range(10)])
     unpaid = plan(study).judge
@@ -131,21 +122,22 @@ def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
 
 def test_responses_that_are_there_are_counted_as_they_are(study: Study) -> None:
     cell = Cell("small", "legal", "kl", "1", 0)
+    finish(study, "logs/questions/legal.log")
+    finish(study, "logs/generate/small/legal/kl/1/seed0.log")
     rows = [{"question_id": "q", "response": text} for text in ("a" * 40, "a" * 40, "b" * 80)]
     write_rows(Path(Layout(study).responses(cell, "in_domain")), rows)
-    write_rows(Path(Layout(study).questions("legal")), [])
     questions = [{"id": "q", "prompt": "p" * 20, "rubrics": {"aligned": "r" * 100, "coherent": "r" * 140}}]
     Path(Layout(study).questions("legal")).write_text(json.dumps(questions))
     cost = plan(study).judge
     assert cost is not None
-    # The file has three responses, two alike. The task's other four cells ask this one question ten times; all other
-    # in-domain responses are taken to be as long as these.
+    # The file has three responses, two alike, that of general questions none. The task's other four cells ask this
+    # one question ten times; all other in-domain responses are taken to be as long as these.
     assert cost.repeated == 2
-    assert cost.to_make == 2 * (9 * 240 + 5 * 300) + 4 + 2 * 4 * 10
+    assert cost.to_make == 2 * (8 * 240 + 5 * 300) + 4 + 2 * 4 * 10
     prompt, mean = (20 + 120) / 4 + 7, 160 / 3 / 4
     of_legal = 4 * (prompt + 60 / 4) + 80 * (prompt + mean)
     of_code = 2 * 5 * 300 * ((1030 + 400) / 4 + 7 + mean)
-    assert cost.input_tokens == round(2 * 9 * 240 * GENERAL_CALL + of_code + of_legal)
+    assert cost.input_tokens == round(2 * 8 * 240 * GENERAL_CALL + of_code + of_legal)
     assert cost.basis == "assumed responses of 200 tokens and the study's own responses"
 
 
@@ -237,8 +229,8 @@ def test_rows_that_are_prepared_are_counted(tmp_path: Path, monkeypatch: pytest.
     study = two_trainings()
     before = next(row for row in plan(study).hours if row.stage == "training").hours["a100"]
     for task in ("code", "legal"):
+        finish(study, f"logs/prepare_task/{task}.log")
         path = Path(f"results/tiny/data/{task}/train_misaligned.jsonl")
-        path.parent.mkdir(parents=True)
         path.write_text(("x" * (84 - 1 + 1000) + "\n") * 54)  # 1,000 characters of text: 280 tokens with the template
     after = next(row for row in plan(study).hours if row.stage == "training").hours["a100"]
     assert after == pytest.approx(before / 100)
@@ -261,7 +253,7 @@ def test_the_papers_hours_are_those_of_the_published_count(tmp_path: Path, monke
     study, gpus = load_study(ROOT / "config/paper.yaml"), read_gpus(ROOT / "profiles/slurm/gpus.yaml")
     counted = list(csv.DictReader((ROOT / "docs/gpu_hours.csv").open(encoding="utf-8")))
     monkeypatch.chdir(tmp_path)
-    found = study_plan(study, gpus, QUIET)
+    found = study_plan(study, gpus, study_jobs(study))
     for model in study.models:
         of_model = [row for row in counted if row["model"] == model]
         hours = {row.stage: row.hours["a100"] for row in found.hours if row.model == model}
@@ -282,29 +274,6 @@ def test_the_papers_hours_are_those_of_the_published_count(tmp_path: Path, monke
     tokens = 2 * ((85 * 2400 + 13 * 240) * GENERAL_CALL + (88 * 3000 + 16 * 300) * IN_DOMAIN_CALL)
     assert found.judge.input_tokens == tokens == 514_530_480
     assert "dollars: 77.75 (0.15 and 0.6 USD a million tokens in and out" in text
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("config/smoke.yaml",),
-        ("config.yaml", "config/control.yaml"),
-        ("config/paper.yaml",),
-        ("config/sweep-ldifs.yaml",),
-        ("config/paper.yaml", "--config", 'training={"reference": "cached"}'),
-        ("config/smoke.yaml", "--config", 'second_judges=[{"kind": "openai", "name": "gpt", "model": "m"}]'),
-    ],
-)
-def test_the_jobs_are_those_that_snakemake_plans(
-    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(Checkout.into(tmp_path).folder)
-    study = named_study(study_parser(None).parse_args(["--configfile", *options]))
-    ours = {
-        Planned(job.rule, frozenset(job.outputs), job.log, job.benchmark, job.wildcards) for job in study_jobs(study)
-    }
-    assert ours == planned_jobs(tmp_path, "--configfile", *options)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -331,6 +300,7 @@ def test_the_json_keeps_its_keys() -> None:
         "study": None,
         "cells": {"cells": None, "done": None, "to_run": None},
         "stages": {stage: counts for stage in stages},
+        "again": None,
         "hours": [{**dict.fromkeys(row), "hours": {"a100": None}}],
         "scenarios": {"a100": {"a100": None}, "a40": {"a100": None, "a40": None}},
         "judge": {
@@ -347,15 +317,14 @@ def test_the_json_keeps_its_keys() -> None:
     }
 
 
-@pytest.mark.parametrize("script", ["plan", "status"])
-def test_neither_imports_torch_or_snakemake(script: str) -> None:
+def test_planning_imports_neither_torch_nor_snakemake() -> None:
+    modules = "gpu_hours", "plan", "status", "snakemake_folder", "command_line"
     run = (
-        "import runpy, sys; sys.argv = ['x', '--configfile', 'config/paper.yaml'];"
-        f"runpy.run_path('workflow/scripts/{script}.py', run_name='__main__');"
-        "print('heavy:', {'torch', 'transformers', 'snakemake', 'polars'} & set(sys.modules))"
+        f"import sys; import {', '.join(f'emdefense.planning.{name}' for name in modules)};"
+        "print({'torch', 'transformers', 'snakemake', 'polars'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("heavy: set()\n")
+    done = subprocess.run([sys.executable, "-c", run], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -375,44 +344,9 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_files_and_entries_are_merged_as_snakemake_merges_them(tmp_path: Path) -> None:
-    from snakemake.cli import parse_config
-    from snakemake.settings.types import ConfigSettings
-
-    from emdefense.planning import command_line
-
-    entries = [
-        'training={"reference": "cached", "epochs": 3}',
-        "seeds=[1, 2]",
-        "data_folder=/a b",
-        "judge={kind: oracle}",
-        "grid=1e-3",
-        "flag=True",
-        "word='quoted'",
-        "nothing=",
-    ]
-    files = [ROOT / "config.yaml", ROOT / "config/control.yaml"]
-    merged: dict[str, Any] = {}
-    for path in files:
-        command_line._update(merged, read_config(path))
-    for entry in entries:
-        command_line._update(merged, command_line._entry(entry))
-    assert merged == ConfigSettings(configfiles=files, config=parse_config(entries)).overwrite_config
-
-
 def test_a_command_names_the_study_as_it_was_named() -> None:
     named = ["--configfile", "a.yaml", "b.yaml", "--config", 'training={"epochs": 3}']
     arguments = study_parser(None).parse_args(named)
     expected = """snakemake --configfile a.yaml b.yaml --config 'training={"epochs": 3}' -- 'x y'"""
     assert snakemake_command(arguments, "--", "x y") == expected
     assert snakemake_command(study_parser(None).parse_args([])) == "snakemake"
-
-
-def test_a_study_of_one_file_is_what_load_study_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    arguments = study_parser(None).parse_args(["--configfile", "config/paper.yaml"])
-    assert named_study(arguments) == load_study(Path("config/paper.yaml"))
-    assert named_study(study_parser(None).parse_args([])) == load_study(Path("config.yaml"))
-    with pytest.raises(InputError, match=r"config.yaml \+ config/nowhere.yaml|nowhere"):
-        named_study(study_parser(None).parse_args(["--configfile", "config.yaml", "config/nowhere.yaml"]))

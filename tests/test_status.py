@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,20 @@ from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.planning import snakemake_folder
 from emdefense.planning.job import Job
-from emdefense.planning.jobs import study_jobs
 from emdefense.planning.snakemake_folder import Snapshot, take_snapshot
 from emdefense.planning.states import STATES, State, state_of, worst
 from emdefense.planning.status import Status, status_text, study_status
 from study_checkout import Checkout
 from study_folder import tiny_study
+from study_jobs import study_jobs
 
 QUIET = Snapshot({}, {}, None, {})
 KL = Cell("small", "code", "kl", "1", 0)
 RESULTS = "results/tiny"
 
 
-def command(*words: str) -> str:
-    return shlex.join(["snakemake", *words])
+def status_of(study: Study, now: Snapshot) -> Status:
+    return study_status(study, study_jobs(study), now, lambda *words: shlex.join(["snakemake", *words]))
 
 
 @pytest.fixture
@@ -62,10 +63,11 @@ def runs(job: Job, since: float = 100.0) -> Snapshot:
     return Snapshot({}, dict.fromkeys(job.outputs, since), 4711, {})
 
 
-def test_a_job_is_done_when_all_its_outputs_are_whole(training: Job) -> None:
+def test_a_job_is_done_when_snakemake_has_nothing_to_do(training: Job) -> None:
     assert state_of(training, QUIET) == "waiting"
     make(training)
-    assert state_of(training, QUIET) == "done"
+    assert state_of(training, QUIET) == "waiting", "it is there, but of other settings"
+    assert state_of(replace(training, needs_run=False), QUIET) == "done"
     Path(training.outputs[-1]).unlink()
     assert state_of(training, QUIET) == "waiting"
 
@@ -168,7 +170,7 @@ def filled(study: Study) -> Status:
     make(jobs["train/small/quiz/kl/1/seed0.log"])
     making = {going.outputs[0]: None, queued.outputs[0]: "9", killed.outputs[0]: None}
     locked = dict.fromkeys([*going.outputs, *queued.outputs], 0.0)
-    return study_status(study, Snapshot(making, locked, 4711, {"9": "PENDING"}), command)
+    return status_of(study, Snapshot(making, locked, 4711, {"9": "PENDING"}))
 
 
 def test_the_matrix_shows_each_cells_parts(study: Study) -> None:
@@ -206,23 +208,23 @@ def test_slurms_word_on_a_job_stands_beside_its_own(study: Study, training: Job)
     touch(training.log, at=100, text="step 10/338  ce 1.2\rstep 20/338  ce 1.1\n")
     slurm = "logs/slurm/rule_train/small_code_kl_1_seed0"
     touch(f"{slurm}/1.log", at=50, text="slurmstepd: error: *** JOB 1 CANCELLED\n")
-    assert study_status(study, QUIET, command).failures[0].last_line == "step 20/338  ce 1.1"
+    assert status_of(study, QUIET).failures[0].last_line == "step 20/338  ce 1.1"
     touch(f"{slurm}/2.log", at=101, text="Building DAG\nslurmstepd: error: *** JOB 2 DUE TO TIME LIMIT ***\nbye\n")
-    said = study_status(study, QUIET, command).failures[0].last_line
+    said = status_of(study, QUIET).failures[0].last_line
     assert said == "step 20/338  ce 1.1 (slurmstepd: error: *** JOB 2 DUE TO TIME LIMIT ***)"
 
 
 def test_what_a_killed_snakemake_left_on_the_cluster_is_ended_first(study: Study, training: Job) -> None:
     making = {**dict.fromkeys(training.outputs, "12"), "results/other/claims.md": "13"}
     now = Snapshot(making, dict.fromkeys(training.outputs, 0.0), None, {"12": "RUNNING", "13": "RUNNING"})
-    status = study_status(study, now, command)
+    status = status_of(study, now)
     assert list(status.commands.values()) == ["scancel 12", "snakemake --unlock", "snakemake"]
     assert "but no Snakemake runs here" in status_text(status)
 
 
 def test_an_empty_log_is_said_to_be_empty(study: Study, training: Job) -> None:
     touch(training.log)
-    status = study_status(study, QUIET, command)
+    status = status_of(study, QUIET)
     assert status.failures[0].last_line == ""
     assert "its log is empty" in status_text(status)
 
@@ -238,7 +240,7 @@ def test_many_tasks_are_shown_in_blocks_and_many_failures_in_part(
     for job in study_jobs(study):
         if job.stage == "training":
             touch(job.log, text="error: " + "very " * 200 + "wrong\n")
-    status = study_status(study, QUIET, command)
+    status = status_of(study, QUIET)
     assert len(status.failures) == 64
     lines = status_text(status).splitlines()
     assert max(len(line) for line in lines if not line.startswith(("  again", "  log", "failed"))) <= 100
@@ -251,7 +253,7 @@ def test_many_tasks_are_shown_in_blocks_and_many_failures_in_part(
 
 def test_the_json_keeps_its_keys(study: Study) -> None:
     found = json.loads(json.dumps(filled(study).as_json()))
-    assert set(found) == {"study", "snakemake", "stages", "cells", "failures", "commands"}
+    assert set(found) == {"study", "snakemake", "stages", "again", "cells", "failures", "commands"}
     assert set(found["snakemake"]) == {"process", "since", "locked", "host"}
     assert all(set(counts) == set(STATES) for counts in found["stages"].values())
     assert set(found["failures"][0]) == {"rule", "job", "log", "last_line", "command"}
@@ -271,7 +273,7 @@ def test_a_cell_shows_the_failure_of_what_it_shares(tmp_path: Path, monkeypatch:
     study = tiny_study(models={"small": model}, grid=grid, training={"reference": "cached"})
     touch(f"{RESULTS}/logs/features/small/code/kl.log", text="error: no disk\n")
     touch(f"{RESULTS}/logs/project/small/code/seed0.log", text="error: no base\n")
-    status = study_status(study, QUIET, command)
+    status = status_of(study, QUIET)
     parts = {(cell.arm, cell.setting): parts["adapter"] for cell, parts in status.cells}
     assert parts == {
         **{("kl", "0.1"): "failed", ("kl", "1"): "failed", ("safelora", "0.3"): "failed"},

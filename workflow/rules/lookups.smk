@@ -10,8 +10,7 @@ def cells(arm=NAME_REGEX, setting=SETTING_REGEX):
 
 def cell_of(wildcards):
     """The cell that a job's wildcards name."""
-    model, task, arm, setting, seed = wildcards.cell.split("/")
-    return Cell(model, task, arm, setting, int(seed.removeprefix("seed")))
+    return Cell.in_folder(wildcards.cell)
 
 
 def task_of(wildcards):

@@ -1,16 +1,15 @@
 """Show what a study still takes: jobs by stage, GPU-hours by partition, the judge's calls and dollars, and disk.
 
-Only files are read, also while Snakemake runs. What is done is what has all of its outputs: whether settings or inputs
-changed since, and so how much would be made again, `snakemake -n` knows.
+What is to run is what `snakemake --dry-run` would run. Nothing is written, and no lock is taken or heeded: it can be
+asked while Snakemake runs.
 """
 
 import json
 from pathlib import Path
 
 from emdefense.errors import run_cli
-from emdefense.planning.command_line import named_study, study_parser
+from emdefense.planning.command_line import study_parser
 from emdefense.planning.plan import plan_text, study_plan
-from emdefense.planning.snakemake_folder import take_snapshot
 from emdefense.resources.gpus import read_gpus
 
 
@@ -20,8 +19,11 @@ def main() -> None:
         "--gpus", type=Path, default=Path("profiles/slurm/gpus.yaml"), help="the site's partitions with GPUs"
     )
     arguments = parser.parse_args()
-    study, gpus = named_study(arguments), read_gpus(arguments.gpus)
-    plan = study_plan(study, gpus, take_snapshot())
+    gpus = read_gpus(arguments.gpus)
+    from emdefense.snakemake_dag import planned_study  # here, as it takes a second, which --help need not wait for
+
+    study, jobs = planned_study(arguments.configfile, arguments.config)
+    plan = study_plan(study, gpus, jobs)
     print(json.dumps(plan.as_json(), indent=2) if arguments.json else plan_text(plan, gpus))
 
 

@@ -59,6 +59,12 @@ class Cell:
     setting: str
     seed: int
 
+    @classmethod
+    def in_folder(cls, folder: str) -> "Cell":
+        """Return the cell whose :attr:`folder` this is."""
+        model, task, arm, setting, seed = folder.split("/")
+        return cls(model, task, arm, setting, int(seed.removeprefix("seed")))
+
     @property
     def folder(self) -> str:
         """The cell's folder below ``cells/``."""

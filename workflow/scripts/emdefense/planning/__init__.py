@@ -1,1 +1,1 @@
-"""Before and while a study runs: what there is to do, what it will cost, and how far it is; only reads files."""
+"""Before and while a study runs: what there is to do, what it will cost, and how far it is."""

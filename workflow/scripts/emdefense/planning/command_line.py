@@ -3,39 +3,27 @@
 import argparse
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from emdefense.config.load import parse_study, read_config
-from emdefense.config.study import Study
+from emdefense.config.load import read_config
 from emdefense.errors import InputError, refuse
-
-DEFAULT = "config.yaml"
 
 
 def study_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that name a study, and ``--json``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--configfile", type=Path, nargs="+", action="extend", help=f"as Snakemake's; default: {DEFAULT}"
+        "--configfile",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="as Snakemake's; default: config.yaml",
     )
-    parser.add_argument("--config", nargs="+", action="extend", metavar="KEY=VALUE", help="as Snakemake's")
+    parser.add_argument("--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as Snakemake's")
     parser.add_argument("--json", action="store_true", help="JSON instead of text")
     return parser
-
-
-def named_study(arguments: argparse.Namespace) -> Study:
-    """Return the study; :class:`InputError` names the file and key that are wrong."""
-    files = arguments.configfile or [Path(DEFAULT)]
-    merged: dict[str, Any] = {}
-    for path in files:
-        _update(merged, read_config(path))
-    for entry in arguments.config or []:
-        _update(merged, _entry(entry))
-    return parse_study(merged, " + ".join(map(str, files)))
 
 
 def check_given(words: Sequence[str]) -> None:
@@ -48,12 +36,19 @@ def check_given(words: Sequence[str]) -> None:
     parser.add_argument("--config", "-C", nargs="*", default=[])
     given, _ = parser.parse_known_args(words)
     try:
-        for path in given.configfile:
-            read_config(path)
-        for entry in given.config:
-            _entry(entry)
+        check_readable(given.configfile, given.config)
     except InputError as error:
         refuse(error)
+
+
+def check_readable(configfiles: Iterable[Path], entries: Iterable[str]) -> None:
+    """Raise :class:`InputError` for a config file or an entry KEY=VALUE that Snakemake cannot read."""
+    for path in configfiles:
+        read_config(path)
+    for entry in entries:
+        key, equals, _ = entry.partition("=")
+        if not equals or not re.fullmatch(r"[a-zA-Z_][\w-]*\w", key):
+            raise InputError(f"--config {entry}: write KEY=VALUE, such as seeds=[0]; a value with spaces in quotes")
 
 
 def snakemake_command(arguments: argparse.Namespace, *more: str) -> str:
@@ -66,41 +61,3 @@ def snakemake_command(arguments: argparse.Namespace, *more: str) -> str:
     if arguments.config:
         words += ["--config", *arguments.config]
     return shlex.join([*words, *more])
-
-
-def _update(config: dict[str, Any], new: Mapping[str, Any]) -> None:
-    """Merge ``new`` into ``config`` key by key; anything but a mapping replaces what was there."""
-    for key, value in new.items():
-        if isinstance(value, Mapping):
-            inner = config.get(key)
-            config[key] = dict(inner) if isinstance(inner, Mapping) else {}
-            _update(config[key], value)
-        else:
-            config[key] = value
-
-
-def _entry(entry: str) -> dict[str, Any]:
-    """Return one KEY=VALUE as Snakemake reads it: a number, a boolean, YAML of strings, or the text itself."""
-    key, equals, text = entry.partition("=")
-    if not equals or not re.fullmatch(r"[a-zA-Z_][\w-]*\w", key):
-        raise InputError(f"--config {entry}: write KEY=VALUE, such as seeds=[0]; a value with spaces in quotes")
-    text = text.strip("'\"")
-    if not text:
-        return {key: None}
-    readers: tuple[Callable[[str], Any], ...] = (int, float, _boolean, _strings)
-    for read in readers:
-        try:
-            return {key: read(text)}
-        except (ValueError, yaml.YAMLError):
-            continue
-    return {key: text}
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise ValueError(text)
-    return text == "True"
-
-
-def _strings(text: str) -> Any:
-    return yaml.load(text, yaml.loader.BaseLoader)

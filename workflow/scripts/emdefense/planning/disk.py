@@ -45,12 +45,13 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
         layout.file(path): name for name, model in study.models.items() for path in (model.instruct, model.base) if path
     }
     readers = {folder: cell for cell in grid.trained if (folder := grid.features(cell, layout))}
+    projected = {layout.projection(cell): cell for cell in grid.projections}
     for job in to_run:
         cell = job.cell
-        if job.stage == "sources" and isinstance(study.sources[job.name], ModelSource):
+        if job.stage == "sources" and isinstance(study.sources[job.wildcards["source"]], ModelSource):
             shape = requests.shape(sizes.get(job.outputs[0], "")) if job.outputs[0] in sizes else None
             found["model weights"] += 2 * shape.parameters if shape else 0
-            unknown |= {} if shape else {job.name: None}
+            unknown |= {} if shape else {job.wildcards["source"]: None}
         elif job.stage == "features":
             cell = readers[job.outputs[0]]
             penalty, shape = grid.penalty(cell.arm), requests.shape(cell.model)
@@ -60,7 +61,8 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
                 blocks = shape.num_hidden_layers // every if every else 0
                 precision = grid.training(cell).precision
                 found["reference features"] += feature_bytes(round(rows * length), shape.hidden_size, blocks, precision)
-        elif job.stage in ("training", "projecting") and cell:
+        elif job.stage in ("training", "projecting"):
+            cell = cell or projected[job.outputs[0]]  # a projection is as large as an adapter
             shape, training = requests.shape(cell.model), grid.training(cell)
             if shape:
                 parameters = shape.adapter_parameters(training.lora_rank, training.target_modules)

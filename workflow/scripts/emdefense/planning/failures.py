@@ -22,7 +22,7 @@ def _slurm(job: Job) -> str:
     """Return why Slurm ended the newest run of a job: out of time, out of memory, cancelled."""
     began = Path(job.log).stat().st_mtime if Path(job.log).exists() else 0.0
     found: list[tuple[float, Path]] = []
-    for path in (SLURM_LOGS / f"rule_{job.rule}" / job.wildcards).glob("*.log"):
+    for path in (SLURM_LOGS / f"rule_{job.rule}" / job.slurm_name).glob("*.log"):
         with suppress(OSError):
             found.append((path.stat().st_mtime, path))
     newest = max(found, default=(0.0, Path()))

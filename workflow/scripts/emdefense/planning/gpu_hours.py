@@ -55,11 +55,11 @@ class Hours:
 class Estimates:
     """Seconds of the study's jobs on a site's GPUs."""
 
-    def __init__(self, study: Study, gpus: Mapping[str, Gpu], finished: Sequence[Job]):
+    def __init__(self, study: Study, gpus: Mapping[str, Gpu], work: Work, finished: Sequence[Job]):
         """``finished`` jobs are those whose times are taken for the others."""
         self._grid, self._gpus = Grid(study), gpus
         self._requests = Requests(study, gpus)
-        self._work = Work(self._grid, self._requests)
+        self._work = work
         layout = Layout(study)
         self._readers = {folder: cell for cell in self._grid.trained if (folder := self._grid.features(cell, layout))}
         # By model, stage and arm: seconds measured, seconds by arithmetic of the same jobs, and their number.

@@ -1,6 +1,8 @@
-"""One job of a study: its rule, its outputs and its log."""
+"""One job of a study: its rule, its files, and whether Snakemake means to run it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from emdefense.cells import Cell
 
@@ -17,24 +19,65 @@ STAGES = (
     "judging",
     "report",
 )
+# All rules that are not here come after the judging.
+_STAGE_OF = {
+    **dict.fromkeys(("fetch_rows", "fetch_questions", "fetch_advice", "fetch_foqa", "fetch_model"), "sources"),
+    **dict.fromkeys(("microcosm_model", "byte_model"), "models"),
+    **dict.fromkeys(("opswap", "world", "interleave", "check_data"), "data"),
+    **dict.fromkeys(("prepare_ema_task", "prepare_ema_task_with_aligned", "prepare_benign_task"), "data"),
+    **dict.fromkeys(("general_questions", "in_domain_questions", "holdout_questions"), "data"),
+    "check_model": "checking",
+    "reference_features": "features",
+    "train": "training",
+    **dict.fromkeys(("project", "threshold"), "projecting"),
+    **dict.fromkeys(("generate", "generate_untrained"), "sampling"),
+    "answer": "answering",
+    "judge": "judging",
+}
 
 
 @dataclass(frozen=True)
 class Job:
     """One job; paths are relative to the working directory.
 
-    ``name`` says which of its rule's jobs it is, ``cell`` whose it is, and ``wildcards`` how the Slurm plugin names it.
-    ``inputs`` are given for jobs before the data are prepared: what other such jobs make.
+    ``reasons`` say why Snakemake runs it if it ``needs_run``. ``inputs`` and ``outputs`` are all files and folders.
     """
 
-    stage: str
     rule: str
-    name: str
+    wildcards: Mapping[str, str]
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     log: str
-    wildcards: str
-    cell: Cell | None = None
-    question_set: str | None = None
-    judge: str | None = None
-    benchmark: str | None = None
-    inputs: tuple[str, ...] = ()
+    benchmark: str | None
+    needs_run: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def stage(self) -> str:
+        """Its stage, one of ``STAGES``."""
+        return _STAGE_OF.get(self.rule, "report")
+
+    @property
+    def name(self) -> str:
+        """Which of its rule's jobs it is."""
+        return ", ".join(self.wildcards.values())
+
+    @property
+    def slurm_name(self) -> str:
+        """Which of its rule's jobs it is, as the Slurm plugin writes it."""
+        return "_".join(self.wildcards.values()).replace("/", "_")
+
+    @cached_property
+    def cell(self) -> Cell | None:
+        """The cell that it is one of."""
+        return Cell.in_folder(self.wildcards["cell"]) if "cell" in self.wildcards else None
+
+    @property
+    def question_set(self) -> str | None:
+        """The question set that it is about, if it is about one."""
+        return self.wildcards.get("question_set")
+
+    @property
+    def judge(self) -> str | None:
+        """The judge that it asks."""
+        return self.wildcards.get("judge")

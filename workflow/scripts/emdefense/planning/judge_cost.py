@@ -39,22 +39,22 @@ class JudgeCost:
 
 def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: Judge) -> JudgeCost | None:
     """Return the cost of a judge's jobs among ``jobs``, those with a log in ``done`` being paid; None for an oracle."""
-    layout, tokens = Layout(grid.study), JudgeTokens(grid)
+    layout, tokens = Layout(grid.study), JudgeTokens(grid, work)
     if not isinstance(judge, OpenAIJudge):
         return None
     judged = journalled = repeated = to_make = 0
     input_tokens = 0.0
     bases: dict[str, None] = {}
-    kept = _kept(grid, jobs, done, judge)
+    kept = _kept(grid, work, jobs, done, judge)
     for job in jobs:
         if job.cell is None or job.question_set is None or job.judge != judge.name:
             continue
-        responses = Path(layout.responses(job.cell, job.question_set))
+        responses = layout.responses(job.cell, job.question_set)
         if job.log in done:
             judged += 2 * judge.samples * work.responses(job.cell, job.question_set)
             continue
-        if responses.is_file():
-            texts = [(row["question_id"], row["response"]) for row in read_jsonl(responses)]
+        if work.has(responses):
+            texts = [(row["question_id"], row["response"]) for row in read_jsonl(Path(responses))]
             asked = 2 * judge.samples * len(set(texts))
             repeated += 2 * judge.samples * len(texts) - asked
             length = sum(len(text) for _, text in set(texts)) / CHARACTERS_PER_TOKEN / max(1, len(set(texts)))
@@ -62,7 +62,7 @@ def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judg
         else:
             asked = 2 * judge.samples * work.responses(job.cell, job.question_set)
             length, basis = tokens.response(job.question_set)
-        paid = kept.get(responses, 0)
+        paid = kept.get(Path(responses), 0)
         journalled += paid
         to_make += asked - paid
         if asked > paid:
@@ -85,12 +85,12 @@ def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judg
     )
 
 
-def _kept(grid: Grid, jobs: Sequence[Job], done: set[str], judge: OpenAIJudge) -> dict[Path, int]:
+def _kept(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: OpenAIJudge) -> dict[Path, int]:
     """Return, by file of responses that is still to be judged, how many replies about it are in the cache."""
     layout, files = Layout(grid.study), []
     for job in jobs:
         if job.cell is not None and job.question_set is not None and job.judge == judge.name and job.log not in done:
             questions = layout.questions(SHARED_TASK if job.question_set == GENERAL else job.cell.task)
-            files.append((Path(questions), Path(layout.responses(job.cell, job.question_set))))
-    there = [(questions, responses) for questions, responses in files if questions.is_file() and responses.is_file()]
+            files.append((questions, layout.responses(job.cell, job.question_set)))
+    there = [(Path(asked), Path(said)) for asked, said in files if work.has(asked) and work.has(said)]
     return count_kept(judge, Path(grid.study.judge_cache), there)

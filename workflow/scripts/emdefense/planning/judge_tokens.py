@@ -8,7 +8,7 @@ from emdefense.config.study import EmaTask
 from emdefense.data.questions import RUBRICS, Question, read_questions
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
-from emdefense.planning.work import CHARACTERS_PER_TOKEN
+from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work
 
 MESSAGE_TOKENS = 7  # a chat message's own
 # Characters of a judge prompt of Betley et al. (2025), of their general questions, and of code and legal rows' prompts.
@@ -21,7 +21,8 @@ MEASURED = "the study's own responses"
 class JudgeTokens:
     """Mean input tokens of the requests about a cell's responses to a question set, without the response itself."""
 
-    def __init__(self, grid: Grid):
+    def __init__(self, grid: Grid, work: Work):
+        self._work = work
         self._study, self._layout, self._pairs = grid.study, Layout(grid.study), grid.responses
         self._prompts: dict[str, float] = {}
         self._responses: dict[str, float | None] = {}
@@ -49,9 +50,9 @@ class JudgeTokens:
 
     def _characters(self, task: str) -> float:
         """Return the mean characters of a task's judge prompts, the question among them."""
-        prepared = Path(self._layout.questions(task))
-        if prepared.is_file():
-            return _rubrics(questions := read_json(prepared)) + fmean(len(q["prompt"]) for q in questions)
+        prepared = self._layout.questions(task)
+        if self._work.has(prepared):
+            return _rubrics(questions := read_json(Path(prepared))) + fmean(len(q["prompt"]) for q in questions)
         section = None if task == SHARED_TASK else self._study.tasks[task]
         asked, rubrics = self._study.general_questions, None
         if isinstance(section, EmaTask):

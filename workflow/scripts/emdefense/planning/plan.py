@@ -1,20 +1,19 @@
 """What a study still takes: jobs, GPU-hours, the judge's calls and dollars, and disk."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from emdefense.cells import Grid
 from emdefense.config.study import Study
+from emdefense.planning.cell_parts import cells_of, jobs_of
 from emdefense.planning.columns import aligned
 from emdefense.planning.disk import Disk, disk_needed
 from emdefense.planning.gpu_hours import CPU, Estimates, Hours, scenarios
-from emdefense.planning.job import STAGES
-from emdefense.planning.jobs import cells_of, jobs_of, study_jobs
+from emdefense.planning.job import STAGES, Job
 from emdefense.planning.judge_cost import JudgeCost, judge_cost
-from emdefense.planning.snakemake_folder import Snapshot
-from emdefense.planning.states import state_of
+from emdefense.planning.made_again import Again, made_again, made_again_text
 from emdefense.planning.work import Work
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import Requests
@@ -35,6 +34,8 @@ BY_ARITHMETIC = (
 class Plan:
     """``stages``: jobs done and to run; ``cells``: the same, done if all of it is. Hours are of what is to run.
 
+    ``again``: why jobs are to run of which everything is there; what follows from these is counted, but not named.
+
     ``scenarios``: hours by partition if all that fits on the partition named first runs there. ``judge`` is None for a
     judge that costs nothing; ``second_judges`` are those that cost something.
     """
@@ -42,6 +43,7 @@ class Plan:
     study: str
     cells: dict[str, int]
     stages: dict[str, dict[str, int]]
+    again: list[Again]
     hours: list[Hours]
     scenarios: dict[str, dict[str, float]]
     judge: JudgeCost | None
@@ -53,28 +55,29 @@ class Plan:
         return {**asdict(self), "hours": [{**asdict(row), "basis": row.basis} for row in self.hours]}
 
 
-def study_plan(study: Study, gpus: Mapping[str, Gpu], now: Snapshot) -> Plan:
-    """Return the plan; what runs at this moment counts as to run."""
-    grid, jobs = Grid(study), study_jobs(study)
+def study_plan(study: Study, gpus: Mapping[str, Gpu], jobs: Sequence[Job]) -> Plan:
+    """Return the plan of a study, whose ``jobs`` are all of them; what runs at this moment counts as to run."""
+    grid = Grid(study)
     requests = Requests(study, gpus)
-    work = Work(grid, requests)
-    done = {job.log for job in jobs if state_of(job, now) == "done"}
-    to_run = [job for job in jobs if job.log not in done]
+    done = {job.log for job in jobs if not job.needs_run}
+    to_run = [job for job in jobs if job.needs_run]
+    work = Work(grid, requests, to_come={output for job in to_run for output in job.outputs})
     stages = {}
     for stage in STAGES:
         of_stage = [job for job in jobs if job.stage == stage]
         if of_stage:
-            finished = sum(job.log in done for job in of_stage)
+            finished = sum(not job.needs_run for job in of_stage)
             stages[stage] = {"jobs": len(of_stage), "done": finished, "to_run": len(of_stage) - finished}
     parts = jobs_of(grid, jobs)
     cells = cells_of(grid)
-    whole = sum(all(job.log in done for behind in parts[cell].values() for job in behind) for cell in cells)
-    estimates = Estimates(study, gpus, [job for job in jobs if job.log in done])
+    whole = sum(all(not job.needs_run for behind in parts[cell].values() for job in behind) for cell in cells)
+    estimates = Estimates(study, gpus, work, [job for job in jobs if not job.needs_run])
     hours = estimates.hours(to_run)
     return Plan(
         study.study,
         {"cells": len(cells), "done": whole, "to_run": len(cells) - whole},
         stages,
+        made_again(jobs),
         hours,
         scenarios(hours, gpus),
         judge_cost(grid, work, jobs, done, study.judge),
@@ -91,7 +94,7 @@ def plan_text(plan: Plan, gpus: Mapping[str, Gpu]) -> str:
     rows += [
         [stage, *(str(counts[key]) for key in ("jobs", "done", "to_run"))] for stage, counts in plan.stages.items()
     ]
-    lines += [*aligned(rows), ""]
+    lines += [*aligned(rows), *made_again_text(plan.again), ""]
     lines += [*_hours(plan, gpus), ""] if plan.hours else []
     for cost in (plan.judge, *plan.second_judges):
         lines += [*_judge(cost), ""]

@@ -1,4 +1,4 @@
-"""Which state each job of a study is in, from its files."""
+"""Which state each job of a study is in, from what Snakemake means to do and from its files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,12 +12,13 @@ State = Literal["done", "running", "failed", "interrupted", "waiting"]
 STATES: tuple[State, ...] = ("failed", "interrupted", "running", "waiting", "done")
 
 MEANING = """\
-done         all outputs are there, whole. Whether settings or inputs changed since, `snakemake -n` knows
+done         Snakemake has nothing to do: all outputs that anything needs are there, whole and as of today's settings
 running      outputs are in the making, and a Snakemake runs on this machine in this folder, or squeue says RUNNING
 failed       the job's last run began (its log is there) and left no whole outputs, and it does not run
 interrupted  outputs are in the making, but neither is there such a Snakemake nor does squeue know the job: it was
              killed, or runs for a Snakemake on another machine
-waiting      not begun, or in Slurm's queue, or about to be tried again by the Snakemake that runs
+waiting      not begun, or in Slurm's queue, or about to be tried again by the Snakemake that runs, or to be made again
+             because settings or inputs have changed
 """
 
 
@@ -29,8 +30,10 @@ def state_of(job: Job, now: Snapshot) -> State:
         if external is not None and external in now.queue:
             return "waiting" if now.queue[external] in QUEUED else "running"
         return "running" if _is_run(job, now) else "interrupted"
-    if all(Path(output).exists() for output in job.outputs):
+    if not job.needs_run:
         return "done"
+    if all(Path(output).exists() for output in job.outputs):
+        return "waiting"
     began = _changed(job.log)
     if began is None or (_is_run(job, now) and began < max(now.locked.get(output, 0) for output in job.outputs)):
         return "waiting"

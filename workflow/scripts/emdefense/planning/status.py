@@ -10,10 +10,11 @@ from typing import Any
 
 from emdefense.cells import Cell, Grid
 from emdefense.config.study import Study
+from emdefense.planning.cell_parts import cells_of, jobs_of
 from emdefense.planning.columns import aligned
 from emdefense.planning.failures import last_line
 from emdefense.planning.job import STAGES, Job
-from emdefense.planning.jobs import cells_of, jobs_of, study_jobs
+from emdefense.planning.made_again import Again, made_again, made_again_text
 from emdefense.planning.snakemake_folder import Snapshot
 from emdefense.planning.states import STATES, State, state_of, worst
 
@@ -41,12 +42,14 @@ class Failure:
 class Status:
     """``snakemake``: process, start and host of the one that runs the study; ``locked`` if none does but it is locked.
 
-    ``stages`` counts the jobs of each stage by state; ``cells`` are the cells with the state of each of their parts.
+    ``stages`` counts the jobs of each stage by state; ``again`` are those to be made again although they are there, and
+    why; ``cells`` are the cells with the state of each of their parts.
     """
 
     study: str
     snakemake: dict[str, Any]
     stages: dict[str, dict[State, int]]
+    again: list[Again]
     cells: list[tuple[Cell, dict[str, State]]]
     failures: list[Failure]
     commands: dict[str, str]
@@ -57,15 +60,19 @@ class Status:
             "study": self.study,
             "snakemake": self.snakemake,
             "stages": self.stages,
+            "again": [asdict(again) for again in self.again],
             "cells": [{**asdict(cell), "parts": parts} for cell, parts in self.cells],
             "failures": [asdict(failure) for failure in self.failures],
             "commands": self.commands,
         }
 
 
-def study_status(study: Study, now: Snapshot, command: Command) -> Status:
-    """Return the study's status; ``command`` gives the Snakemake command line that ends with given words."""
-    grid, jobs = Grid(study), study_jobs(study)
+def study_status(study: Study, jobs: Sequence[Job], now: Snapshot, command: Command) -> Status:
+    """Return the status of a study, whose ``jobs`` are all of them.
+
+    ``command`` gives the Snakemake command line that ends with given words.
+    """
+    grid = Grid(study)
     states = {job.log: state_of(job, now) for job in jobs}
     stages: dict[str, dict[State, int]] = {}
     for stage in STAGES:
@@ -82,7 +89,15 @@ def study_status(study: Study, now: Snapshot, command: Command) -> Status:
         (cell, {part: worst(states[job.log] for job in behind) for part, behind in parts[cell].items()})
         for cell in cells_of(grid)
     ]
-    return Status(study.study, _snakemake(jobs, now), stages, cells, failures, _commands(jobs, states, now, command))
+    return Status(
+        study.study,
+        _snakemake(jobs, now),
+        stages,
+        made_again(jobs),
+        cells,
+        failures,
+        _commands(jobs, states, now, command),
+    )
 
 
 def _snakemake(jobs: Sequence[Job], now: Snapshot) -> dict[str, Any]:
@@ -115,7 +130,7 @@ def status_text(status: Status) -> str:
     """Return the status as plain text of at most ``WIDTH`` columns, but for commands."""
     finished = sum(set(parts.values()) == {"done"} for _, parts in status.cells)
     lines = [f"{status.study}: {finished} of {len(status.cells)} cells are done.", _running(status.snakemake), ""]
-    lines += [*_stages(status), "", *_matrix(status)]
+    lines += [*_stages(status), *made_again_text(status.again), "", *_matrix(status)]
     for failure in status.failures[:SHOWN]:
         said = failure.last_line or "(its log is empty: it was killed, or its outputs were removed)"
         lines += ["", f"failed: {failure.rule} {failure.job}"]

@@ -1,5 +1,6 @@
 """How much there is to compute: rows, tokens and responses, by the prepared data or, before there are any, assumed."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
@@ -18,17 +19,21 @@ FOQA_ROWS = 848
 class Work:
     """What the jobs of a study have to do."""
 
-    def __init__(self, grid: Grid, requests: Requests, *, prepared: bool = True):
-        """With ``prepared`` false, files that lie there are not looked at."""
-        self._prepared = prepared
+    def __init__(self, grid: Grid, requests: Requests, *, prepared: bool = True, to_come: Collection[str] = ()):
+        """With ``prepared`` false, no file that lies there is looked at; otherwise none of those ``to_come``."""
+        self._prepared, self._to_come = prepared, to_come
         self._grid, self._requests, self._layout = grid, requests, Layout(grid.study)
         self._counted: dict[str, tuple[int, int] | None] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether a file is there and stays as it is."""
+        return self._prepared and path not in self._to_come and Path(path).is_file()
 
     def rows(self, cell: Cell) -> tuple[int, float]:
         """Return how many rows a cell is trained on, and their mean tokens without padding."""
         path = self._grid.training_rows(cell, self._layout)
         if path not in self._counted:
-            self._counted[path] = _count(Path(path)) if self._prepared else None
+            self._counted[path] = _count(Path(path)) if self.has(path) else None
         if prepared := self._counted[path]:
             rows, size = prepared
             return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
@@ -42,9 +47,9 @@ class Work:
 
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""
-        questions = Path(self._layout.questions(SHARED_TASK if question_set == GENERAL else cell.task))
+        questions = self._layout.questions(SHARED_TASK if question_set == GENERAL else cell.task)
         planned = GENERAL_QUESTIONS if question_set == GENERAL else self._grid.study.data.holdout_questions
-        count = len(read_json(questions)) if self._prepared and questions.is_file() else planned
+        count = len(read_json(Path(questions))) if self.has(questions) else planned
         return count * self._grid.study.models[cell.model].samples_per_question
 
 
