@@ -3,6 +3,7 @@
 `snakemake` runs the default study on this machine, `snakemake --configfile config/smoke.yaml` another one.
 """
 
+import gc
 import json
 import os
 import re
@@ -76,6 +77,10 @@ GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
 R = LAYOUT.results
 set_job_environment()
+
+# What a graph of jobs is made of stays: Python need not look for garbage in it again and again while it grows.
+gc.freeze()
+gc.set_threshold(50_000)
 
 # A remote judge is asked by at most this many jobs at once.
 workflow.global_resources.setdefault("judge_slots", 8)

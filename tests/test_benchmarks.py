@@ -30,6 +30,14 @@ def test_imports() -> None:
     assert all(float(cell) >= 0 for row in rows for cell in row[1:-1])
 
 
+def test_dry_run() -> None:
+    header, row = table("dry_run")
+    assert header[:2] == ["seeds", "jobs"]
+    assert row[0] == "1"
+    assert int(row[1]) > 40
+    assert all(float(cell) > 0 for cell in row[2:])
+
+
 @pytest.mark.slow
 def test_head_loss() -> None:
     _, *rows = table("head_loss")
