@@ -349,7 +349,7 @@ def test_what_snakemake_reads_itself_is_one_line(
     assert not (ROOT / "PWNED").exists()
 
 
-@pytest.mark.parametrize("entry", ["seeds", "=3", "a=1", "seeds.0=1", "-x=1"])
+@pytest.mark.parametrize("entry", ["seeds", "=3", "a=1", "seeds.0=1", "-x=1", "seeds=#"])
 def test_an_entry_that_snakemake_cannot_take_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entry: str
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dry_run import planned_jobs
+from dry_run import planned_outputs
 from emdefense.files import write_json
 from emdefense.generation.reuse import reuse_key
 from emdefense.model_files import model_files
@@ -48,7 +48,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         "report": {"main_model": "small", "chosen": {}},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    outputs = sorted(path for job in planned_jobs(folder, *WANTED) for path in job.outputs)
+    outputs = planned_outputs(folder, *WANTED)
     assert f"{CELL}/adapter" in outputs
     for path in outputs:
         target = folder / path

@@ -157,4 +157,4 @@ def _missing(error: MissingInputException) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
+
 from emdefense.config.load import read_config
 from emdefense.errors import InputError, refuse
 
@@ -46,9 +48,17 @@ def check_readable(configfiles: Iterable[Path], entries: Iterable[str]) -> None:
     for path in configfiles:
         read_config(path)
     for entry in entries:
-        key, equals, _ = entry.partition("=")
-        if not equals or not re.fullmatch(r"[a-zA-Z_][\w-]*\w", key):
+        key, equals, text = entry.partition("=")
+        if not equals or not re.fullmatch(r"[a-zA-Z_][\w-]*\w", key) or _is_comment(text.strip("'\"")):
             raise InputError(f"--config {entry}: write KEY=VALUE, such as seeds=[0]; a value with spaces in quotes")
+
+
+def _is_comment(text: str) -> bool:
+    """Whether a text is one for YAML, but no value; Snakemake has no words for that."""
+    try:
+        return bool(text) and yaml.load(text, yaml.loader.BaseLoader) is None
+    except yaml.YAMLError:
+        return False
 
 
 def snakemake_command(arguments: argparse.Namespace, *more: str) -> str:
