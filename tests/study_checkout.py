@@ -72,7 +72,7 @@ class Checkout:
         if "Nothing to be done" not in shown.stdout:
             stats = shown.stdout.split("Job stats:")[1].split("total")[0]
             found = {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", stats, flags=re.MULTILINE)}
-        if "--" not in arguments:
+        if {word for word in arguments if word.startswith("-")} <= {"--configfile", "--config"}:
             before = self.records()
             ours = subprocess.run(
                 [sys.executable, "-c", COUNT, *arguments],

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from emdefense.judging.cache import Cache
 from emdefense.judging.requests import all_requests, probes
 from emdefense.judging.responses import ResponseFile
 from emdefense.planning.command_line import snakemake_command, study_parser
+from emdefense.planning.made_again import Again
 from emdefense.planning.plan import Plan, plan_text, study_plan
 from emdefense.resources.gpus import Gpu, read_gpus
 from study_checkout import ROOT
@@ -118,6 +120,25 @@ def test_what_was_judged_or_paid_for_is_not_paid_again(study: Study) -> None:
     assert (unpaid.judged, unpaid.journalled, cost.judged, cost.journalled) == (480, 0, 480, 7)
     assert (cost.calls, cost.to_make) == (unpaid.calls, unpaid.to_make - 7)
     assert cost.input_tokens == unpaid.input_tokens - 7 * ((20 + 100 + 40) / 4 + 7)
+
+
+def test_what_is_to_be_made_again_counts_as_if_it_were_not_there(study: Study) -> None:
+    untouched = plan(study)
+    for job in study_jobs(study):
+        finish(study, job.log)
+    path = Path("results/tiny/data/code/train_misaligned.jsonl")
+    path.write_text("{}\n" * 7)
+    write_rows(Path("results/tiny/data/legal/train_misaligned.jsonl"), [{}] * 7)
+    changed = [replace(job, needs_run=True, reasons=("params have changed",)) for job in study_jobs(study)]
+    again = study_plan(study, GPUS, changed)
+    assert untouched.judge is not None
+    assert again.judge is not None
+    assert (again.judge.to_make, again.judge.judged) == (untouched.judge.to_make, 0)
+    assert [row.hours for row in again.hours] == [row.hours for row in untouched.hours]
+    assert again.disk.to_come == untouched.disk.to_come
+    assert Again("train", 10, "params have changed") in again.again
+    assert "\nto make again: 10 train: params have changed\n" in plan_text(again, GPUS)
+    assert untouched.again == []
 
 
 def test_responses_that_are_there_are_counted_as_they_are(study: Study) -> None:

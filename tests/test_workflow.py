@@ -188,6 +188,24 @@ def test_a_setting_retrains_though_the_models_check_runs_too(finished: Checkout)
     assert (planned["check_model"], planned["train"], planned["generate"]) == (1, 2, 2)
 
 
+def test_another_temperature_asks_again_and_trains_nothing(finished: Checkout) -> None:
+    planned = finished.planned(*SMOKE, "--config", "generation={temperature: 0.3}")
+    again = {"check_model": 1, "generate": 2, "generate_untrained": 2, "judge": 6}
+    assert planned == {**again, "effective_config": 1, "training_curves": 1, **REPORTED}
+
+
+def test_changed_questions_are_asked_and_nothing_else(finished: Checkout) -> None:
+    questions = finished.folder / "results/smoke/data/questions/code.json"
+    content, stamp = questions.read_text(), questions.stat()
+    questions.write_text(content + "\n")
+    try:
+        again = {"check_data": 1, "check_model": 1, "generate": 2, "generate_untrained": 1, "judge": 5}
+        assert finished.planned(*SMOKE) == {**again, **REPORTED}
+    finally:
+        questions.write_text(content)
+        os.utime(questions, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
 def test_files_beside_a_made_models_weights_retrain_nothing(finished: Checkout) -> None:
     foreign = [finished.folder / WORLD / name for name in (".DS_Store", "README.md")]
     for path in foreign:
