@@ -1,6 +1,7 @@
 """Snakemake's DAG as plan and status take it: whole, without a trace, and under another's lock."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from snakemake.persistence.file import FilePersistence
 
 from emdefense.errors import InputError
-from emdefense.planning.job import STAGES
+from emdefense.planning.job import STAGES, Job
+from study_checkout import ROOT
 from study_folder import tiny_study
 from study_jobs import planned_jobs, write_inputs
 
@@ -48,6 +50,16 @@ def test_a_job_is_what_its_rule_declares(folder: Path) -> None:
     judging = jobs["results/tiny/logs/judge/small/code/kl/1/seed0/general/oracle.log"]
     assert (judging.question_set, judging.judge) == ("general", "oracle")
     assert {job.stage for job in jobs.values()} <= set(STAGES)
+
+
+def test_every_rule_before_the_report_has_its_stage() -> None:
+    found = {}
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for name in re.findall(r"^ *(?:rule|use rule \w+ as) (\w+)", path.read_text(), flags=re.MULTILINE):
+            found[name] = path.stem
+    assert len(found) > 30
+    late = {name for name in found if Job(name, {}, (), (), "", None, False, ()).stage == "report"}
+    assert late == {name for name, file in found.items() if file in ("report", "statistics")} | {"fetch"}
 
 
 def make(folder: Path, outputs: Iterable[str]) -> None:
