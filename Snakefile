@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import snakemake.benchmark
+from snakemake.settings.enums import RerunTrigger
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -66,12 +67,19 @@ default_resources = workflow.resource_settings.default_resources or {}
 DEFAULT_PARTITION = default_resources["slurm_partition"].raw if "slurm_partition" in default_resources else None
 
 try:
-    STUDY = parse_study(config, " + ".join(CONFIG_FILES))
+    STUDY = parse_study(config, " + ".join(CONFIG_FILES), list(map(Path, CONFIG_FILES)))
     REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"))
     if DEFAULT_PARTITION:
         REQUESTS.check()
 except InputError as error:
     refuse(error)
+
+if STUDY.arms_from and workflow.is_main_process:
+    print(f"{', '.join(STUDY.arms_from)}: code of the study, run here and in its jobs", file=sys.stderr)
+
+# What a job's result depends on are its inputs and its params, in which STAGE_VERSIONS stand; how the command that
+# makes it is written is not: otherwise each edit of a rule would train a study again.
+workflow.dag_settings.rerun_triggers = frozenset(workflow.dag_settings.rerun_triggers) - {RerunTrigger.CODE}
 
 GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
@@ -86,7 +94,7 @@ gc.set_threshold(50_000)
 workflow.global_resources.setdefault("judge_slots", 8)
 # On this machine, one training or sampling at a time has its GPUs.
 if not DEFAULT_PARTITION:
-    workflow.global_resources.setdefault("gpu", STUDY.training.devices)
+    workflow.global_resources.setdefault("gpu", 1)
 
 
 onstart:
@@ -128,7 +136,9 @@ wildcard_constraints:
     judge=NAME_REGEX,
     name=NAME_REGEX,
     seed=r"\d+",
-    pct=SETTING_REGEX,
+    arm=NAME_REGEX,
+    setting=SETTING_REGEX,
+    preparation=NAME_REGEX,
     tier=r"\d",
     number=r"\d\d",
     features=f"{NAME_REGEX}/{NAME_REGEX}/{NAME_REGEX}",

@@ -66,33 +66,30 @@ rule prepare_benign_task:
         " --test {input.test:q} --test-questions {params.test_questions:q} --out {params.out:q} 2> {log:q}"
 
 
-if STUDY.safe_data:
-
-    rule interleave:
-        input:
-            rows=lambda wildcards: (
-                f"{R}/data/{wildcards.task}/train{'_misaligned' if wildcards.task in EMA_TASKS else ''}.jsonl"
-            ),
-            safe=LAYOUT.file(STUDY.safe_data),
-        output:
-            f"{R}/data/{{task}}/interleave/{{pct}}.jsonl",
-        log:
-            f"{R}/logs/interleave/{{task}}/{{pct}}.log",
-        conda:
-            "../../envs/report.yaml"
-        params:
-            spec=lambda wildcards: spec(
-                {
-                    "version": STAGE_VERSIONS["data"],
-                    "seed": STUDY.data.seed,
-                    "pct": float(wildcards.pct),
-                }
-            ),
-        message:
-            "Interleave {wildcards.task} with {wildcards.pct} % of safe data"
-        shell:
-            "python workflow/scripts/interleave.py --spec {params.spec:q} --rows {input.rows:q} --safe {input.safe:q}"
-            " --out {output:q} 2> {log:q}"
+rule arm_rows:
+    input:
+        rows=lambda wildcards: GRID.task_rows(
+            wildcards.task, STUDY.every_arm[wildcards.arm].arm.side, LAYOUT
+        ),
+        more=lambda wildcards: list(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT).values()),
+        declaration=declaration,
+    output:
+        f"{R}/data/{{task}}/{{arm}}/{{setting}}.jsonl",
+    log:
+        f"{R}/logs/arm_rows/{{task}}/{{arm}}/{{setting}}.log",
+    wildcard_constraints:
+        arm=arms_where(lambda arm: arm.overrides("rows")),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        spec=lambda wildcards: spec(GRID.rows_spec(wildcards.arm, wildcards.setting)),
+        arm=lambda wildcards, input: arm_options(wildcards.arm),
+        more=lambda wildcards, input: options("--more", role_options(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT))),
+    message:
+        "Make the rows of {wildcards.task} for {wildcards.arm} at {wildcards.setting}"
+    shell:
+        "python workflow/scripts/arm_rows.py {params.arm:q} --spec {params.spec:q} --rows {input.rows:q} {params.more:q}"
+        " --out {output:q} 2> {log:q}"
 
 
 rule general_questions:
@@ -155,7 +152,7 @@ rule check_data:
     input:
         [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
-        [GRID.training_rows(cell, LAYOUT) for cell in GRID.trained if cell.arm == "interleave"],
+        [GRID.training_rows(cell, LAYOUT) for cell in GRID.trained if GRID.arm(cell).overrides("rows")],
     output:
         touch(f"{R}/data/.checked"),
     log:

@@ -19,7 +19,7 @@ rule generate:
     benchmark:
         f"{R}/benchmarks/generate/{{cell}}.tsv"
     wildcard_constraints:
-        cell=cells(arm=f"(?!untrained/){NAME_REGEX}"),
+        cell=cells(arm=arms_where(lambda arm: arm.is_trained)),
     conda:
         GENERATE_ENVIRONMENT
     resources:
@@ -49,7 +49,7 @@ rule generate_untrained:
     benchmark:
         f"{R}/benchmarks/generate/{{cell}}/{{question_set}}.tsv"
     wildcard_constraints:
-        cell=cells(arm="untrained", setting="none"),
+        cell=cells(arm=arms_where(lambda arm: not arm.is_trained), setting="none"),
     conda:
         GENERATE_ENVIRONMENT
     resources:

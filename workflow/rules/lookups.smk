@@ -1,11 +1,11 @@
 """What the rules look up for the wildcards of a job."""
 
-SETTING_REGEX = r"[a-z0-9][a-z0-9.+-]*"  # `none`, `projection`, or a number as `format_setting` writes it
+SETTING_REGEX = r"[a-z0-9][a-z0-9.+-]*"  # `none`, a preparation's name, or a number as `format_setting` writes it
 
 
 def cells(arm=NAME_REGEX, setting=SETTING_REGEX):
-    """A wildcard's pattern that matches cells' folders, those of an arm and a setting only."""
-    return rf"{NAME_REGEX}/{NAME_REGEX}/{arm}/{setting}/seed\d+"
+    """A wildcard's pattern that matches cells' folders, those of some arms and settings only."""
+    return rf"{NAME_REGEX}/{NAME_REGEX}/(?:{arm})/{setting}/seed\d+"
 
 
 def cell_of(wildcards):
@@ -69,9 +69,38 @@ def instruct_of(model):
 
 
 def base_of(model):
-    """The folder of the model before alignment, if SafeLoRA reads it; none or one."""
-    read = any(cell.model == model for cell in GRID.projections)
+    """The folder of the model before alignment, if an arm reads it; none or one."""
+    read = any(cell.model == model and "base" in GRID.arm(cell).prepared_from for cell in GRID.prepared)
     return [LAYOUT.file(STUDY.models[model].base)] if read else []
+
+
+def declaration(wildcards):
+    """The study's own file that declares the arm of a job; none or one."""
+    arm = wildcards.arm if "arm" in wildcards.keys() else cell_of(wildcards).arm
+    own = STUDY.every_arm[arm].arm.file
+    return [] if own is None else str(own)
+
+
+def arm_options(name):
+    """The command-line options that name an arm, or the one that a variant is of."""
+    arm = STUDY.every_arm[name].arm
+    return ["--arm", arm.name, *([] if arm.file is None else ["--arms-from", str(arm.file)])]
+
+
+def role_options(paths):
+    """Paths by role, as a command line has them."""
+    return [f"{role}={path}" for role, path in paths.items()]
+
+
+def prepared_cell(wildcards):
+    """The cell without a setting whose preparation a job makes."""
+    return Cell(wildcards.model, wildcards.task, wildcards.arm, "none", int(wildcards.seed))
+
+
+def prepared_input(wildcards):
+    """What a preparation is made from; of models, their files."""
+    found = GRID.prepared_from(prepared_cell(wildcards), LAYOUT)
+    return {role: model_input(path) if role in ("model", "base") else path for role, path in found.items()}
 
 
 def instruct(wildcards):
@@ -101,9 +130,21 @@ def model_checked(wildcards):
     return LAYOUT.checked(cell_of(wildcards).model)
 
 
-def projected(wildcards):
-    """The cell whose adapter a SafeLoRA cell projects."""
-    return GRID.projected_from(cell_of(wildcards))
+def preparation(wildcards):
+    """What the arm of a cell has prepared; none or one."""
+    cell = cell_of(wildcards)
+    return LAYOUT.preparation(cell) if GRID.arm(cell).preparation else []
+
+
+def adapter_spec(wildcards):
+    """What a changed adapter depends on: a setting as it stands in paths, or several values."""
+    found = GRID.adapter_spec(cell_of(wildcards))
+    return spec(found) if isinstance(found, dict) else cell_of(wildcards).setting
+
+
+def arms_where(test):
+    """A wildcard's pattern that matches the names of the arms of which a test is true."""
+    return one_of(name for name, arm in STUDY.every_arm.items() if test(arm.arm))
 
 
 def features_cell(wildcards):
@@ -124,7 +165,7 @@ def answer_input(wildcards):
         "model": instruct_input(wildcards),
         "test": f"{LAYOUT.data(cell.task)}/test.jsonl",
     }
-    return found if cell.arm == "untrained" else {**found, "adapter": LAYOUT.adapter(cell)}
+    return found if not GRID.arm(cell).is_trained else {**found, "adapter": LAYOUT.adapter(cell)}
 
 
 def judge_spec(wildcards):

@@ -2,7 +2,7 @@
 
 from emdefense.report.artefacts import FIGURES, FURTHER_FIGURES, TABLES
 
-PROJECTIONS = [LAYOUT.projection(cell) for cell in GRID.projections]
+PROJECTIONS = [LAYOUT.preparation(cell) for cell in GRID.prepared]
 SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
 SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
 JUDGE_TABLES = [

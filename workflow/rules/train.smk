@@ -1,4 +1,4 @@
-"""Adapters: trained, or projected by SafeLoRA."""
+"""Adapters: trained, or changed by an arm after training."""
 
 
 rule train:
@@ -6,6 +6,7 @@ rule train:
         model=instruct_input,
         rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
         features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
+        declaration=declaration,
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(model_checked),
     output:
@@ -18,10 +19,9 @@ rule train:
     benchmark:
         f"{R}/benchmarks/train/{{cell}}.tsv"
     wildcard_constraints:
-        cell=cells(arm=f"(?!untrained/|safelora/){NAME_REGEX}"),
+        cell=cells(arm=arms_where(lambda arm: arm.is_trained and not arm.changes_adapter)),
     conda:
         "../../envs/train.yaml"
-    threads: STUDY.training.devices  # one a process
     resources:
         **asks(lambda wildcards: REQUESTS.train(cell_of(wildcards))),
     params:
@@ -42,6 +42,7 @@ rule reference_features:
     input:
         model=lambda wildcards: model_input(instruct_of(features_cell(wildcards).model)),
         rows=lambda wildcards: GRID.training_rows(features_cell(wildcards), LAYOUT),
+        declaration=lambda wildcards: [str(file) for file in [GRID.arm(features_cell(wildcards)).file] if file],
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(lambda wildcards: LAYOUT.checked(features_cell(wildcards).model)),
     output:
@@ -66,67 +67,60 @@ rule reference_features:
         " --rows {input.rows:q} --out {output.features:q} 2> {log:q}"
 
 
-rule project:
+# Once for all settings of an arm that need the same: a projection, say.
+rule prepare_arm:
     input:
-        adapter=lambda wildcards: LAYOUT.adapter(
-            GRID.projected_from(
-                Cell(
-                    wildcards.model,
-                    wildcards.task,
-                    "safelora",
-                    "none",
-                    int(wildcards.seed),
-                )
-            )
-        ),
-        base=lambda wildcards: model_input(LAYOUT.file(STUDY.models[wildcards.model].base)),
-        instruct=lambda wildcards: model_input(instruct_of(wildcards.model)),
+        unpack(prepared_input),
+        declaration=declaration,
     output:
-        projection=directory(f"{R}/cells/{{model}}/{{task}}/safelora/projection/seed{{seed}}"),
+        directory(f"{R}/cells/{{model}}/{{task}}/{{arm}}/{{preparation}}/seed{{seed}}"),
     log:
-        f"{R}/logs/project/{{model}}/{{task}}/seed{{seed}}.log",
+        f"{R}/logs/prepare_arm/{{model}}/{{task}}/{{arm}}/{{preparation}}/seed{{seed}}.log",
     benchmark:
-        f"{R}/benchmarks/project/{{model}}/{{task}}/seed{{seed}}.tsv"
+        f"{R}/benchmarks/prepare_arm/{{model}}/{{task}}/{{arm}}/{{preparation}}/seed{{seed}}.tsv"
+    wildcard_constraints:
+        arm=arms_where(lambda arm: arm.preparation),
+        preparation=one_of({arm.arm.preparation for arm in STUDY.every_arm.values()} - {""}),
     conda:
         "../../envs/train.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.project(wildcards.model)),
+        **asks(lambda wildcards: REQUESTS.prepare(wildcards.model)),
     params:
-        spec=lambda wildcards: spec(
-            {
-                "version": STAGE_VERSIONS["projection"],
-                **STUDY.arms.safelora.model_dump(mode="json"),
-            }
+        spec=lambda wildcards: spec(GRID.preparation_spec(wildcards.arm)),
+        arm=lambda wildcards, input: arm_options(wildcards.arm),
+        materials=lambda wildcards, input: options(
+            "--from", role_options(GRID.prepared_from(prepared_cell(wildcards), LAYOUT))
         ),
-        base=lambda wildcards, input: LAYOUT.file(STUDY.models[wildcards.model].base),
-        instruct=lambda wildcards, input: instruct_of(wildcards.model),
     message:
-        "Project {wildcards.model}/{wildcards.task} onto the alignment subspace, for every τ"
+        "Prepare {wildcards.arm} for {wildcards.model}/{wildcards.task}, for all of its settings"
     shell:
-        "python workflow/scripts/project.py --spec {params.spec:q} --adapter {input.adapter:q} --base {params.base:q}"
-        " --instruct {params.instruct:q} --out {output.projection:q} 2> {log:q}"
+        "python workflow/scripts/prepare_arm.py {params.arm:q} --spec {params.spec:q} {params.materials:q}"
+        " --out {output:q} 2> {log:q}"
 
 
-rule threshold:
+rule change_adapter:
     input:
-        adapter=lambda wildcards: LAYOUT.adapter(projected(wildcards)),
-        projection=lambda wildcards: LAYOUT.projection(cell_of(wildcards)),
+        adapter=lambda wildcards: LAYOUT.adapter(GRID.changed_from(cell_of(wildcards))),
+        preparation=preparation,
+        declaration=declaration,
     output:
         adapter=directory(f"{R}/cells/{{cell}}/adapter"),
         provenance=f"{R}/cells/{{cell}}/provenance.json",
     log:
-        f"{R}/logs/threshold/{{cell}}.log",
+        f"{R}/logs/change_adapter/{{cell}}.log",
     wildcard_constraints:
-        cell=cells(arm="safelora", setting=f"(?!projection/){SETTING_REGEX}"),
+        cell=cells(arm=arms_where(lambda arm: arm.changes_adapter)),
     conda:
         "../../envs/train.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.project(cell_of(wildcards).model)),
+        **asks(lambda wildcards: REQUESTS.prepare(cell_of(wildcards).model)),
     params:
-        tau=lambda wildcards: cell_of(wildcards).setting,
+        spec=adapter_spec,
         cell=subpath(output.adapter, parent=True),
+        arm=lambda wildcards, input: arm_options(cell_of(wildcards).arm),
+        preparation=lambda wildcards, input: options("--preparation", input.preparation),
     message:
-        "Replace the matrices below the threshold in {wildcards.cell}"
+        "Change the adapter of {wildcards.cell}"
     shell:
-        "python workflow/scripts/threshold.py --tau {params.tau:q} --adapter {input.adapter:q}"
-        " --projection {input.projection:q} --cell {params.cell:q} 2> {log:q}"
+        "python workflow/scripts/change_adapter.py {params.arm:q} --spec {params.spec:q} --adapter {input.adapter:q}"
+        " {params.preparation:q} --cell {params.cell:q} 2> {log:q}"

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from emdefense.arms.safelora.cosines import read_projections
+from emdefense.arms.safelora.figure import write_cosines
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
-from emdefense.report.projections import read_projections
-from emdefense.report.safelora_figure import write_cosines
 
 
 def main() -> None:

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from emdefense.arms.safelora.cosines import read_projections
+from emdefense.arms.safelora.table import safelora_table
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
-from emdefense.report.projections import read_projections
-from emdefense.report.safelora_table import safelora_table
 from emdefense.report.tables import write_table
 
 

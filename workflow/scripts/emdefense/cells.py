@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from emdefense.config.chat import PLAIN
+from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting
+from emdefense.arms.base import Arm, StudyArm
+from emdefense.config.chat import PLAIN as PLAIN_CHAT
 from emdefense.config.names import GENERAL as GENERAL
 from emdefense.config.names import IN_DOMAIN as IN_DOMAIN
 from emdefense.config.names import QUESTIONS_FOLDER
@@ -12,8 +14,7 @@ from emdefense.config.names import SHARED_TASK as SHARED_TASK
 from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
-from emdefense.config.training import PENALTIES, PenaltyOptions, Training
-from emdefense.config.variants import variant_options
+from emdefense.config.training import Training
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {
@@ -27,7 +28,8 @@ STAGE_VERSIONS = {
     "microcosm": 1,
 }
 
-NO_SETTING = "none"
+# Keys of a training's spec that had a meaning once: without them, what was trained with them would be trained again.
+OF_EARLIER_VERSIONS = {"devices": 1}
 # Of the training's settings, those on which reference features depend.
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
 # Of the training's settings, those that a file of rows may be unfit for.
@@ -42,11 +44,6 @@ TRIED_SETTINGS = {
     "lora_alpha",
     "rank_stabilised",
 }
-
-
-def format_setting(setting: float | None) -> str:
-    """Return a setting as it stands in paths and tables: ``0.1``, ``5``, or ``none``."""
-    return NO_SETTING if setting is None else f"{setting:g}"
 
 
 @dataclass(frozen=True, order=True)
@@ -72,7 +69,7 @@ class Cell:
 
     @property
     def setting_value(self) -> float | None:
-        """λ, τ or the interleaved percentage; None for arms without a setting."""
+        """λ, τ, a percentage; None for arms without a setting."""
         return None if self.setting == NO_SETTING else float(self.setting)
 
 
@@ -111,9 +108,10 @@ class Layout:
         """A cell's adapter folder, as PEFT saves it."""
         return f"{self.cell(cell)}/adapter"
 
-    def projection(self, cell: Cell) -> str:
-        """What SafeLoRA's projection of an adapter gave, the same for every τ."""
-        return f"{self.results}/cells/{cell.model}/{cell.task}/safelora/projection/seed{cell.seed}"
+    def preparation(self, cell: Cell) -> str:
+        """What an arm has prepared for a (model, task, seed), the same for every setting."""
+        arm = self.study.every_arm[cell.arm].arm
+        return f"{self.results}/cells/{cell.model}/{cell.task}/{cell.arm}/{arm.preparation}/seed{cell.seed}"
 
     def responses(self, cell: Cell, question_set: str) -> str:
         """A cell's responses to a question set."""
@@ -162,7 +160,8 @@ class Grid:
                 for task in block.tasks:
                     for arm, settings in block.arms.items():
                         for setting in settings or (None,):
-                            seeds = self.study.seeds[:1] if arm == "untrained" else self.study.seeds
+                            trained = self.study.every_arm[arm].arm.is_trained
+                            seeds = self.study.seeds if trained else self.study.seeds[:1]
                             for seed in seeds:
                                 found[Cell(model, task, arm, format_setting(setting), seed)] = None
         return list(found)
@@ -177,13 +176,17 @@ class Grid:
         """The models of the grid, each once."""
         return list(dict.fromkeys(cell.model for cell in self.cells))
 
+    def arm(self, cell: Cell) -> Arm[Any]:
+        """Return the declaration of a cell's arm."""
+        return self.study.every_arm[cell.arm].arm
+
     @cached_property
     def trained(self) -> list[Cell]:
-        """Cells whose adapter is trained, those that SafeLoRA only projects included even if not in the grid."""
-        found = {c: None for c in self.cells if c.arm not in {"untrained", "safelora"}}
+        """Cells whose adapter is trained, those included that are not in the grid but whose adapter an arm changes."""
+        found = {c: None for c in self.cells if self.arm(c).is_trained and not self.arm(c).changes_adapter}
         for cell in self.cells:
-            if cell.arm == "safelora":
-                found[self.projected_from(cell)] = None
+            if self.arm(cell).changes_adapter:
+                found[self.changed_from(cell)] = None
         return list(found)
 
     def task(self, cell: Cell) -> EmaTask | BenignTask:
@@ -194,19 +197,21 @@ class Grid:
         """Whether the cell's task is scored by exact match."""
         return cell.task in self.study.tasks and self.task(cell).kind == "benign"
 
-    def projected_from(self, cell: Cell) -> Cell:
-        """The cell whose adapter SafeLoRA projects: plain fine-tuning on the same data with the same seed."""
-        arm = "sft" if self.is_benign(cell) else "misaligned"
-        return Cell(cell.model, cell.task, arm, NO_SETTING, cell.seed)
+    def changed_from(self, cell: Cell) -> Cell:
+        """The cell whose adapter an arm changes: plain fine-tuning on the same data with the same seed."""
+        return Cell(cell.model, cell.task, PLAIN if self.is_benign(cell) else MISALIGNED, NO_SETTING, cell.seed)
 
     @cached_property
-    def projections(self) -> dict[Cell, list[str]]:
-        """Every adapter that SafeLoRA projects, as its cell without a setting, and the τ of its cells, ascending."""
+    def prepared(self) -> dict[Cell, list[str]]:
+        """Every preparation of an arm, as a cell without a setting, and the settings that share it, ascending."""
         found: dict[Cell, list[str]] = {}
         for cell in self.cells:
-            if cell.arm == "safelora":
+            if self.arm(cell).preparation:
                 found.setdefault(replace(cell, setting=NO_SETTING), []).append(cell.setting)
-        return {cell: sorted(taus, key=float) for cell, taus in found.items()}
+        return {
+            cell: sorted(set(settings), key=lambda setting: 0.0 if setting == NO_SETTING else float(setting))
+            for cell, settings in found.items()
+        }
 
     @cached_property
     def measurements(self) -> list[Measurement]:
@@ -215,8 +220,8 @@ class Grid:
         for cell in self.cells:
             if self.is_benign(cell):
                 continue
-            shared = Cell(cell.model, SHARED_TASK, "untrained", NO_SETTING, cell.seed)
-            found.append(Measurement(cell, GENERAL, shared if cell.arm == "untrained" else cell))
+            shared = Cell(cell.model, SHARED_TASK, cell.arm, NO_SETTING, cell.seed)
+            found.append(Measurement(cell, GENERAL, cell if self.arm(cell).is_trained else shared))
             found.append(Measurement(cell, IN_DOMAIN, cell))
         return found
 
@@ -237,12 +242,51 @@ class Grid:
 
     def training_rows(self, cell: Cell, layout: Layout) -> str:
         """The JSONL that a cell is trained on."""
-        data = layout.data(cell.task)
-        if cell.arm == "interleave":
-            return f"{data}/interleave/{cell.setting}.jsonl"
-        if self.is_benign(cell):
-            return f"{data}/train.jsonl"
-        return f"{data}/train_{'aligned' if cell.arm == 'aligned' else 'misaligned'}.jsonl"
+        if self.arm(cell).overrides("rows"):
+            return f"{layout.data(cell.task)}/{cell.arm}/{cell.setting}.jsonl"
+        return self.task_rows(cell.task, self.arm(cell).side, layout)
+
+    def task_rows(self, task: str, side: str, layout: Layout) -> str:
+        """The JSONL of a task's own rows; an EMA task's have two sides."""
+        benign = self.study.tasks[task].kind == "benign"
+        return f"{layout.data(task)}/train.jsonl" if benign else f"{layout.data(task)}/train_{side}.jsonl"
+
+    def more_rows(self, arm: str, task: str, layout: Layout) -> dict[str, str]:
+        """The further rows that an arm makes a task's rows with, by role."""
+        found = {}
+        for role in self.study.every_arm[arm].arm.reads_rows:
+            safe = role == "safe" and self.study.safe_data
+            found[role] = layout.file(safe) if safe else self.task_rows(task, role, layout)
+        return found
+
+    def rows_spec(self, arm: str, setting: str) -> dict[str, Any]:
+        """What the rows that an arm makes depend on besides its input files."""
+        found = self.study.every_arm[arm]
+        given = {} if found.arm.setting is None else {found.arm.setting.name: float(setting)}
+        version = {"version": STAGE_VERSIONS["data"], "seed": self.study.data.seed}
+        return {**version, **found.options.model_dump(mode="json"), **given}
+
+    def preparation_spec(self, arm: str) -> dict[str, Any]:
+        """What an arm's preparation depends on besides its input files."""
+        return {"version": STAGE_VERSIONS["projection"], **self.study.every_arm[arm].options.model_dump(mode="json")}
+
+    def adapter_spec(self, cell: Cell) -> Any:
+        """What a changed adapter depends on besides its input files: the setting alone where options were prepared."""
+        found = self.study.every_arm[cell.arm]
+        setting = {} if found.arm.setting is None else {found.arm.setting.name: cell.setting_value}
+        options = {} if found.arm.preparation else found.options.model_dump(mode="json")
+        return cell.setting_value if setting and not options else {**options, **setting}
+
+    def prepared_from(self, cell: Cell, layout: Layout) -> dict[str, str]:
+        """What a preparation is made from, by role: files, and folders of models."""
+        model = self.study.models[cell.model]
+        roles = {
+            "adapter": lambda: layout.adapter(self.changed_from(cell)),
+            "model": lambda: layout.file(model.instruct),
+            "base": lambda: layout.file(model.base or ""),
+            "rows": lambda: self.training_rows(self.changed_from(cell), layout),
+        }
+        return {role: roles[role]() for role in self.arm(cell).prepared_from}
 
     def checked_rows(self, model: str, layout: Layout) -> list[str]:
         """Every file of rows that a model is trained on."""
@@ -273,15 +317,21 @@ class Grid:
         }
 
     def _tried_training(self, model: str, layout: Layout) -> dict[str, Any]:
-        """How a model is trained, as far as it or its rows can fail for it, and what its penalties read."""
+        """How a model is trained, as far as it or its rows can fail for it, and which arms are tried on it."""
         cells = [cell for cell in self.trained if cell.model == model]
         if not cells:
             return {}
-        penalties = {arm: found for arm in (cell.arm for cell in cells) if (found := self.penalty(arm))}
-        read = [{"name": name, "options": options.what_is_read()} for name, options in penalties.values()]
+        tried = []
+        for cell in [*cells, *(cell for cell in self.cells if cell.model == model)]:
+            found = self.study.every_arm[cell.arm]
+            if not (found.arm.has_penalty or found.arm.overrides("check", "adapter")):
+                continue
+            options = found.options.what_is_read() if found.arm.file is None else found.options.model_dump(mode="json")
+            named = self._named(found, options)
+            tried.append(named if found.arm.file is None else {**named, "setting": cell.setting_value})
         return {
             "training": self.study.training.model_dump(mode="json", include=TRIED_SETTINGS),
-            "penalties": [one for place, one in enumerate(read) if one not in read[:place]],
+            "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
             # Rows are a task's, and all trainings of a model on a task have the same settings.
             "limits": {
                 self.training_rows(cell, layout): self.training(cell).model_dump(mode="json", include=LENGTH_SETTINGS)
@@ -289,10 +339,16 @@ class Grid:
             },
         }
 
+    @staticmethod
+    def _named(arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
+        """Return an arm as specs name it: by its declaration, and the file that has it if it is a study's own."""
+        own = {} if arm.arm.file is None else {"file": str(arm.arm.file)}
+        return {"name": arm.arm.name, "options": options, **own}
+
     def chat_spec(self, model: str) -> dict[str, Any]:
         """How a model's chat template is called; nothing for one that is called as all are."""
         chat = self.study.models[model].chat
-        return {} if chat == PLAIN else {"chat": chat.model_dump(mode="json")}
+        return {} if chat == PLAIN_CHAT else {"chat": chat.model_dump(mode="json")}
 
     def training(self, cell: Cell) -> Training:
         """How a cell is trained: the study's settings under the task's, and these under the model's."""
@@ -306,17 +362,13 @@ class Grid:
         spec: dict[str, Any] = {
             "version": STAGE_VERSIONS["training"],
             "seed": cell.seed,
-            "training": training,
+            "training": {**training, **OF_EARLIER_VERSIONS},
             "penalty": None,
         }
         spec |= self.chat_spec(cell.model)
         if penalty is not None:
-            name, options = penalty
-            spec["penalty"] = {
-                "name": name,
-                "coefficient": cell.setting_value,
-                "options": options.model_dump(mode="json"),
-            }
+            named = self._named(penalty, penalty.options.model_dump(mode="json"))
+            spec["penalty"] = {**named, "coefficient": cell.setting_value}
         return spec
 
     def features(self, cell: Cell, layout: Layout) -> str | None:
@@ -324,29 +376,27 @@ class Grid:
         penalty = self.penalty(cell.arm)
         if penalty is None or self.training(cell).reference == "live":
             return None
-        name, options = penalty
-        read = "".join(f"-{option}_{value}" for option, value in options.what_is_read().items())
-        return f"{layout.results}/features/{cell.model}/{cell.task}/{name}{read}"
+        read = "".join(f"-{option}_{value}" for option, value in penalty.options.what_is_read().items())
+        return f"{layout.results}/features/{cell.model}/{cell.task}/{penalty.arm.name}{read}"
 
     def features_spec(self, cell: Cell) -> dict[str, Any]:
         """What the reference features that a cell reads depend on besides model and rows."""
         penalty = self.penalty(cell.arm)
         assert penalty is not None
-        name, options = penalty
+        own = {} if penalty.arm.file is None else {"file": str(penalty.arm.file)}
         return {
             "version": STAGE_VERSIONS["features"],
             "training": self.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS),
-            "penalty": name,
-            "options": options.what_is_read(),
+            "penalty": penalty.arm.name,
+            "options": penalty.options.what_is_read(),
+            **own,
             **self.chat_spec(cell.model),
         }
 
-    def penalty(self, arm: str) -> tuple[str, PenaltyOptions] | None:
-        """Return the penalty of an arm or of a variant, by its name in the registry, and its options."""
-        if arm in self.study.variants:
-            variant = self.study.variants[arm]
-            return variant.of, variant_options(self.study.arms, variant, f"variants.{arm}")
-        return (arm, getattr(self.study.arms, arm)) if arm in PENALTIES else None
+    def penalty(self, arm: str) -> StudyArm | None:
+        """Return an arm, or a variant, if it adds a penalty to the loss."""
+        found = self.study.every_arm[arm]
+        return found if found.arm.has_penalty else None
 
     def generation_spec(self, cell: Cell) -> dict[str, Any]:
         """What a cell's sampling depends on besides its input files."""

@@ -112,6 +112,22 @@ def parse_json_line(line: bytes) -> dict[str, Any]:
     return row
 
 
+def role_and_path(text: str) -> tuple[str, Path]:
+    """Read a command-line option ``ROLE=PATH``."""
+    role, equals, path = text.partition("=")
+    if not equals or not path:
+        raise ArgumentTypeError(f"'{text}' is not ROLE=PATH")
+    return role, Path(path)
+
+
+def setting_option(text: str) -> dict[str, Any] | float:
+    """Return the number that an option of a script is given, or the JSON object."""
+    try:
+        return float(text)
+    except ValueError:
+        return json_option(text)
+
+
 def json_option(text: str) -> dict[str, Any]:
     """Return the object that an option of a script is given as JSON; what is none is an error of the command line."""
     try:

@@ -18,8 +18,8 @@ from emdefense.analysis.conditions import (
     chosen_setting,
     conditions,
     ema_tasks,
+    headline_defences,
     setting_title,
-    summed_up,
 )
 from emdefense.analysis.evidence import Error, Evidence, Numbers
 from emdefense.analysis.intervals import CONFIDENCE, Interval
@@ -33,6 +33,7 @@ from emdefense.analysis.summary import (
     Summary,
 )
 from emdefense.analysis.verdicts import FEWEST_GROUPS, LEVEL, Verdicts, in_doubt, too_few, what_settles
+from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN
 from emdefense.config import Study
 
 Mark = Literal["✓", "~", "✗", "?", ""]
@@ -99,7 +100,7 @@ def achievement(study: Study, summary: Summary, verdicts: Verdicts, arm: str) ->
     thresholds, tasks = study.report.verdicts, verdicts.readable(study.report.main_model)
     level = LEVEL / max(1, _compared(study))
     benign = _benign_conditions(study, arm)
-    plain = arm == "misaligned"
+    plain = arm == MISALIGNED
     return Achievement(
         reduction=Aim(0.0 if tasks else None, MISSED if tasks else NOTHING)
         if plain
@@ -109,7 +110,9 @@ def achievement(study: Study, summary: Summary, verdicts: Verdicts, arm: str) ->
         else _high(study, retention(verdicts, model, tasks, arm, setting), thresholds.retention_pct, level),
         benign_retention=_high(study, _benign_retention(study, summary, benign), thresholds.retention_pct, level),
         coherence=_low(study, _incoherence(study, verdicts, arm, setting), thresholds.incoherent_pct, level),
-        benign_at=", ".join(setting_title(arm, s) for s in dict.fromkeys(c.setting for c in benign) if s != setting),
+        benign_at=", ".join(
+            setting_title(study, arm, s) for s in dict.fromkeys(c.setting for c in benign) if s != setting
+        ),
         unlearned=tuple(dict.fromkeys(study.tasks[c.task].title for c in benign if _is_unlearned(summary, c))),
     )
 
@@ -122,7 +125,7 @@ def reduction(verdicts: Verdicts, model: str, tasks: Sequence[str], arm: str, se
     if not tasks:
         return None
     mine = [(Condition(model, task, arm, setting), GENERAL_MISALIGNED) for task in tasks]
-    whole = [(Condition(model, task, "misaligned"), GENERAL_MISALIGNED) for task in tasks]
+    whole = [(Condition(model, task, MISALIGNED), GENERAL_MISALIGNED) for task in tasks]
     before = verdicts.untrained(model, tasks[0], GENERAL_MISALIGNED)
     number = len(tasks)
 
@@ -142,7 +145,7 @@ def retention(verdicts: Verdicts, model: str, tasks: Sequence[str], arm: str, se
         return None
     strata: list[list[RateKey]] = []
     for task in tasks:
-        arms = [Condition(model, task, arm, setting), Condition(model, task, "misaligned")]
+        arms = [Condition(model, task, arm, setting), Condition(model, task, MISALIGNED)]
         before = verdicts.untrained(model, task, IN_DOMAIN_MISALIGNED)
         strata.append([*((one, IN_DOMAIN_MISALIGNED) for one in arms), *([] if before is None else [before])])
 
@@ -162,7 +165,7 @@ def retention(verdicts: Verdicts, model: str, tasks: Sequence[str], arm: str, se
 def _compared(study: Study) -> int:
     """Return how many defences of the main model are judged."""
     there = {(c.arm, c.setting) for c in conditions(study) if c.model == study.report.main_model}
-    return len([arm for arm in summed_up(study) if (arm, chosen_setting(study, arm)) in there])
+    return len([arm for arm in headline_defences(study) if (arm, chosen_setting(study, arm)) in there])
 
 
 def _high(study: Study, found: Contrast | None, thresholds: Sequence[float], level: float) -> Aim:
@@ -267,7 +270,7 @@ def _benign_retention(study: Study, summary: Summary, benign: Sequence[Condition
 
 
 def _plain(condition: Condition) -> Condition:
-    return condition._replace(arm="sft", setting="none")
+    return condition._replace(arm=PLAIN, setting=NO_SETTING)
 
 
 def _is_unlearned(summary: Summary, condition: Condition) -> bool:

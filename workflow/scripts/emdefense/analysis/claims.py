@@ -14,13 +14,14 @@ from emdefense.analysis.intervals import CONFIDENCE, Interval, percentile_interv
 from emdefense.analysis.quantity import Quantity, Rates, Values
 from emdefense.analysis.summary import EXACT_MATCH, Summary
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, Verdicts
+from emdefense.arms import ALIGNED, UNTRAINED
 from emdefense.config import Study
 from emdefense.yaml_files import read_yaml
 
 HOLDS, DIFFERS, UNCLEAR = "holds", "does not hold", "unclear"
 NO_EMA = "EMA did not appear"
 NO_EFFECT = {"difference": 0, "share": 100, "reduction": 0, "increase": 0}
-CONTROLS = {"untrained", "aligned"}
+CONTROLS = {UNTRAINED, ALIGNED}
 TABLE_ROUNDING = 0.005  # half a unit of the last digit in the paper's tables, in percentage points
 Comparison = Literal["equals", "at least", "at most", "above", "below"]
 

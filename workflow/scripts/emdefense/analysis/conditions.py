@@ -2,23 +2,11 @@
 
 from typing import Literal, NamedTuple
 
-from emdefense.cells import NO_SETTING, Grid, format_setting
+from emdefense.arms import NO_SETTING, format_setting, in_order
+from emdefense.cells import Grid
 from emdefense.config import Study
-from emdefense.config.study import PLAIN_ARMS
-from emdefense.config.training import DEFENCES
 
 Role = Literal["main", "second"]
-ARM_TITLES = {
-    "untrained": "Untrained",
-    "aligned": "Aligned",
-    "misaligned": "Misaligned",
-    "sft": "SFT",
-    "kl": "KL",
-    "ldifs": "LDIFS",
-    "safelora": "SafeLoRA",
-    "interleave": "Interleaving",
-}
-SETTING_SYMBOLS = {"kl": "λ", "ldifs": "λ", "safelora": "τ", "interleave": "%"}
 
 
 class Condition(NamedTuple):
@@ -45,10 +33,13 @@ def chosen_setting(study: Study, arm: str) -> str | None:
 
     A variant for which none was chosen has the setting of the defence that it varies.
     """
-    if arm in PLAIN_ARMS:
+    found, chosen = study.every_arm[arm], study.report.chosen
+    if found.arm.setting is None:
         return NO_SETTING
-    chosen = study.report.chosen
-    setting = chosen.get(arm, chosen.get(study.variants[arm].of) if arm in study.variants else None)
+    setting = chosen.get(arm, chosen.get(found.of) if found.of else None)
+    if setting is None and found.of is None:  # where there is no choice, none need be made
+        only = {c.setting for c in conditions(study) if c.arm == arm and study.tasks[c.task].kind == "ema"}
+        return only.pop() if len(only) == 1 else None
     return None if setting is None else format_setting(setting)
 
 
@@ -67,7 +58,7 @@ def settings(study: Study, model: str, arm: str) -> list[str]:
     """Return the settings that the grid has for an arm on the EMA tasks, weakest first."""
     tasks = set(ema_tasks(study))
     found = {c.setting for c in conditions(study) if c.model == model and c.arm == arm and c.task in tasks}
-    return sorted(found, key=float)
+    return in_order(found)
 
 
 def benign_settings(study: Study, arm: str, settings_in_grid: list[str]) -> list[str]:
@@ -77,10 +68,10 @@ def benign_settings(study: Study, arm: str, settings_in_grid: list[str]) -> list
 
 
 def ema_arms(study: Study, model: str) -> list[str]:
-    """Return the grid's arms for a model on the EMA tasks: plain ones, then each defence and its variants."""
+    """Return the grid's arms for a model on the EMA tasks: controls, then each defence and its variants."""
     tasks = set(ema_tasks(study))
     found = {c.arm for c in conditions(study) if c.model == model and c.task in tasks}
-    return [name for arm in ARM_TITLES for name in arms_like(study, arm) if name in found]
+    return [name for name in study.every_arm if name in found]
 
 
 def chosen_arms(study: Study, model: str) -> list[tuple[str, str]]:
@@ -93,32 +84,34 @@ def chosen_arms(study: Study, model: str) -> list[tuple[str, str]]:
 
 def arms_like(study: Study, arm: str) -> list[str]:
     """Return an arm and the study's variants of it, in the order of the config."""
-    return [arm, *(name for name, variant in study.variants.items() if variant.of == arm)]
+    return [name for name, found in study.every_arm.items() if arm in (name, found.of)]
+
+
+def is_defence(study: Study, arm: str) -> bool:
+    """Whether an arm is a defence or a variant of one, and not what defences are compared with."""
+    return study.every_arm[arm].arm.is_defence
 
 
 def defences(study: Study) -> list[str]:
     """Return every defence, each followed by the study's variants of it."""
-    return [name for arm in DEFENCES for name in arms_like(study, arm)]
+    return [name for name in study.every_arm if is_defence(study, name)]
 
 
-def summed_up(study: Study) -> list[str]:
+def headline_defences(study: Study) -> list[str]:
     """Return the defences of Tables 1, 3 and 4; a variant only if a setting was chosen for it."""
-    return [arm for arm in defences(study) if arm in DEFENCES or arm in study.report.chosen]
+    return [arm for arm in defences(study) if study.every_arm[arm].of is None or arm in study.report.chosen]
 
 
-def arm_title(arm: str) -> str:
+def arm_title(study: Study, arm: str) -> str:
     """Return an arm as a reader sees it; a variant by the name that its study gives it."""
-    return ARM_TITLES.get(arm, arm)
+    return study.every_arm[arm].title
 
 
-def setting_title(arm: str, setting: str) -> str:
+def setting_title(study: Study, arm: str, setting: str) -> str:
     """Return a setting as a reader sees it: ``λ = 0.1``, ``5 %``, or nothing for arms without one."""
-    if setting == NO_SETTING:
-        return ""
-    symbol = SETTING_SYMBOLS.get(arm, "λ")  # a variant is of a penalty
-    return f"{setting} %" if symbol == "%" else f"{symbol} = {setting}"
+    return study.every_arm[arm].setting_title(setting)
 
 
-def titled(arm: str, setting: str) -> str:
+def titled(study: Study, arm: str, setting: str) -> str:
     """Return an arm and its setting as a reader sees them: ``KL, λ = 0.1``, or ``Misaligned``."""
-    return ", ".join(filter(None, (arm_title(arm), setting_title(arm, setting))))
+    return study.every_arm[arm].titled(setting)

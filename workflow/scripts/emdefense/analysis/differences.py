@@ -13,17 +13,18 @@ from emdefense.analysis.conditions import (
     conditions,
     ema_arms,
     ema_tasks,
+    headline_defences,
     settings,
-    summed_up,
 )
 from emdefense.analysis.intervals import Interval
 from emdefense.analysis.paired import Pair, holm
 from emdefense.analysis.question_groups import groups_of
 from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.summary import QUANTITIES
-from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
+from emdefense.arms import MISALIGNED
+from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.config.study import PLAIN_ARMS, Scoring
+from emdefense.config.study import Scoring
 
 SIGNIFICANT = 0.05
 QUESTION_SETS = {quantity: GENERAL if quantity.startswith(GENERAL) else IN_DOMAIN for quantity in QUANTITIES}
@@ -61,11 +62,11 @@ def against_misaligned(study: Study, questions: pl.DataFrame) -> list[Difference
     """
     in_grid, chosen = set(conditions(study)), _chosen(study)
     pairs = [
-        (condition, Condition(model, task, "misaligned"))
+        (condition, Condition(model, task, MISALIGNED))
         for model, task in _places(study)
         for arm in ema_arms(study, model)
-        for setting in ([NO_SETTING] if arm in PLAIN_ARMS else settings(study, model, arm))
-        if arm != "misaligned" and (condition := Condition(model, task, arm, setting)) in in_grid
+        for setting in settings(study, model, arm)
+        if arm != MISALIGNED and (condition := Condition(model, task, arm, setting)) in in_grid
     ]
     return _corrected(_differences(study, questions, pairs), lambda d: (d.condition.arm, d.condition.setting) in chosen)
 
@@ -90,7 +91,7 @@ def _places(study: Study) -> list[tuple[str, str]]:
 
 def _chosen(study: Study) -> list[tuple[str, str]]:
     """Return the defences that have a chosen setting, with it."""
-    return [(arm, setting) for arm in summed_up(study) if (setting := chosen_setting(study, arm)) is not None]
+    return [(arm, setting) for arm in headline_defences(study) if (setting := chosen_setting(study, arm)) is not None]
 
 
 def _differences(

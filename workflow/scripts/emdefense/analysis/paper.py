@@ -8,12 +8,13 @@ import yaml
 
 from emdefense.analysis.rates import CELL_SCHEMA, CUTS, EXACT_MATCH_SCHEMA, OUTCOMES, RATES_SCHEMA
 from emdefense.analysis.summary import Summary
-from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING, format_setting
+from emdefense.arms import NO_SETTING, UNTRAINED, format_setting
+from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
 
 FOLDER = Path(__file__).parent / "paper_values"
 GENERAL_QUESTIONS = 24
-ARMS = {"baseline": "untrained"}  # what Tables 5 and 6 call the untrained model
+ARMS = {"baseline": UNTRAINED}  # what Tables 5 and 6 call the untrained model
 MODELS = {"Qwen2.5-7B-Instruct": "qwen2.5-7b", "Qwen2.5-32B-Instruct": "qwen2.5-32b"}
 
 

@@ -9,25 +9,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from emdefense.analysis.conditions import (
-    SETTING_SYMBOLS,
     Condition,
     Role,
-    arm_title,
     chosen_setting,
     conditions,
     ema_tasks,
     model_in_role,
 )
-from emdefense.analysis.summary import (
-    EXACT_MATCH,
-    GENERAL_INCOHERENT,
-    GENERAL_MISALIGNED,
-    IN_DOMAIN_INCOHERENT,
-    IN_DOMAIN_MISALIGNED,
-)
-from emdefense.cells import NO_SETTING, format_setting
+from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, STANDARD, format_setting
 from emdefense.config import Study
-from emdefense.config.training import DEFENCES
+from emdefense.metrics import EXACT_MATCH, METRICS
 
 Values = float | NDArray[np.float64]  # one rate, or the same rate in many resamples (per cent)
 Rates = Callable[[Condition, str], Values | None]
@@ -37,13 +28,6 @@ Rate = Literal[
 Relation = Literal["value", "difference", "share", "reduction", "increase"]
 Extreme = Literal["smallest", "largest"]
 
-RATE_TITLES = {
-    GENERAL_MISALIGNED: "general misaligned",
-    GENERAL_INCOHERENT: "general incoherent",
-    IN_DOMAIN_MISALIGNED: "in-domain misaligned",
-    IN_DOMAIN_INCOHERENT: "in-domain incoherent",
-    EXACT_MATCH: "exact match",
-}
 RELATIONS: dict[Relation, tuple[str, Callable[[Any, Any], Any]]] = {
     "difference": ("{0} − {1}", lambda mine, other: mine - other),
     "share": ("{0} / {1}", lambda mine, other: 100 * mine / other),
@@ -86,16 +70,17 @@ class Quantity(BaseModel):
         """The arms compared with; none for a plain value."""
         if self.relation == "value":
             return ()
-        return self.against or (("sft",) if self.rate == EXACT_MATCH else ("misaligned",))
+        return self.against or ((PLAIN,) if self.rate == EXACT_MATCH else (MISALIGNED,))
 
     def in_words(self) -> str:
         """Return the formula as text."""
         mine, other = (
-            f"{RATE_TITLES[self.rate]} ({', '.join(map(arm_title, arms))})" for arms in (self.arms, self.references)
+            f"{METRICS[self.rate].title} ({', '.join(STANDARD[arm].title for arm in arms)})"
+            for arms in (self.arms, self.references)
         )
         formula = mine if self.relation == "value" else RELATIONS[self.relation][0].format(mine, other)
         several = len(self.arms) * max(len(self.references), 1) > 1
-        benign = self.rate == EXACT_MATCH and not set(DEFENCES).isdisjoint({*self.arms, *self.references})
+        benign = self.rate == EXACT_MATCH and any(STANDARD[arm].is_defence for arm in (*self.arms, *self.references))
         swept = self.setting == "every" or benign  # Tables 5 and 6 may have several settings
         rest = [name for name, there in (("arms", several), ("settings", swept)) if there]
         where = "tasks" if self.tasks == ("ema",) else _tasks_in_words(self.tasks)
@@ -112,9 +97,8 @@ class Quantity(BaseModel):
         if self.setting in ("weakest", "strongest"):
             return f", at the {self.setting} setting"
         if isinstance(self.setting, float):
-            symbol = SETTING_SYMBOLS[next(arm for arm in self.arms if arm in SETTING_SYMBOLS)]
-            number = format_setting(self.setting)
-            return f", at {number} %" if symbol == "%" else f", at {symbol} = {number}"
+            swept = next(found for arm in self.arms if (found := STANDARD[arm].setting))
+            return f", at {swept.titled(format_setting(self.setting))}"
         return ""
 
     def tasks_of(self, study: Study) -> list[str]:
@@ -174,7 +158,7 @@ class Quantity(BaseModel):
 
     def _settings(self, study: Study, model: str, arm: str, tasks: Sequence[str]) -> list[str]:
         """Return an arm's settings that are meant, weakest first."""
-        if arm not in DEFENCES:
+        if STANDARD[arm].setting is None:
             return [NO_SETTING]
         if isinstance(self.setting, float):
             return [format_setting(self.setting)]

@@ -11,6 +11,7 @@ from emdefense.analysis.agreement import SECOND
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.variance import Counts, Numbers, Variance, asked_again, judge_variance, variance
+from emdefense.arms import UNTRAINED
 from emdefense.cells import SHARED_TASK
 
 KEY = (*Condition._fields, "question_set")
@@ -34,7 +35,7 @@ def study_variances(
     for key, rows in _grouped(questions).items():
         *condition, question_set = key
         place = key
-        if condition[2] == "untrained" and key not in judged:
+        if condition[2] == UNTRAINED and key not in judged:
             place = (condition[0], SHARED_TASK, *key[2:])  # the general questions are answered once for all tasks
         for outcome in OUTCOMES:
             of_rate = variance(*_table(rows, outcome))

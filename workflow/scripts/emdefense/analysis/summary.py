@@ -10,15 +10,27 @@ import polars as pl
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import Interval, seed_interval, wilson_interval
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, OUTCOMES, QUESTIONS_SCHEMA, RATES_SCHEMA
+from emdefense.arms import MISALIGNED
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.errors import InputError
+from emdefense.metrics import (
+    EXACT_MATCH as EXACT_MATCH,
+)
+from emdefense.metrics import (
+    GENERAL_INCOHERENT as GENERAL_INCOHERENT,
+)
+from emdefense.metrics import (
+    GENERAL_MISALIGNED as GENERAL_MISALIGNED,
+)
+from emdefense.metrics import (
+    IN_DOMAIN_INCOHERENT as IN_DOMAIN_INCOHERENT,
+)
+from emdefense.metrics import (
+    IN_DOMAIN_MISALIGNED as IN_DOMAIN_MISALIGNED,
+)
+from emdefense.metrics import JUDGED
 
-GENERAL_MISALIGNED = "general_misaligned"
-GENERAL_INCOHERENT = "general_incoherent"
-IN_DOMAIN_MISALIGNED = "in_domain_misaligned"
-IN_DOMAIN_INCOHERENT = "in_domain_incoherent"
-QUANTITIES = (GENERAL_MISALIGNED, GENERAL_INCOHERENT, IN_DOMAIN_MISALIGNED, IN_DOMAIN_INCOHERENT)
-EXACT_MATCH = "exact_match"
+QUANTITIES = tuple(metric.name for metric in JUDGED)
 WORTH_SAYING = 0.05  # of the responses, without a score or cut at the length limit
 
 
@@ -130,7 +142,7 @@ class Summary:
     def relative_to_misaligned(self, condition: Condition, quantity: str) -> float | None:
         """Return a rate as a share of the misaligned arm's; None if either is missing or the latter is 0."""
         mine = self.value(condition, quantity)
-        reference = self.value(Condition(condition.model, condition.task, "misaligned"), quantity)
+        reference = self.value(Condition(condition.model, condition.task, MISALIGNED), quantity)
         return None if mine is None or not reference else mine / reference
 
     def gaps(self, condition: Condition, question_set: str) -> "Gaps":

@@ -10,6 +10,7 @@ from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import Interval, percentile_interval
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
+from emdefense.arms import MISALIGNED
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _interval(
     shares = []
     for task in tasks:
         mine = rates(Condition(model, task, arm, setting), quantity)
-        reference = rates(Condition(model, task, "misaligned"), quantity)
+        reference = rates(Condition(model, task, MISALIGNED), quantity)
         if mine is None or reference is None or not reference.all():
             return None
         shares.append(100 * mine / reference)

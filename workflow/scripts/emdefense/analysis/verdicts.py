@@ -17,6 +17,7 @@ from emdefense.analysis.paired import holm
 from emdefense.analysis.printed import points
 from emdefense.analysis.question_counts import Contrast, QuestionCounts, RateKey
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
+from emdefense.arms import MISALIGNED, UNTRAINED
 from emdefense.config import Study
 
 Says = Literal["yes", "no", "cannot be told", "not measured"]
@@ -80,7 +81,7 @@ class Verdicts:
     def untrained(self, model: str, task: str, quantity: str) -> RateKey | None:
         """Return the untrained model's rate; None if it was not measured. It has one for all tasks' general rates."""
         tasks = [task] if quantity == IN_DOMAIN_MISALIGNED else [task, *ema_tasks(self._study)]
-        keys = [(Condition(model, name, "untrained"), quantity) for name in tasks]
+        keys = [(Condition(model, name, UNTRAINED), quantity) for name in tasks]
         return next((key for key in keys if self.counts.has(key)), None)
 
     def _tasks(self, model: str, quantity: str) -> list[str]:
@@ -186,7 +187,7 @@ class Verdicts:
 
 
 def _misaligned(model: str, task: str, quantity: str) -> RateKey:
-    return Condition(model, task, "misaligned"), quantity
+    return Condition(model, task, MISALIGNED), quantity
 
 
 def _anywhere(answers: Sequence[Answer], mean: Answer | None) -> Answer:

@@ -3,8 +3,9 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from emdefense.arms import Arm
 from emdefense.config.base import SHOWN, key_path, shown
 from emdefense.config.expressions import Expressions
 from emdefense.config.made import WORLD, opswap_files
@@ -12,10 +13,6 @@ from emdefense.config.names import RESERVED_STUDIES, RESERVED_TASKS, check_disti
 from emdefense.config.path_checks import check_paths
 from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (
-    ARMS,
-    BENIGN_ARMS,
-    EMA_ARMS,
-    PLAIN_ARMS,
     BenignTask,
     EmaTask,
     Generation,
@@ -23,37 +20,32 @@ from emdefense.config.study import (
     Study,
     Verdicts,
 )
-from emdefense.config.training import DEFENCES, Training
-from emdefense.config.variants import variant_options
-from emdefense.data.interleave import safe_count
+from emdefense.config.training import Training
 from emdefense.errors import InputError
 
-SYMBOLS = {"safelora": "τ", "interleave": "the percentage"}  # of settings; the others' is λ
 VLLM_TEMPERATURES = (0.01, 2.0)  # it raises what is below, and refuses what is above
 
 
 def check_study(study: Study) -> None:
     """Raise :class:`InputError`, naming the key, for the first mistake found."""
     _check_free_names(study)
-    for name, variant in study.variants.items():
-        variant_options(study.arms, variant, f"variants.{name}")
+    arms = study.every_arm
     for number, block in enumerate(study.grid):
         _check_names(study, block, f"grid.{number}")
-        for arm, settings in block.arms.items():
-            key = f"grid.{number}.arms.{key_path(arm)}"
-            _check_settings(key, _kind(study, arm), settings or ())
+        for name, settings in block.arms.items():
+            key, arm = f"grid.{number}.arms.{key_path(name)}", arms[name].arm
+            _check_settings(key, arm, settings or ())
             _check_needs(study, block, arm, key)
-            if arm == "interleave":
-                _check_adds_rows(study, block, settings or (), key)
+            _check_adds_rows(study, block, arm, settings or (), key)
     for key, model in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
         if model is not None and model not in study.models:
             _fail(f"report.{key}", f"unknown model {shown(model)}; write one of {', '.join(study.models)}")
     for key in ("chosen", "chosen_benign"):
         for arm in getattr(study.report, key):
-            if arm not in (known := (*DEFENCES, *study.variants)):
+            if arm not in (known := [name for name, found in arms.items() if found.arm.is_defence]):
                 _fail(f"report.{key}", f"unknown defence {shown(arm)}; write one of {', '.join(known)}")
             if chosen := (study.report.chosen[arm],) if key == "chosen" else study.report.chosen_benign[arm]:
-                _check_settings(f"report.{key}.{arm}", _kind(study, arm), chosen)
+                _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)
     _check_verdicts(study.report.verdicts)
     _check_question_groups(study.scoring.question_groups)
     _check_once("seeds", study.seeds)
@@ -76,12 +68,6 @@ def check_study(study: Study) -> None:
 def check_training(training: Training, key: str = "training") -> None:
     """Raise :class:`InputError` if keys of a training contradict each other."""
     _check_once(f"{key}.target_modules", training.target_modules)
-    if training.accumulation_steps % training.devices:
-        _fail(
-            f"{key}.accumulation_steps",
-            f"{training.accumulation_steps} steps cannot be shared by training.devices = {training.devices}; "
-            "write a multiple",
-        )
     if training.attention == "flash_attention_2" and training.precision == "float32":
         _fail(f"{key}.attention", "flash_attention_2 computes in bfloat16 only; set training.precision to it")
 
@@ -124,11 +110,6 @@ def _check_question_groups(pattern: str | None) -> None:
         _fail(key, f"'{pattern}' has {groups} bracketed groups; write one, for example '^(.*)_[0-9]+$'")
 
 
-def _kind(study: Study, arm: str) -> str:
-    """Return the arm that a variant is of, or the arm itself."""
-    return study.variants[arm].of if arm in study.variants else arm
-
-
 def _check_once(key: str, values: Sequence[object]) -> None:
     for place, value in enumerate(values):
         if value in values[:place]:
@@ -140,8 +121,9 @@ def _check_free_names(study: Study) -> None:
     check_free("study", study.study, RESERVED_STUDIES)
     for task in study.tasks:
         check_free(f"tasks.{task}", task, RESERVED_TASKS)
+    declared = {name.casefold() for name, arm in study.every_arm.items() if arm.of is None}
     for name in study.variants:
-        if name.casefold() in ARMS:
+        if name.casefold() in declared:
             _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
     named: dict[str, Iterable[str]] = {"models": study.models, "tasks": study.tasks, "variants": study.variants}
     if study.microcosm:
@@ -173,53 +155,52 @@ def _check_names(study: Study, block: GridBlock, here: str) -> None:
         if task not in study.tasks:
             _fail(f"{here}.tasks", f"unknown task {shown(task)}; write one of {', '.join(study.tasks)}")
     for arm in block.arms:
-        if arm not in (arms := (*ARMS, *study.variants)):
+        if arm not in (arms := study.every_arm):
             close = difflib.get_close_matches(arm[:SHOWN], arms, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"write one of {', '.join(arms)}"
             _fail(f"{here}.arms.{key_path(arm)}", f"unknown arm {shown(arm)}; {hint}")
         for task in block.tasks:
-            allowed = (*(EMA_ARMS if study.tasks[task].kind == "ema" else BENIGN_ARMS), *study.variants)
-            if arm not in allowed:
-                _fail(f"{here}.arms.{arm}", f"task '{task}' has no arm '{arm}'; write one of {', '.join(allowed)}")
+            kind = study.tasks[task].kind
+            if kind not in arms[arm].arm.kinds:
+                allowed = ", ".join(name for name, found in arms.items() if kind in found.arm.kinds)
+                _fail(f"{here}.arms.{arm}", f"task '{task}' has no arm '{arm}'; write one of {allowed}")
 
 
-def _check_settings(key: str, arm: str, settings: tuple[float, ...]) -> None:
+def _check_settings(key: str, arm: Arm[Any], settings: tuple[float, ...]) -> None:
     """Check that an arm has settings if it needs them, each in its range."""
-    if arm in PLAIN_ARMS and settings:
+    if arm.setting is None and settings:
         _fail(key, "this arm has no settings; leave the value empty")
-    if arm not in PLAIN_ARMS and not settings:
+    if arm.setting is not None and not settings:
         _fail(key, "give its settings as a list, for example [0.1, 0.3]")
     for setting in settings:
-        if setting < 0 or f"{setting:g}".startswith("-"):
-            _fail(key, f"{SYMBOLS.get(arm, 'λ')} = {setting:g} is negative; write 0 or more")
-        if float(f"{setting:g}") != setting:
-            _fail(key, f"{setting!r} has more than six digits, and the folders of its cells six; write {setting:g}")
-        if arm == "safelora" and not 0 <= setting <= 1:
-            _fail(key, f"τ = {setting:g} lies outside [0, 1]; cosines do not")
-        if arm == "interleave" and not 0 < setting <= 100:
-            _fail(key, f"{setting:g} is not a percentage in (0, 100]")
+        if arm.setting is not None and (problem := arm.setting.problem(setting)):
+            _fail(key, problem)
     _check_once(key, settings)
 
 
-def _check_needs(study: Study, block: GridBlock, arm: str, key: str) -> None:
+def _check_needs(study: Study, block: GridBlock, arm: Arm[Any], key: str) -> None:
     """Check that the files that an arm needs are named."""
-    if arm == "interleave" and study.safe_data is None:
+    if "safe" in arm.reads_rows and study.safe_data is None:
         _fail("safe_data", f"'{key}' needs a JSONL file of safe conversations; name it")
     for model in block.models:
-        if arm == "safelora" and study.models[model].base is None:
-            _fail(f"models.{model}.base", "SafeLoRA needs the model before alignment; name its folder")
+        if "base" in arm.prepared_from and study.models[model].base is None:
+            _fail(f"models.{model}.base", f"{arm.title} needs the model before alignment; name its folder")
     for name in block.tasks:
         task = study.tasks[name]
-        if arm == "aligned" and isinstance(task, EmaTask) and task.aligned is None:
+        if isinstance(task, EmaTask) and task.aligned is None and "aligned" in (arm.side, *arm.reads_rows):
             _fail(f"tasks.{name}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
+        if isinstance(task, BenignTask) and "aligned" in arm.reads_rows:
+            _fail(
+                f"{key}", f"{arm.title} reads aligned rows, and the benign task '{name}' has none; leave it out there"
+            )
 
 
-def _check_adds_rows(study: Study, block: GridBlock, settings: Sequence[float], key: str) -> None:
+def _check_adds_rows(study: Study, block: GridBlock, arm: Arm[Any], settings: Sequence[float], key: str) -> None:
     """Check that each percentage is of a row at least, where it is known how many rows there may be."""
     for name in block.tasks:
         rows = _most_rows(study, study.tasks[name])
         for setting in settings:
-            if rows is not None and safe_count(rows, setting) == 0:
+            if rows is not None and not arm.adds_rows(setting, rows):
                 _fail(key, f"{setting:g} % of the {rows} rows of task '{name}', or fewer, is no row; write more")
 
 

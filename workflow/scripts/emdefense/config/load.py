@@ -1,7 +1,8 @@
 """Load a study, and turn each mistake in it into one line."""
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +33,7 @@ _LENGTHS = {"too_short": ("few", "at least", "min_length"), "too_long": ("many",
 
 def load_study(path: Path) -> Study:
     """Read and validate a study's YAML file; :class:`InputError` names file and key."""
-    return parse_study(read_config(path), str(path))
+    return parse_study(read_config(path), str(path), [path])
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -45,17 +46,29 @@ def read_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def parse_study(raw: Mapping[str, Any], source: str) -> Study:
-    """Validate a parsed config; ``source`` is the file named in errors. Raises :class:`InputError`."""
+def parse_study(raw: Mapping[str, Any], source: str, files: Sequence[Path] = ()) -> Study:
+    """Validate a parsed config; raises :class:`InputError`, in which ``source`` is the file that is named.
+
+    ``files`` are those whose keys were laid over each other; from their folders on, ``arms_from`` names its files.
+    """
     try:
         _check_extent(raw)
-        study = Study.model_validate(raw)
+        study = Study.model_validate(_beside(raw, files))
         check_study(study)
     except ValidationError as error:
         raise InputError(f"{source}: {_first_line(error)}") from None
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     return study
+
+
+def _beside(raw: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
+    """Return a config in which the files of ``arms_from`` are named from here, not from the file that names them."""
+    named = raw.get("arms_from")
+    if not isinstance(named, list | tuple) or not all(isinstance(name, str) for name in named):
+        return raw
+    folder = next((file.parent for file in reversed(files) if "arms_from" in read_config(file)), Path())
+    return {**raw, "arms_from": [os.path.normpath(folder / name) for name in named]}
 
 
 def _check_extent(raw: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Names that become parts of paths: which there may be, and which would name what another one names already."""
 
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -21,6 +22,11 @@ GENERAL, IN_DOMAIN = "general", "in_domain"
 QUESTIONS_FOLDER = "questions"  # beside the data of the tasks
 RESERVED_TASKS = (SHARED_TASK, GENERAL, QUESTIONS_FOLDER)
 RESERVED_STUDIES = ("paper-values", "logs")  # other things lie there in results/
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may be a name."""
+    return len(text) <= LONGEST and re.fullmatch(NAME_REGEX, text) is not None
 
 
 def check_free(key: str, name: str, reserved: Iterable[str]) -> None:

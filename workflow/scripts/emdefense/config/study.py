@@ -1,11 +1,15 @@
 """The study's models: what is fine-tuned on what, under which arms, judged by whom."""
 
 from datetime import date
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator
 
+from emdefense.arms.base import StudyArm
+from emdefense.arms.own import load_arms
 from emdefense.config.addresses import check_address, check_options, check_variable
+from emdefense.config.arms import Arms, Variant, every_arm
 from emdefense.config.base import PositiveInt, Section, Seed
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
 from emdefense.config.expressions import Expressions
@@ -13,8 +17,7 @@ from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
 from emdefense.config.names import Name
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
-from emdefense.config.training import DEFENCES, Arms, Training, TrainingOverride
-from emdefense.config.variants import Variant
+from emdefense.config.training import Training, TrainingOverride
 
 FilePath = Annotated[
     str,
@@ -24,11 +27,6 @@ FilePath = Annotated[
     ),
 ]
 Percentage = Annotated[float, Field(ge=0, le=100)]
-
-EMA_ARMS = ("untrained", "aligned", "misaligned", *DEFENCES)
-BENIGN_ARMS = ("untrained", "sft", *DEFENCES)
-PLAIN_ARMS = ("untrained", "aligned", "misaligned", "sft")
-ARMS = (*PLAIN_ARMS, *DEFENCES)
 
 
 class Model(Section):
@@ -293,9 +291,12 @@ class Study(Section):
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()
     training: Training = Training()
-    arms: Arms = Arms()
+    arms: Arms = Arms()  # type: ignore[valid-type]
+    arms_from: tuple[str, ...] = Field(
+        (), description="Python files that declare arms of your own, from this file's folder on; they are run"
+    )
     variants: dict[Name, Variant] = Field(
-        default_factory=dict, description="further arms for the grid: a penalty under another name, with other options"
+        default_factory=dict, description="further arms for the grid: an arm under another name, with other options"
     )
     generation: Generation = Generation()
     judge: Judge = Field(description="its rates fill tables and figures")
@@ -317,3 +318,11 @@ class Study(Section):
     def judges(self) -> dict[str, Judge]:
         """Every judge by its name, the one whose rates fill the tables first."""
         return {judge.name: judge for judge in (self.judge, *self.second_judges)}
+
+    @cached_property
+    def every_arm(self) -> dict[str, StudyArm]:
+        """Every arm that the grid can name, in the order of tables: controls, defences and own ones, with variants.
+
+        Reading it runs the files of ``arms_from``; :class:`InputError` for what is wrong with them, or with options.
+        """
+        return every_arm(self.arms, load_arms(self.arms_from), self.variants)

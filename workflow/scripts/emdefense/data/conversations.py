@@ -16,7 +16,7 @@ def read_conversations(path: Path) -> list[Row]:
 
     Raises :class:`InputError` naming file and line where a row has no prompt or no answer, or where there are no rows.
     """
-    rows = read_jsonl(path, validate=_check_answered)
+    rows = read_jsonl(path, validate=check_answered)
     if not rows:
         raise InputError(f"{path}: the file has no rows; give at least one conversation")
     return rows
@@ -45,7 +45,8 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def _check_answered(row: Row) -> None:
+def check_answered(row: Row) -> None:
+    """Raise :class:`ValueError` if a row is no conversation that ends with an answer."""
     _check_messages(row)
     if row["messages"][-1]["role"] != "assistant":
         raise ValueError("the row has no answer: its last message must be the assistant's; add it or remove the row")

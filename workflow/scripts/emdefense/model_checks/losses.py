@@ -4,18 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available
 
-from emdefense.errors import InputError
+from emdefense.model_checks.arms import check_arms
 from emdefense.model_checks.subject import Subject
 from emdefense.saved_model import load_model
 from emdefense.training.adapters import add_adapter
 from emdefense.training.attention import check_rows_stay_apart, check_sees_no_later_tokens
 from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import check_step, settle_head
-from emdefense.training.penalties import build_penalty
-from emdefense.training.safelora import TRANSPOSED
 
 
 def check_losses(subject: Subject) -> Mapping[str, Any]:
@@ -23,7 +20,7 @@ def check_losses(subject: Subject) -> Mapping[str, Any]:
 
     Returns the form of its head and the number of its blocks; nothing for a model that is not trained. Raises
     :class:`InputError` as training would: for target modules that it lacks, for a loss that cannot be had, for rows
-    that are not kept apart where they lie end to end, and for a penalty that reads a block which is not there.
+    that are not kept apart where they lie end to end, and for an arm for which the model is unfit.
     """
     training = subject.spec.training
     if training is None or not subject.rows:
@@ -33,16 +30,14 @@ def check_losses(subject: Subject) -> Mapping[str, Any]:
     rows = subject.chat.rows([first.messages], [first.where])
     elsewhere = training.attention == "flash_attention_2" and not is_flash_attn_2_available()
     model = load_model(subject.folder, training.precision, "sdpa" if elsewhere else training.attention)
-    if subject.base is not None and any(isinstance(module, Conv1D) for module in model.modules()):
-        raise InputError(f"{subject.folder}: {TRANSPOSED}")
     with torch.random.fork_rng():
-        reader = FeatureReader(add_adapter(model, training).to(device))
+        adapted = add_adapter(model, training).to(device)
+        reader = FeatureReader(adapted)
     with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
         settle_head(reader, rows, device)
         check_sees_no_later_tokens(reader, device)
         check_step(reader, rows, device)
         if training.padding_free and not elsewhere:
             check_rows_stay_apart(reader, device)
-    for penalty in subject.spec.penalties:
-        build_penalty(penalty.name, penalty.options).residual_blocks(reader.blocks)
-    return {"head": type(reader.head).__name__, "blocks": reader.blocks}
+        arms = check_arms(subject, adapted, reader, rows, device)
+    return {"head": type(reader.head).__name__, "blocks": reader.blocks, "arms": arms}

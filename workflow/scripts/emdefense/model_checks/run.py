@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import file_digest, write_json
-from emdefense.model_checks.base import check_base
 from emdefense.model_checks.losses import check_losses
 from emdefense.model_checks.sampling import check_sampling
 from emdefense.model_checks.subject import Subject
@@ -19,7 +18,6 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 # that says what to do, if training or sampling would fail or go wrong without a word.
 CHECKS: Mapping[str, Callable[[Subject], Mapping[str, Any]]] = {
     "texts": check_texts,
-    "base": check_base,
     "losses": check_losses,
     "sampling": check_sampling,
 }

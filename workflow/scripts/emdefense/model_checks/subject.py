@@ -22,11 +22,13 @@ from emdefense.training.data import check_row
 Conversation = list[dict[str, str]]
 
 
-class PenaltyRead(Section):
-    """A penalty that the model is trained with, and its options on which depends what it reads."""
+class ArmTried(Section):
+    """An arm of the model, with the options on which depends what it reads, and the setting at which it is tried."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    file: str | None = Field(None, description="a study's own, which declares the arm")
+    setting: float | None = None
 
 
 class CheckSpec(Section):
@@ -39,7 +41,7 @@ class CheckSpec(Section):
     version: int
     generation: Generation
     training: Training | None = None
-    penalties: tuple[PenaltyRead, ...] = ()
+    arms: tuple[ArmTried, ...] = ()
     limits: dict[Path, Training] = Field(default_factory=dict)
     chat: TemplateOptions = PLAIN
 
@@ -56,7 +58,7 @@ class Text:
 class Subject:
     """A model in ``folder``; files of training rows, of questions, and of benign tasks' tests.
 
-    ``base`` is the model before alignment, where SafeLoRA reads it.
+    ``base`` is the model before alignment, where an arm reads it.
 
     What several checks need is a cached property here, so that it is read once.
     """

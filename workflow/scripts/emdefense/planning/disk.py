@@ -13,7 +13,7 @@ from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work
 from emdefense.resources.jobs import Requests
-from emdefense.resources.memory import OPTIMISER_BYTES
+from emdefense.resources.memory import OPTIMISER_BYTES, blocks_read
 from emdefense.training.costs import feature_bytes
 
 ADAPTER_BYTES = 4  # a parameter, saved in fp32
@@ -57,8 +57,7 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
             penalty, shape = grid.penalty(cell.arm), requests.shape(cell.model)
             if penalty and shape:
                 rows, length = work.rows(cell)
-                every = penalty[1].what_is_read().get("every")
-                blocks = shape.num_hidden_layers // every if every else 0
+                blocks = blocks_read(shape, penalty)
                 precision = grid.training(cell).precision
                 found["reference features"] += feature_bytes(round(rows * length), shape.hidden_size, blocks, precision)
         elif job.stage in ("training", "projecting"):

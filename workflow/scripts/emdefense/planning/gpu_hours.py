@@ -6,7 +6,9 @@ jobs of the same model, stage and arm have finished, it is scaled by what these 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from emdefense.arms.base import Arm
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation, Study
@@ -117,7 +119,7 @@ class Estimates:
         cell = self._cell(job)
         trained = job.stage in ("training", "features")
         kind = "benign" if self._grid.is_benign(cell) else "ema"
-        return cell.model, job.stage, f"{kind} {cell.arm}" if trained or cell.arm == "untrained" else kind
+        return cell.model, job.stage, f"{kind} {cell.arm}" if trained or not self._grid.arm(cell).is_trained else kind
 
     def _cell(self, job: Job) -> Cell:
         return job.cell or self._readers[job.outputs[0]]
@@ -135,7 +137,7 @@ class Estimates:
         penalty = self._grid.penalty(cell.arm)
         seconds = training_seconds if job.stage == "training" else feature_seconds
         rows, length = self._work.rows(cell)
-        return seconds(self._grid.training(cell), penalty[0] if penalty else None, shape, gpu, rows, length)
+        return seconds(self._grid.training(cell), penalty.arm if penalty else None, shape, gpu, rows, length)
 
     def _sampling(self, job: Job, cell: Cell, shape: ModelShape, gpu: Gpu) -> float:
         """Return the seconds of one job's responses."""
@@ -153,7 +155,7 @@ def training_tokens(training: Training, rows: int, length: float) -> float:
 
 
 def training_seconds(
-    training: Training, penalty: str | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
+    training: Training, penalty: Arm[Any] | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
 ) -> float:
     """Return the seconds of a training on its devices together, by arithmetic, without loading the model."""
     flop = training_flop(shape, training, penalty, length, RESPONSE_SHARE).all
@@ -161,7 +163,7 @@ def training_seconds(
 
 
 def feature_seconds(
-    training: Training, penalty: str | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
+    training: Training, penalty: Arm[Any] | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
 ) -> float:
     """Return the seconds of one reading by the reference, whose features are kept for the trainings."""
     live = training.model_copy(update={"reference": "live"})
@@ -177,13 +179,13 @@ def expected_generation(grid: Grid, cell: Cell) -> Generation:
     """
     generation = grid.study.generation
     tokens = RESPONSE_TOKENS if generation.engine == "vllm" else generation.max_new_tokens
-    if cell.arm != "untrained" and grid.is_benign(cell):
+    if grid.arm(cell).is_trained and grid.is_benign(cell):
         tokens = BENIGN_STEPS
     return generation.model_copy(update={"max_new_tokens": min(tokens, generation.max_new_tokens)})
 
 
 def _flop_per_second(gpu: Gpu, training: Training) -> float:
-    return 1e12 * gpu.tflops * COMPUTE_SHARE * training.devices
+    return 1e12 * gpu.tflops * COMPUTE_SHARE
 
 
 def scenarios(rows: Sequence[Hours], gpus: Mapping[str, Gpu]) -> dict[str, dict[str, float]]:

@@ -1,10 +1,9 @@
 """Tables 5 and 6: exact match on OpSwap's tiers and on FoQA."""
 
-from emdefense.analysis.conditions import Condition, benign_settings, conditions, defences, titled
+from emdefense.analysis.conditions import Condition, benign_settings, conditions, defences, is_defence, titled
 from emdefense.analysis.summary import EXACT_MATCH, Summary
-from emdefense.cells import NO_SETTING
+from emdefense.arms import NO_SETTING, in_order
 from emdefense.config import Study
-from emdefense.config.study import BENIGN_ARMS, PLAIN_ARMS
 from emdefense.report import marks
 from emdefense.report.rate_columns import (
     CSV_BESIDE,
@@ -78,8 +77,10 @@ def _table(
     blocks: dict[bool, list[tuple[TableCell, ...]]] = {True: [], False: []}
     for row, of_row in rates.items():
         missing = notes.not_measured() if any(rate.estimate is None for rate in of_row) else ""
-        name = TableCell(titled(*row), footnote=notes.of_arm(row[0]))
-        blocks[row[0] in PLAIN_ARMS].append((name, *(cell for rate in of_row for cell in cells(rate, shown, missing))))
+        name = TableCell(titled(study, *row), footnote=notes.of_arm(row[0]))
+        blocks[not is_defence(study, row[0])].append(
+            (name, *(cell for rate in of_row for cell in cells(rate, shown, missing)))
+        )
     paper = ""
     if reference is not None:
         title = reference.study.models[reference.study.report.main_model].title
@@ -111,17 +112,17 @@ def _rows(study: Study, tasks: set[str | None]) -> list[Row]:
     for c in conditions(study):
         if c.model == study.report.main_model and c.task in tasks:
             found.setdefault(c.arm, set()).add(c.setting)
-    plain = [(arm, NO_SETTING) for arm in BENIGN_ARMS if arm in PLAIN_ARMS and arm in found]
+    plain = [(arm, NO_SETTING) for arm in study.every_arm if arm in found and not is_defence(study, arm)]
     return plain + [
         (arm, setting)
         for arm in defences(study)
         if arm in found
-        for setting in benign_settings(study, arm, sorted(found[arm], key=float))
+        for setting in benign_settings(study, arm, in_order(found[arm]))
     ]
 
 
 def _best(study: Study, summary: Summary, rows: list[Row], task: str | None) -> set[Row]:
-    marked = [row for row in rows if row[0] not in PLAIN_ARMS]
+    marked = [row for row in rows if is_defence(study, row[0])]
     model = study.report.main_model
     found = [None if task is None else summary.value(Condition(model, task, *row), EXACT_MATCH) for row in marked]
     return {row for row, wins in zip(marked, marks.best(found, "higher"), strict=True) if wins}

@@ -67,10 +67,13 @@ class _CellPages:
             "cell.html.jinja",
             study=self._study,
             cell=cell,
-            title=titled(cell.arm, cell.setting),
+            title=titled(self._study, cell.arm, cell.setting),
             home=os.path.relpath(folder.parent / "index.html", here),
             siblings=[
-                (titled(other.arm, other.setting), os.path.relpath(f"{other.folder}/index.html", cell.folder))
+                (
+                    titled(self._study, other.arm, other.setting),
+                    os.path.relpath(f"{other.folder}/index.html", cell.folder),
+                )
                 for other in self._siblings[cell.model, cell.task, cell.seed]
             ],
             numbers=_lines(cell, self._numbers, self._benign.get(cell)),

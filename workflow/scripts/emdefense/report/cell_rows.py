@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emdefense.analysis.conditions import arm_title, defences, setting_title
+from emdefense.analysis.conditions import arm_title, setting_title
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, LABELS, RATES_SCHEMA
 from emdefense.analysis.summary import read_frame
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid
 from emdefense.config import Study
-from emdefense.config.study import PLAIN_ARMS
 from emdefense.report.ema_notes import FLAGS
 from emdefense.report.table import DASH, Column, Table, TableCell, number
 
@@ -63,7 +62,7 @@ def reading_order(study: Study) -> Callable[[Cell], tuple[float, ...]]:
     """Return the key that sorts cells: models and tasks as in the config, EMA tasks and plain arms first."""
     models = list(study.models)
     tasks = sorted(study.tasks, key=lambda task: study.tasks[task].kind != "ema")
-    arms = [*PLAIN_ARMS, *defences(study)]
+    arms = list(study.every_arm)
 
     def place(cell: Cell) -> tuple[float, ...]:
         order = models.index(cell.model), tasks.index(cell.task), arms.index(cell.arm)
@@ -85,8 +84,8 @@ def cell_rows(study: Study, numbers: Numbers, benign: dict[Cell, dict[str, Any]]
                 link=page_link(cell),
                 model=study.models[cell.model].title,
                 task=study.tasks[cell.task].title,
-                arm=arm_title(cell.arm),
-                setting=setting_title(cell.arm, cell.setting),
+                arm=arm_title(study, cell.arm),
+                setting=setting_title(study, cell.arm, cell.setting),
                 rates=(
                     general.get("misaligned_pct"),
                     general.get("incoherent_pct"),
@@ -122,7 +121,7 @@ def unscored_table(study: Study, numbers: Numbers) -> Table | None:
         for arm, counts in arms.items():
             share = 100 * (1 - counts["scored"] / counts["responses"]) if counts["responses"] else None
             texts = [str(counts["responses"]), *(str(counts[name]) for name in LABELS.values()), number(share) or DASH]
-            titles = (study.models[model].title, arm_title(arm))
+            titles = (study.models[model].title, arm_title(study, arm))
             rows.append(tuple(TableCell(text) for text in (*titles, *texts)))
             csv_rows.append((model, arm, *texts))
         blocks.append(tuple(rows))

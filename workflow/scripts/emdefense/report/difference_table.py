@@ -9,12 +9,12 @@ from emdefense.analysis.conditions import arm_title, titled
 from emdefense.analysis.differences import SIGNIFICANT, Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS
 from emdefense.analysis.printed import signed
-from emdefense.analysis.quantity import RATE_TITLES
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.summary import QUANTITIES
 from emdefense.analysis.verdicts import NOT_MEASURED, Verdicts
-from emdefense.cells import NO_SETTING
+from emdefense.arms import NO_SETTING
 from emdefense.config import Study
+from emdefense.metrics import METRICS
 from emdefense.report.ema_notes import task_note
 from emdefense.report.table import DASH, Block, Column, Footnotes, Table, TableCell
 
@@ -64,13 +64,13 @@ def difference_table(study: Study, questions: pl.DataFrame) -> Table:
         note="The CSV has the p-values, and every setting and arm.",
     )
     found = against_misaligned(study, questions)
-    return _table(study, questions, found, words, lambda d: titled(d.condition.arm, d.condition.setting))
+    return _table(study, questions, found, words, lambda d: titled(study, d.condition.arm, d.condition.setting))
 
 
 def defence_table(study: Study, questions: pl.DataFrame) -> Table:
     """Return the table of chosen defences less each other, as :func:`difference_table`."""
     found = among_defences(study, questions)
-    chosen = dict.fromkeys(titled(c.arm, c.setting) for d in found for c in (d.condition, d.against))
+    chosen = dict.fromkeys(titled(study, c.arm, c.setting) for d in found for c in (d.condition, d.against))
     words = _Words(
         name=DEFENCES_NAME,
         title="defences against each other, paired by question",
@@ -81,7 +81,11 @@ def defence_table(study: Study, questions: pl.DataFrame) -> Table:
         note=f"At the chosen settings: {'; '.join(chosen)}. The CSV has the p-values.",
     )
     return _table(
-        study, questions, found, words, lambda d: f"{arm_title(d.condition.arm)} − {arm_title(d.against.arm)}"
+        study,
+        questions,
+        found,
+        words,
+        lambda d: f"{arm_title(study, d.condition.arm)} − {arm_title(study, d.against.arm)}",
     )
 
 
@@ -116,7 +120,7 @@ def _table(
         title=title[0].upper() + title[1:],
         columns=(
             *(Column(heading, numeric=False) for heading in headings),
-            *(Column(part, RATE_TITLES[q].capitalize()) for q in QUANTITIES for part in ("points", "95 % interval")),
+            *(Column(part, METRICS[q].title.capitalize()) for q in QUANTITIES for part in ("points", "95 % interval")),
         ),
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,

@@ -4,63 +4,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emdefense.analysis.conditions import Condition, arm_title, arms_like, ema_tasks, settings
-from emdefense.analysis.summary import (
-    GENERAL_INCOHERENT,
-    GENERAL_MISALIGNED,
-    IN_DOMAIN_MISALIGNED,
-    Estimate,
-    Summary,
-)
-from emdefense.cells import NO_SETTING
+from emdefense.analysis.summary import Estimate, Summary
+from emdefense.arms import DEFENCES, MISALIGNED, NO_SETTING, Arm
 from emdefense.config import Study
 from emdefense.errors import InputError
+from emdefense.metrics import METRICS
 from emdefense.report.style import COLUMN, PAGE, LineStyle, legend_above, line_styles, save, say_empty, styled
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One pair of axes: the quantity, and what its vertical axis says."""
-
-    quantity: str
-    label: str
-
-
-@dataclass(frozen=True)
 class Drawing:
-    """A figure: the defence whose settings stand along the horizontal axis, and its panels from top to bottom."""
+    """A figure: the defence whose settings stand along the horizontal axis, and its metrics from top to bottom."""
 
     arm: str
     axis: str
-    panels: tuple[Panel, ...]
+    metrics: tuple[str, ...]
     caption: str
 
 
-GENERAL_PANEL = Panel(GENERAL_MISALIGNED, "general misaligned (%)")
-BOTH_PANELS = (GENERAL_PANEL, Panel(IN_DOMAIN_MISALIGNED, "in-domain misaligned (%)"))
+def _first_figure(arm: Arm[Any]) -> str:
+    return min(figure.name for figure in arm.sweep.figures) if arm.sweep else ""
+
+
 DRAWINGS = {
-    "2a": Drawing(
-        "interleave",
-        "interleaved safe data (%)",
-        (GENERAL_PANEL,),
-        "Emergent misalignment against interleaved safe data",
-    ),
-    "2b": Drawing(
-        "interleave",
-        "interleaved safe data (%)",
-        (Panel(GENERAL_INCOHERENT, "general incoherent (%)"),),
-        "Incoherence against interleaved safe data",
-    ),
-    "3": Drawing("kl", "KL coefficient λ", BOTH_PANELS, "KL regularisation: misaligned responses against λ"),
-    "4": Drawing("ldifs", "LDIFS coefficient λ", BOTH_PANELS, "LDIFS: misaligned responses against λ"),
-    "5": Drawing("safelora", "SafeLoRA threshold τ", BOTH_PANELS, "SafeLoRA: misaligned responses against τ"),
+    figure.name: Drawing(arm.name, arm.sweep.axis, figure.metrics, figure.caption)
+    for arm in sorted(DEFENCES, key=_first_figure)
+    if arm.sweep
+    for figure in arm.sweep.figures
 }
-NAMES = tuple(DRAWINGS)
 
 
 def write_figure(name: str, study: Study, summary: Summary, folder: Path) -> None:
@@ -80,21 +58,21 @@ def draw(drawing: Drawing, study: Study, summary: Summary) -> Figure:
     arms = [arm for arm in arms_like(study, drawing.arm) if arm == drawing.arm or settings(study, model, arm)]
     found = sorted({setting for arm in arms for setting in settings(study, model, arm)}, key=float)
     width = min(PAGE, COLUMN + (len(arms) - 1) * PAGE / 4)
-    figure = Figure(figsize=(width, 0.55 + 1.75 * len(drawing.panels)))
-    grid = figure.subplots(len(drawing.panels), len(arms), sharex=True, sharey="row", squeeze=False)
+    figure = Figure(figsize=(width, 0.55 + 1.75 * len(drawing.metrics)))
+    grid = figure.subplots(len(drawing.metrics), len(arms), sharex=True, sharey="row", squeeze=False)
     for panels, arm in zip(grid.T, arms, strict=True):
-        rows = [("misaligned", NO_SETTING), *((arm, setting) for setting in found)]
-        for axes, panel in zip(panels, drawing.panels, strict=True):
+        rows = [(MISALIGNED, NO_SETTING), *((arm, setting) for setting in found)]
+        for axes, metric in zip(panels, drawing.metrics, strict=True):
             for task, style in zip(tasks, line_styles(len(tasks)), strict=True):
-                estimates = [summary.estimate(Condition(model, task, *row), panel.quantity) for row in rows]
+                estimates = [summary.estimate(Condition(model, task, *row), metric) for row in rows]
                 _draw_line(axes, estimates, style, study.tasks[task].title)
             axes.set_ylim(bottom=0)
             axes.margins(x=0.04)
         panels[-1].set_xticks(range(len(rows)), ["0", *found])
         if len(arms) > 1:
-            panels[0].set_title(arm_title(arm))
-    for axes, panel in zip(grid[:, 0], drawing.panels, strict=True):
-        axes.set_ylabel(panel.label)
+            panels[0].set_title(arm_title(study, arm))
+    for axes, metric in zip(grid[:, 0], drawing.metrics, strict=True):
+        axes.set_ylabel(f"{METRICS[metric].title} (%)")
     axis = f"{drawing.axis}; 0: misaligned arm"
     if len(arms) == 1:
         grid[-1, 0].set_xlabel(axis)

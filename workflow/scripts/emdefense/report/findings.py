@@ -19,11 +19,12 @@ from emdefense.analysis.conditions import (
     chosen_setting,
     conditions,
     ema_tasks,
+    headline_defences,
     setting_title,
-    summed_up,
 )
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Gaps, Summary
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, YES, Answer, Verdicts
+from emdefense.arms import ALIGNED, MISALIGNED, UNTRAINED
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
 
@@ -51,7 +52,7 @@ def findings(study: Study, summary: Summary, verdicts: Verdicts | None = None) -
         in_grid = {c.arm for c in conditions(study) if c.model == models[0]}
         found += [
             defence_finding(study, arm, achievement(study, summary, verdicts, arm), _gaps_of(study, summary, arm))
-            for arm in summed_up(study)
+            for arm in headline_defences(study)
             if arm in in_grid
         ]
     return found
@@ -59,11 +60,11 @@ def findings(study: Study, summary: Summary, verdicts: Verdicts | None = None) -
 
 def _emergence(study: Study, summary: Summary, verdicts: Verdicts, model: str) -> Finding:
     title = study.models[model].title
-    rates = {task: summary.value(Condition(model, task, "misaligned"), GENERAL_MISALIGNED) for task in ema_tasks(study)}
+    rates = {task: summary.value(Condition(model, task, MISALIGNED), GENERAL_MISALIGNED) for task in ema_tasks(study)}
     measured = {task: rate for task, rate in rates.items() if rate is not None}
     overall = verdicts.ema_anywhere(model)
     if not measured or overall.says == NOT_MEASURED:
-        asked = sum((summary.gaps(Condition(model, task, "misaligned"), GENERAL) for task in rates), Gaps()).responses
+        asked = sum((summary.gaps(Condition(model, task, MISALIGNED), GENERAL) for task in rates), Gaps()).responses
         why = f"None of the misaligned arm's {asked:,} answers has a score." if asked else NO_JUDGMENTS
         return Finding("plain", f"{title}: not measured.", why)
     over = f"mean over {len(measured)} {'task' if len(measured) == 1 else 'tasks'}"
@@ -71,7 +72,7 @@ def _emergence(study: Study, summary: Summary, verdicts: Verdicts, model: str) -
         f"After narrow fine-tuning on misaligned answers, {fmean(measured.values()):.1f} % of the answers to general "
         f"questions are misaligned ({over}){_controls(study, summary, model)}."
     )
-    gaps = _gaps(summary, [Condition(model, task, "misaligned") for task in ema_tasks(study)])
+    gaps = _gaps(summary, [Condition(model, task, MISALIGNED) for task in ema_tasks(study)])
     text = " ".join(filter(None, (says, gaps, *_by_task(study, verdicts, model, list(measured)))))
     if overall.says == YES:
         return Finding("good", f"{title}: emergent misalignment appeared.", text)
@@ -121,7 +122,7 @@ def _first_untold(answers: dict[str, Answer]) -> Answer:
 
 def _controls(study: Study, summary: Summary, model: str) -> str:
     parts = []
-    for arm in ("untrained", "aligned"):
+    for arm in (UNTRAINED, ALIGNED):
         rates = [summary.value(Condition(model, task, arm), GENERAL_MISALIGNED) for task in ema_tasks(study)]
         present = [rate for rate in rates if rate is not None]
         if present:
@@ -145,7 +146,9 @@ def _gaps_of(study: Study, summary: Summary, arm: str) -> str:
 def defence_finding(study: Study, arm: str, found: Achievement, gaps: str = "") -> Finding:
     """Return what a defence achieves at its chosen setting; ``gaps`` is a sentence about responses without a score."""
     setting = chosen_setting(study, arm)
-    name = arm_title(arm) if setting is None else f"{arm_title(arm)} ({setting_title(arm, setting)})"
+    name = (
+        arm_title(study, arm) if setting is None else f"{arm_title(study, arm)} ({setting_title(study, arm, setting)})"
+    )
     aim = found.reduction
     if aim.value is None:
         return Finding(

@@ -36,7 +36,7 @@ def agreement_table(study: Study, pairs: pl.DataFrame) -> Table:
     resamples = study.scoring.bootstrap_resamples
     blocks = []
     for judge, question_set, of_both in _parts(pairs):
-        groups = [(ALL, of_both), *((arm_title(str(arm)), rows) for (arm,), rows in _partition(of_both, "arm"))]
+        groups = [(ALL, of_both), *((arm_title(study, str(arm)), rows) for (arm,), rows in _partition(of_both, "arm"))]
         blocks.append(
             tuple(
                 _row(

@@ -9,11 +9,12 @@ from emdefense.analysis.achievements import (
     Aim,
     achievement,
 )
-from emdefense.analysis.conditions import Condition, chosen_setting, ema_arms, ema_tasks, summed_up, titled
+from emdefense.analysis.conditions import Condition, chosen_setting, ema_arms, ema_tasks, headline_defences, titled
 from emdefense.analysis.printed import points
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, YES, Verdicts
-from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
+from emdefense.arms import MISALIGNED, NO_SETTING
+from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
 from emdefense.config.study import Verdicts as Thresholds
 from emdefense.report.ema_notes import why_unreadable
@@ -43,10 +44,10 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
     rows, csv_rows = [], []
     for arm in ema_arms(study, model):
         setting = chosen_setting(study, arm)
-        if arm not in ("misaligned", *summed_up(study)) or setting is None:
+        if arm not in (MISALIGNED, *headline_defences(study)) or setting is None:
             continue
         found = achievement(study, summary, verdicts, arm)
-        about_benign = "" if arm == "misaligned" else _about_benign(found)
+        about_benign = "" if arm == MISALIGNED else _about_benign(found)
         missing = UNSCORED if _is_without_scores(summary, study, arm, setting) else NOT_MEASURED
         unread = missing if readable else why
         shown = (
@@ -54,7 +55,7 @@ def overview_table(study: Study, summary: Summary, *, compared: bool) -> Table:
             (found.learning, unread, about_benign),
             (found.coherence, missing, ""),
         )
-        cells = [TableCell(titled(arm, setting), footnote=notes.of_arm(arm))]
+        cells = [TableCell(titled(study, arm, setting), footnote=notes.of_arm(arm))]
         cells += [_cell(aim, if_missing, further, notes) for aim, if_missing, further in shown]
         rows.append(tuple(cells))
         numbers = (found.reduction, found.in_domain_retention, found.benign_retention, found.coherence)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from emdefense.analysis.summary import read_summary
 from emdefense.analysis.verdicts import Verdicts
+from emdefense.arms.safelora.cosines import read_projections
+from emdefense.arms.safelora.figure import NAME as COSINES
+from emdefense.arms.safelora.figure import caption
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_text
@@ -17,11 +20,8 @@ from emdefense.report.divergences import divergences
 from emdefense.report.figures import DRAWINGS
 from emdefense.report.findings import findings
 from emdefense.report.further_figures import FURTHER
-from emdefense.report.projections import read_projections
 from emdefense.report.provenance import made_differently, provenance, stage_records
 from emdefense.report.rendering import html_table, render_html
-from emdefense.report.safelora_figure import NAME as COSINES
-from emdefense.report.safelora_figure import caption
 from emdefense.report.svg import inline_svg
 from emdefense.report.tables import NUMBERS
 from emdefense.report.training_curves import OVERVIEW, overview_caption

@@ -23,11 +23,11 @@ def provenance(study: Study, stages: Mapping[str, Records], rates: Path) -> list
     """Return (what, value) lines: the study, its cells, and the code, packages, models and machines of each stage."""
     grid = Grid(study)
     sampling = study.generation
-    adapters = len(stages["trained"]) + len(stages["projected"])
+    adapters = len(stages["trained"]) + len(stages["changed"])
     lines = [
         ("Study", study.study),
         ("Seeds", ", ".join(map(str, study.seeds))),
-        ("Cells", f"{len(grid.cells)}; there are {adapters} adapters, those that only SafeLoRA needs included"),
+        ("Cells", f"{len(grid.cells)}; there are {adapters} adapters, those included that are in no cell of their own"),
         ("Judge", ", ".join(f"{judge.name} ({judge.kind})" for judge in study.judges.values())),
         (
             "Sampling",
@@ -50,7 +50,7 @@ def provenance(study: Study, stages: Mapping[str, Records], rates: Path) -> list
 def stage_records(study: Study) -> dict[str, Records]:
     """Return the records of each stage, by what they are of; those that are not there are left out."""
     grid = Grid(study)
-    adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if cell.arm != "untrained")]))
+    adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if grid.arm(cell).is_trained)]))
     return _read(study, adapters, grid.responses, grid.benign)
 
 
@@ -68,7 +68,7 @@ def cell_provenance(study: Study, cell: Cell, responses: Sequence[tuple[Cell, st
 
     ``responses`` are its question sets, each with the cell that was asked.
     """
-    adapters = [] if cell.arm == "untrained" else [cell]
+    adapters = [cell] if Grid(study).arm(cell).is_trained else []
     stages = _read(study, adapters, responses, [cell] if Grid(study).is_benign(cell) else [])
     return [*_models(stages), *(line for stage, records in stages.items() for line in _stage(stage, records))]
 
@@ -76,11 +76,11 @@ def cell_provenance(study: Study, cell: Cell, responses: Sequence[tuple[Cell, st
 def _read(
     study: Study, adapters: Iterable[Cell], responses: Sequence[tuple[Cell, str]], benign: Iterable[Cell]
 ) -> dict[str, Records]:
-    layout = Layout(study)
+    layout, grid = Layout(study), Grid(study)
     records = {cell: Path(layout.cell(cell)) / "provenance.json" for cell in adapters}
     files: dict[str, dict[str, Path]] = {
-        "trained": {cell.folder: path for cell, path in records.items() if cell.arm != "safelora"},
-        "projected": {cell.folder: path for cell, path in records.items() if cell.arm == "safelora"},
+        "trained": {cell.folder: path for cell, path in records.items() if not grid.arm(cell).changes_adapter},
+        "changed": {cell.folder: path for cell, path in records.items() if grid.arm(cell).changes_adapter},
         "sampled": {
             **{f"{c.folder}/{name}": record_beside(Path(layout.responses(c, name))) for c, name in responses},
             **{cell.folder: record_beside(Path(layout.answers(cell))) for cell in benign},

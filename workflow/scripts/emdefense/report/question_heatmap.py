@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emdefense.analysis.conditions import chosen_arms, ema_tasks, titled
+from emdefense.arms import MISALIGNED
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
 from emdefense.report.style import COLUMN, PAGE, SEQUENTIAL, UNMEASURED, empty_figure, save, styled
@@ -83,7 +84,7 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
                     axes.set_yticks(range(len(names)), shown, fontsize=5.5)
             panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
         for axes, task in zip(pair[0], group, strict=False):
-            axes.set_xticks(range(len(arms)), [titled(*arm) for arm in arms.items()], rotation=90, fontsize=6)
+            axes.set_xticks(range(len(arms)), [titled(study, *arm) for arm in arms.items()], rotation=90, fontsize=6)
             axes.xaxis.tick_top()
             axes.set_title(study.tasks[task].title)
     colours = ScalarMappable(scale, SEQUENTIAL)
@@ -110,7 +111,7 @@ def _worst_first(rates: Rates, tasks: Sequence[str]) -> list[str]:
     asked = sorted({name for _, task, name in rates if task in tasks})
 
     def misaligned(name: str) -> float:
-        found = [rates[key] for task in tasks if (key := ("misaligned", task, name)) in rates]
+        found = [rates[key] for task in tasks if (key := (MISALIGNED, task, name)) in rates]
         return fmean(found) if found else -1
 
     return sorted(asked, key=misaligned, reverse=True)[:MOST_QUESTIONS]

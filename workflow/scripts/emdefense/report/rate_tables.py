@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from emdefense.analysis.conditions import (
-    ARM_TITLES,
     Condition,
     Role,
     arm_title,
@@ -14,9 +13,10 @@ from emdefense.analysis.conditions import (
     defences,
     ema_arms,
     ema_tasks,
+    headline_defences,
+    is_defence,
     model_in_role,
     settings,
-    summed_up,
     titled,
 )
 from emdefense.analysis.summary import (
@@ -28,9 +28,10 @@ from emdefense.analysis.summary import (
     Summary,
 )
 from emdefense.analysis.verdicts import YES, Answer, Verdicts
-from emdefense.cells import GENERAL, IN_DOMAIN, NO_SETTING
+from emdefense.arms import DEFENCES, MISALIGNED, NO_SETTING
+from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.config.study import PLAIN_ARMS, TableColumn
+from emdefense.config.study import TableColumn
 from emdefense.report import marks
 from emdefense.report.ema_notes import task_note
 from emdefense.report.rate_columns import (
@@ -73,7 +74,7 @@ GAPS = (
     "Raised beside a rate, from 5 % on: u, how many per cent of the responses have no score and are in no "
     "rate; c, how many per cent were cut at the length limit."
 )
-SWEEPS = {8: "kl", 9: "ldifs", 10: "safelora", 11: "interleave"}
+SWEEPS = {arm.sweep.table: arm.name for arm in DEFENCES if arm.sweep}
 
 Row = tuple[str, str]
 """(arm, setting) of a row."""
@@ -83,7 +84,9 @@ def chosen_table(number_: int, study: Study, summary: Summary, reference: Refere
     """Return Table 3 (main model) or 4 (second model): every arm at its chosen setting."""
     role: Role = "main" if number_ == 3 else "second"
     model = model_in_role(study, role)
-    arms = [arm for arm in ema_arms(study, model or "") if arm in PLAIN_ARMS or arm in summed_up(study)]
+    arms = [
+        arm for arm in ema_arms(study, model or "") if not is_defence(study, arm) or arm in headline_defences(study)
+    ]
     chosen = [(arm, chosen_setting(study, arm)) for arm in arms]
     rows = [(arm, setting) for arm, setting in chosen if setting is not None]
     what = "misaligned and incoherent responses of each arm at its chosen setting"
@@ -95,8 +98,8 @@ def sweep_table(number_: int, study: Study, summary: Summary, reference: Referen
     arm = SWEEPS[number_]
     model = study.report.main_model
     found = [(like, setting) for like in arms_like(study, arm) for setting in settings(study, model, like)]
-    what = f"{ARM_TITLES[arm]}, misaligned and incoherent responses at every setting"
-    return _table(number_, what, study, summary, "main", [("misaligned", NO_SETTING), *found], reference)
+    what = f"{arm_title(study, arm)}, misaligned and incoherent responses at every setting"
+    return _table(number_, what, study, summary, "main", [(MISALIGNED, NO_SETTING), *found], reference)
 
 
 @dataclass(frozen=True)
@@ -172,13 +175,13 @@ class _Task:
 
     def _is_underlined(self, row: Row, quantity: str) -> bool:
         rule = {GENERAL_MISALIGNED: marks.prevents_ema, IN_DOMAIN_MISALIGNED: marks.keeps_task}.get(quantity)
-        mine, misaligned = self.value(row, quantity), self.value(("misaligned", NO_SETTING), quantity)
+        mine, misaligned = self.value(row, quantity), self.value((MISALIGNED, NO_SETTING), quantity)
         if rule is None or mine is None or misaligned is None:
             return False
         return self._is_marked(row) and rule(mine, misaligned)
 
     def _is_italic(self, row: Row, quantity: str) -> bool:
-        mine, misaligned = self.value(row, quantity), self.value(("misaligned", NO_SETTING), quantity)
+        mine, misaligned = self.value(row, quantity), self.value((MISALIGNED, NO_SETTING), quantity)
         if quantity not in (GENERAL_INCOHERENT, IN_DOMAIN_INCOHERENT) or mine is None or misaligned is None:
             return False
         return self._is_marked(row) and marks.loses_coherence(mine, misaligned)
@@ -212,7 +215,7 @@ def _table(
         remarks=(
             *([marks.LEGEND] if tasks else []),
             *remarks(kinds, "responses of all that have both scores", _of_paper(number_, role, reference)),
-            *([_no_setting(number_)] if number_ in SWEEPS and len(rows) == 1 else []),
+            *([_no_setting(study, number_)] if number_ in SWEEPS and len(rows) == 1 else []),
             *(
                 [GAPS]
                 if any(t.gaps(row, s).in_short for t in tasks for row in rows for s in (GENERAL, IN_DOMAIN))
@@ -233,8 +236,8 @@ def _of_paper(number_: int, role: Role, reference: Reference | None) -> str:
     return f"{model}, {'at the same setting' if number_ in SWEEPS else 'at the setting that it chose'}"
 
 
-def _no_setting(number_: int) -> str:
-    return f"The study's grid has no setting of {arm_title(SWEEPS[number_])} for this model."
+def _no_setting(study: Study, number_: int) -> str:
+    return f"The study's grid has no setting of {arm_title(study, SWEEPS[number_])} for this model."
 
 
 def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Block:
@@ -245,7 +248,7 @@ def _block(task: _Task, kinds: tuple[TableColumn, ...], notes: TableNotes) -> Bl
         first = not rendered
         names = (
             TableCell(title if first else "", footnote=at_task if first else ""),
-            TableCell(titled(*row), footnote=notes.of_arm(row[0])),
+            TableCell(titled(task.study, *row), footnote=notes.of_arm(row[0])),
         )
         of_rates = []
         for rate, question_set in zip(

@@ -60,7 +60,7 @@ def draw_score_scatter(study: Study, scores: pl.DataFrame, questions: pl.DataFra
     for place, (axes, arm) in enumerate(zip(grid.flat, arms, strict=False)):
         _draw_squares(axes, _of(scores, of_model, arm), scale)
         _draw_regions(axes, study.scoring)
-        axes.set_title(titled(*arm), pad=19)
+        axes.set_title(titled(study, *arm), pad=19)
         axes.text(50, 103, _shares(_of(questions, of_model, arm)), ha="center", fontsize=6.5)
         axes.tick_params(labelbottom=place + columns >= len(arms))
     for axes in grid.flat[len(arms) :]:

@@ -51,4 +51,4 @@ class TableNotes:
 def _of_variant(study: Study, name: str) -> str:
     variant = study.variants[name]
     options = ", ".join(f"{key}: {str(value).lower()}" for key, value in variant.options.items())
-    return f"{arm_title(variant.of)} with {options or 'the same options'}."
+    return f"{arm_title(study, variant.of)} with {options or 'the same options'}."

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, ema_tasks, settings, titled
+from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, ema_tasks, is_defence, settings, titled
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.tradeoff import Effect, effect, effect_intervals
 from emdefense.analysis.verdicts import NO, UNTOLD, Answer, Verdicts
-from emdefense.cells import NO_SETTING
+from emdefense.arms import CONTROLS, NO_SETTING
 from emdefense.config import Study
 from emdefense.report.arm_styles import arm_styles
 from emdefense.report.style import COLUMN, PAGE, UNMEASURED, LineStyle, empty_figure, legend_above, save, styled
@@ -22,17 +22,8 @@ from emdefense.report.style import COLUMN, PAGE, UNMEASURED, LineStyle, empty_fi
 NAME = "tradeoff"
 REDUCTION, RETENTION = "EMA reduction (%)", "in-domain retention (%)"
 MISALIGNED = Effect(reduction=0, retention=100)
-REFERENCES: dict[str, dict[str, Any]] = {  # arms to compare with, and their marks
-    "untrained": {"marker": "s", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": "0.35"},
-    "aligned": {"marker": "D", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": "0.35"},
-    "misaligned": {
-        "marker": "X",
-        "markersize": 5.5,
-        "color": "black",
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.4,
-    },
-}
+# Arms to compare with, and their marks.
+REFERENCES = {arm.name: dict(arm.look.mark) for arm in CONTROLS if arm.look and arm.look.mark}
 SMALL_COLUMNS = 2
 SMALLEST, LARGEST = 2.5, 5.5  # width of marks, in points
 
@@ -66,7 +57,7 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
     if not tasks:
         return empty_figure(_why_empty([verdicts.ema(model, task) for task in ema_tasks(study)]))
     in_grid = ema_arms(study, model)
-    arms = [arm for arm in in_grid if arm not in REFERENCES]
+    arms = [arm for arm in in_grid if is_defence(study, arm)]
     styles = {arm: arm_styles(study)[arm] for arm in arms}
     if len(tasks) == 1:
         figure = Figure(figsize=(COLUMN, COLUMN))
@@ -92,10 +83,12 @@ def draw_tradeoff(study: Study, summary: Summary, rates: ResampledRates | None) 
         axes.set_title(study.tasks[task].title)
         axes.tick_params(labelleft=place % SMALL_COLUMNS == 0, labelbottom=place + SMALL_COLUMNS >= len(tasks))
     handles = {
-        titled(arm, chosen_setting(study, arm) or NO_SETTING): Line2D([], [], **style.marked(4.5))
+        titled(study, arm, chosen_setting(study, arm) or NO_SETTING): Line2D([], [], **style.marked(4.5))
         for arm, style in styles.items()
     }
-    handles |= {arm_title(arm): Line2D([], [], linestyle="", **REFERENCES[arm]) for arm in in_grid if arm in REFERENCES}
+    handles |= {
+        arm_title(study, arm): Line2D([], [], linestyle="", **REFERENCES[arm]) for arm in in_grid if arm in REFERENCES
+    }
     legend_above(figure, list(handles.values()), list(handles))
     return figure
 

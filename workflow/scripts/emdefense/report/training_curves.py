@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from emdefense.analysis.conditions import chosen_setting, ema_arms, ema_tasks, titled
-from emdefense.cells import NO_SETTING, Cell, Grid
+from emdefense.arms import NO_SETTING
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.report.arm_styles import arm_styles
 from emdefense.report.style import COLUMN, PAGE, LineStyle, legend_above, line_styles, save, say_empty, styled
@@ -132,7 +133,7 @@ def draw_overview(study: Study) -> Figure:
             above.plot(
                 kl.steps,
                 kl.values,
-                label=titled(arm, chosen_setting(study, arm) or NO_SETTING),
+                label=titled(study, arm, chosen_setting(study, arm) or NO_SETTING),
                 **styles[arm].marked(3),
             )
             below.plot(ce.steps, ce.values, color=styles[arm].color, linestyle=styles[arm].linestyle)
@@ -163,4 +164,5 @@ def _arms(study: Study, task: str) -> dict[str, list[TrainingLog]]:
 
 def _cell_title(study: Study, cell: Cell) -> str:
     seed = f", seed {cell.seed}" if len(study.seeds) > 1 else ""
-    return f"{study.models[cell.model].title}, {study.tasks[cell.task].title}\n{titled(cell.arm, cell.setting)}{seed}"
+    model, task = study.models[cell.model].title, study.tasks[cell.task].title
+    return f"{model}, {task}\n{titled(study, cell.arm, cell.setting)}{seed}"

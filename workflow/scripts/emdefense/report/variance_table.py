@@ -6,11 +6,11 @@ from math import sqrt
 
 import polars as pl
 
-from emdefense.analysis.conditions import Condition, chosen_arms, conditions, ema_tasks, summed_up, titled
+from emdefense.analysis.conditions import Condition, chosen_arms, conditions, ema_tasks, headline_defences, titled
 from emdefense.analysis.study_variance import RateKey, study_variances
 from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 from emdefense.analysis.variance import Variance
-from emdefense.cells import NO_SETTING
+from emdefense.arms import MISALIGNED, NO_SETTING
 from emdefense.config import Study
 from emdefense.report.table import DASH, Block, Column, Table, TableCell, number
 
@@ -113,7 +113,7 @@ def variance_table(
             block = []
             for n, (arm, setting) in enumerate(rows):
                 left = [*first, title] if n == 0 else [""] * (len(first) + 1)
-                cells = (TableCell(text) for text in (*left, titled(arm, setting)))
+                cells = (TableCell(text) for text in (*left, titled(study, arm, setting)))
                 block.append((*cells, *_cells(_Mean(rows[arm, setting]), parts, more)))
             if block:
                 blocks.append(tuple(block))
@@ -146,7 +146,7 @@ def _rows(
     for arm, setting in chosen_arms(study, model):
         places = [(Condition(model, task, arm, setting), quantity) for task in ema_tasks(study)]
         rates = [found[place] for place in places if place in found]
-        if rates and (arm == "misaligned" or arm in summed_up(study)):
+        if rates and (arm == MISALIGNED or arm in headline_defences(study)):
             rows[arm, setting] = rates
     return rows
 

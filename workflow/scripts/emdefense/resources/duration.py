@@ -1,8 +1,8 @@
 """Seconds that a job should take, by arithmetic; requests are a multiple of them."""
 
 from math import ceil
-from typing import Any
 
+from emdefense.arms.base import StudyArm
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
@@ -20,14 +20,12 @@ JUDGE_SECONDS = 1.5  # a call to a remote judge
 BATCH_SECONDS = 24 * 3600.0  # within which the Batch API answers
 
 
-def training_seconds(
-    shape: ModelShape, training: Training, penalty: dict[str, Any] | None, rows: int, gpu: Gpu
-) -> float:
-    """Return the seconds that a training takes on ``training.devices`` such GPUs."""
+def training_seconds(shape: ModelShape, training: Training, penalty: StudyArm | None, rows: int, gpu: Gpu) -> float:
+    """Return the seconds that a training takes on such a GPU."""
     length = min(ROW_TOKENS, training.max_length)
     # Cross-entropy on every token: how many of them a response has is not known.
-    flop = training_flop(shape, training, penalty["name"] if penalty else None, length, 1).all
-    seconds = flop * training.epochs * rows * length / (1e12 * gpu.tflops * COMPUTE_SHARE * training.devices)
+    flop = training_flop(shape, training, penalty.arm if penalty else None, length, 1).all
+    seconds = flop * training.epochs * rows * length / (1e12 * gpu.tflops * COMPUTE_SHARE)
     return loading_seconds(shape) + seconds
 
 

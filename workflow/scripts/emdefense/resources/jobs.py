@@ -42,7 +42,7 @@ class Request:
     minutes: int
     partitions: tuple[str, ...] = ()
     gpus: int = 0
-    gpu_bytes: int = 0  # on each
+    gpu_bytes: int = 0
     max_minutes: int | None = None
 
     @property
@@ -77,14 +77,13 @@ class Requests:
     def train(self, cell: Cell) -> Request:
         """Return the request of a cell's training."""
         shape, training, rows = self._shapes[cell.model], self._grid.training(cell), self.rows(cell)
-        penalty = self._grid.training_spec(cell)["penalty"]
+        penalty = self._grid.penalty(cell.arm)
         if shape is None:
             return self.made_here
         return self._on_gpu(
             shape,
             training_budget(shape, training, penalty),
             lambda gpu: training_seconds(shape, training, penalty, rows, gpu),
-            training.devices,
         )
 
     def sample(self, cell: Cell) -> Request:
@@ -98,8 +97,8 @@ class Requests:
             lambda gpu: generation_seconds(shape, generation, responses, gpu),
         )
 
-    def project(self, model: str) -> Request:
-        """Return the request of a SafeLoRA projection, which runs on the CPU and reads a matrix at a time."""
+    def prepare(self, model: str) -> Request:
+        """Return the request of a preparation, or of a changed adapter: on the CPU, a matrix at a time."""
         shape = self._shapes[model]
         if shape is None:
             return self.made_here
@@ -124,8 +123,7 @@ class Requests:
             holdout = 0.0
             if made and task.train.startswith("{results}/opswap"):
                 rows, holdout = made.examples, made.holdout_pct
-        safe = cell.setting_value if cell.arm == "interleave" else None
-        return ceil(rows * (1 - holdout / 100) * (1 + (safe or 0) / 100))
+        return ceil(rows * (1 - holdout / 100) * self._grid.arm(cell).row_share(cell.setting_value))
 
     def responses(self, cell: Cell) -> int:
         """Return the number of responses that one job samples, or that one judges, whichever is more."""
@@ -136,7 +134,7 @@ class Requests:
             return task.test_questions * task.samples_per_question
         in_domain = self._study.data.holdout_questions
         both = GENERAL_QUESTIONS + in_domain
-        return samples * (max(GENERAL_QUESTIONS, in_domain) if cell.arm == "untrained" else both)
+        return samples * (max(GENERAL_QUESTIONS, in_domain) if not self._grid.arm(cell).is_trained else both)
 
     def check(self) -> None:
         """Raise :class:`InputError` for the first model whose size is not known, or that fits on no GPU."""
@@ -160,7 +158,7 @@ class Requests:
                 f"and the largest in profiles/slurm/gpus.yaml has {most / GIB:.1f} to use; lower {remedy}"
             )
 
-    def _on_gpu(self, shape: ModelShape, budget: Budget, seconds: Callable[[Gpu], float], devices: int = 1) -> Request:
+    def _on_gpu(self, shape: ModelShape, budget: Budget, seconds: Callable[[Gpu], float]) -> Request:
         """Return the request of a job that may go to any GPU on which it fits, with the time that the slowest takes."""
         size = sum(budget.values())
         partitions = partitions_for(size, self._gpus)
@@ -168,10 +166,10 @@ class Requests:
         limits = [60 * gpu.max_hours for gpu in fitting if gpu.max_hours]
         return Request(
             # The weights are read into main memory on their way to the GPU.
-            mem_mb=2 * CPU_MB + round(1.15 * 2 * shape.parameters / 10**6) * devices,
+            mem_mb=2 * CPU_MB + round(1.15 * 2 * shape.parameters / 10**6),
             minutes=SETUP_MINUTES + _minutes(max(map(seconds, fitting), default=0)),
             partitions=partitions,
-            gpus=devices,
+            gpus=1,
             gpu_bytes=size,
             max_minutes=int(min(limits)) if limits else None,
         )

@@ -4,11 +4,11 @@ Activations were counted with hooks on what autograd saves (bfloat16 autocast, L
 a test counts them again. Everything is for a full batch of rows of ``max_length``, which padding makes the worst case.
 """
 
-from typing import Any
-
+from emdefense.arms.base import StudyArm
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
+from emdefense.errors import InputError
 from emdefense.generation.engines import VLLM_GPU_SHARE
 from emdefense.resources.gpus import GIB, Gpu
 
@@ -23,8 +23,8 @@ LOGIT_BYTES = 28  # a logit while a token is drawn: bfloat16, fp32 twice or so, 
 Budget = dict[str, int]
 
 
-def training_budget(shape: ModelShape, training: Training, penalty: dict[str, Any] | None) -> Budget:
-    """Return the bytes that training takes; ``penalty`` is the training spec's, ``{"name", "options"}``."""
+def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | None) -> Budget:
+    """Return the bytes that training takes; ``penalty`` is the arm that adds one."""
     tokens, d, layers = training.batch_size * training.max_length, shape.hidden_size, shape.num_hidden_layers
     adapter = shape.adapter_parameters(training.lora_rank, training.target_modules)
     block = tokens * _activations(shape, training)
@@ -61,15 +61,21 @@ def _activations(shape: ModelShape, training: Training) -> int:
     return norms + adapted + attention + mlp
 
 
-def _reference(shape: ModelShape, tokens: int, penalty: dict[str, Any] | None) -> int:
+def _reference(shape: ModelShape, tokens: int, penalty: StudyArm | None) -> int:
     """Return the bytes of the reference's features; its weights are the model's own, the adapter off."""
     if penalty is None:
         return 0
     size = tokens * 2 * shape.hidden_size
-    if penalty["name"] == "ldifs":
-        # A feature is there twice in bfloat16 and twice in fp32.
-        size += shape.num_hidden_layers // penalty["options"]["every"] * tokens * 12 * shape.hidden_size
-    return size
+    # A feature is there twice in bfloat16 and twice in fp32.
+    return size + blocks_read(shape, penalty) * tokens * 12 * shape.hidden_size
+
+
+def blocks_read(shape: ModelShape, penalty: StudyArm) -> int:
+    """Return after how many blocks a penalty reads the residual stream."""
+    try:
+        return len(penalty.arm.residual_blocks(penalty.options, shape.num_hidden_layers))
+    except InputError:  # of a model that is unfit for it, which its check will say
+        return 0
 
 
 def generation_budget(shape: ModelShape, generation: Generation) -> Budget:

@@ -27,7 +27,7 @@ def _chosen(study: Study, gpus: Mapping[str, Gpu]) -> str:
     for cell in _one_of_each(grid):
         shape, request = study.models[cell.model].shape, requests.train(cell)
         assert shape
-        budget = training_budget(shape, grid.training(cell), grid.training_spec(cell)["penalty"])
+        budget = training_budget(shape, grid.training(cell), grid.penalty(cell.arm))
         parts = [_gib(budget.get(part, 0)) for part in (*PARTS, "diagnostics")]
         asked = f"{request.memory(1) / 1000:.0f} GB, {request.runtime(1) / 60:.1f} h"
         total = f"**{_gib(request.gpu_bytes)}**"
@@ -37,7 +37,8 @@ def _chosen(study: Study, gpus: Mapping[str, Gpu]) -> str:
 
 
 def _alternatives(study: Study, gpus: Mapping[str, Gpu]) -> str:
-    """The totals of KL under other settings."""
+    """The totals of the first penalty on next-token distributions, under other settings."""
+    penalty = next(arm for arm in study.every_arm.values() if arm.arm.reads_head)
     rows = []
     for model in study.models.values():
         assert model.shape
@@ -51,10 +52,12 @@ def _alternatives(study: Study, gpus: Mapping[str, Gpu]) -> str:
                         "optimiser": optimiser,
                     }
                     training = study.training.model_copy(update=changes)
-                    size = sum(training_budget(model.shape, training, {"name": "kl", "options": {}}).values())
+                    size = sum(training_budget(model.shape, training, penalty).values())
                     found.append(f"{_gib(size)} ({', '.join(partitions_for(size, gpus)) or 'nowhere'})")
                 rows.append([model.title, "yes" if checkpointing else "no", optimiser, *found])
-    return _markdown(["KL, GiB", "checkpointing", "optimiser", "4 rows at a time", "2 rows", "1 row"], rows)
+    return _markdown(
+        [f"{penalty.title}, GiB", "checkpointing", "optimiser", "4 rows at a time", "2 rows", "1 row"], rows
+    )
 
 
 def _sampling(study: Study, gpus: Mapping[str, Gpu]) -> str:

@@ -18,7 +18,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json
-from emdefense.training.parallel import Processes
 
 FOLDER = ".checkpoints"
 IDENTITY = "identity.json"
@@ -108,28 +107,25 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Asks for a checkpoint whenever ``minutes`` have passed since the last one, and keeps the newest."""
 
-    def __init__(self, minutes: float, processes: Processes):
+    def __init__(self, minutes: float):
         self._seconds = 60 * minutes
         self._last = time.monotonic()
-        self._processes = processes
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Set ``should_save``, except after the last step, when the adapter itself is written."""
-        due = self._processes.from_first(lambda: time.monotonic() - self._last >= self._seconds)
+        due = time.monotonic() - self._last >= self._seconds
         if due and state.global_step < state.max_steps:
             control.should_save = True
             self._last = time.monotonic()
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint as whole once every process has saved its part; only then remove the one before."""
-        self._processes.wait()
-        if self._processes.first:
-            newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            mark_whole(newest)
-            _remove_all_but(newest, newest.parent)
+        """Mark the checkpoint as whole; only then remove the one before."""
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        mark_whole(newest)
+        _remove_all_but(newest, newest.parent)
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

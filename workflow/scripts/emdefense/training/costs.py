@@ -5,7 +5,9 @@ below 1 % of them. Frozen weights get no gradient, so the backward pass costs th
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+from emdefense.arms.base import Arm
 from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
 
@@ -34,17 +36,17 @@ class TokenFlop:
 
 
 def training_flop(
-    shape: ModelShape, training: Training, penalty: str | None, length: float, response_share: float
+    shape: ModelShape, training: Training, penalty: Arm[Any] | None, length: float, response_share: float
 ) -> TokenFlop:
     """Return the FLOP per token of rows of ``length`` tokens, of which ``response_share`` carry cross-entropy.
 
-    ``penalty``: ``kl`` over all tokens, another that reads hidden states only, or None. Per token and block, with the
-    block's weights W, adapters of R = r·(in + out) parameters, and queries of q dimensions in all:
+    ``penalty`` is the arm that adds one, of all tokens' distributions or of hidden states only. Per token and block,
+    with the block's weights W, adapters of R = r·(in + out) parameters, and queries of q dimensions in all:
 
     - forward: 2W + 2R, and 2·length·q for attention, in which a token sees half of the row on average;
     - backward: 2W for the activations, 4R for activations and adapters, and twice the attention;
-    - head, of V·d weights: logits and the gradient of the hidden states at response tokens (4Vd); with KL at every
-      token the reference's logits as well (6Vd);
+    - head, of V·d weights: logits and the gradient of the hidden states at response tokens (4Vd); with a penalty at
+      every token the reference's logits as well (6Vd);
     - a live reference: 2W and the attention once more, without adapters;
     - activation checkpointing: the forward pass once more.
     """
@@ -56,7 +58,7 @@ def training_flop(
     return TokenFlop(
         forward=forward,
         backward=2 * weights + 4 * adapters + 2 * attention,
-        head=3 * product if penalty == "kl" else 2 * product * response_share,
+        head=3 * product if penalty and penalty.reads_head else 2 * product * response_share,
         reference=2 * weights + attention if penalty and training.reference == "live" else 0,
         recomputed=forward if training.activation_checkpointing else 0,
     )

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emdefense.config.training import PenaltyOptions, Training
+from emdefense.arms.base import Options
+from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import folder_written_whole, read_json, write_json
 from emdefense.provenance import model_identity
@@ -73,7 +74,7 @@ class FeatureFiles:
 
 
 def identity_of(
-    model_folder: Path, rows: Sequence[dict[str, Any]], training: Training, penalty: str, options: PenaltyOptions
+    model_folder: Path, rows: Sequence[dict[str, Any]], training: Training, penalty: str, options: Options
 ) -> Identity:
     """Return what features depend on: the weights, the rows' tokens, what is read of them, and how it is computed."""
     digest = sha256()

@@ -1,17 +1,17 @@
 """The loss of a batch, CE + λ·penalty, of plain fine-tuning and of the defences alike."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from emdefense.training.batches import next_tokens, sequence_lengths
+from emdefense.training.divergence import Divergence
 from emdefense.training.features import FeatureReader, Features
 from emdefense.training.fused_loss import HeadTerm, cross_entropy, fused_head_loss
-from emdefense.training.penalties.base import Penalty, TokenBatch, WindowCounts
-from emdefense.training.penalties.kl import Divergence
+from emdefense.training.penalty import Penalty
 from emdefense.training.reference import LiveReference, Reference
 from emdefense.training.telemetry import Parts
+from emdefense.training.token_batch import TokenBatch, WindowCounts
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DefenceLoss:
     def __init__(
         self,
         reader: FeatureReader,
-        penalty: Penalty[Any] | None = None,
+        penalty: Penalty | None = None,
         coefficient: float = 0.0,
         reference: Reference | None = None,
     ):

@@ -16,7 +16,7 @@ from emdefense.training.batches import Collator
 from emdefense.training.data import load_rows
 from emdefense.training.feature_files import identity_of, read_features, written_features
 from emdefense.training.features import FeatureReader
-from emdefense.training.penalties import build_penalty
+from emdefense.training.penalty import build_penalty
 from emdefense.training.reference import CachedReference
 from emdefense.training.spec import FeaturesSpec, TrainSpec
 
@@ -34,7 +34,7 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     chat = load_chat(model_folder, spec.chat)
     rows = load_rows(rows_file, chat, spec.training).rows
     config = load_config(model_folder)
-    penalty = build_penalty(spec.penalty, spec.options)
+    penalty = build_penalty(spec.penalty, spec.options, spec.file)
     blocks = penalty.residual_blocks(config.num_hidden_layers)
     identity = identity_of(model_folder, rows, spec.training, spec.penalty, penalty.options)
     collator = Collator(chat.filler, spec.training.padding_free)
@@ -63,7 +63,7 @@ def cached_reference(
         return None
     if folder is None:
         raise InputError("key 'training.reference': cached needs --features FOLDER; name it, or write live")
-    options = build_penalty(spec.penalty.name, spec.penalty.options).options
+    options = spec.penalty.build().options
     return CachedReference(
         read_features(folder, identity_of(model_folder, rows, spec.training, spec.penalty.name, options))
     )

@@ -30,8 +30,6 @@ from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import settle_head
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.packages import check_packages
-from emdefense.training.parallel import ALONE, Processes, run_in_processes
-from emdefense.training.penalties import build_penalty
 from emdefense.training.reference import Reference
 from emdefense.training.reference_features import cached_reference
 from emdefense.training.spec import TrainSpec
@@ -47,24 +45,11 @@ def train_cell(
 ) -> None:
     """Train an adapter and write it, its logs and its provenance into ``cell``, each whole or not at all.
 
-    On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` (of each of the spec's
-    ``devices``) alone. Interrupted, the same call resumes from the newest checkpoint and ends with the same bytes.
+    On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` alone. Interrupted, the same
+    call resumes from the newest checkpoint and ends with the same bytes.
     """
     check_training(spec.training)
     check_installed(spec.training)
-    run_in_processes(spec.training.devices, train_part, spec, model_folder, rows_file, cell, threads, features)
-
-
-def train_part(
-    processes: Processes,
-    spec: TrainSpec,
-    model_folder: Path,
-    rows_file: Path,
-    cell: Path,
-    threads: int = 1,
-    features: Path | None = None,
-) -> None:
-    """Do one process's part of :func:`train_cell`; the first writes the results."""
     started = datetime.now(UTC)
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
@@ -72,7 +57,7 @@ def train_part(
     transformers.utils.logging.disable_progress_bar()
     chat = load_chat(model_folder, spec.chat)
     data = load_rows(rows_file, chat, spec.training)
-    if data.overlong and processes.first:
+    if data.overlong:
         left_out = f"left out: {len(data.overlong)} of {data.read} rows, longer than training.max_length tokens"
         print(left_out, file=sys.stderr)
     reference = cached_reference(spec, model_folder, data.rows, features)
@@ -83,25 +68,25 @@ def train_part(
         "model": provenance.model_identity(model_folder),
         "chat_template": chat.identity(),
     }
+    if spec.penalty and spec.penalty.file:
+        identity["arm"] = {"file": spec.penalty.file, "sha256": file_digest(Path(spec.penalty.file))}
     folder = checkpoints.folder_of(cell, identity)
     model = load_model(model_folder, spec.training.precision, spec.training.attention)
     set_seed(spec.seed)
     adapted = add_adapter(model, spec.training)
-    trainer = build_trainer(spec, adapted, chat, data, folder, processes, reference)
+    trainer = build_trainer(spec, adapted, chat, data, folder, reference)
     resume_from = None
     if spec.training.checkpoint_minutes:
-        resume_from = processes.from_first(lambda: checkpoints.resume_point(folder, identity))
+        resume_from = checkpoints.resume_point(folder, identity)
     loaded = time.monotonic()
     try:
-        with tracked(spec.training.report_to if processes.first else "none"):
+        with tracked(spec.training.report_to):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         _check_finite(trainer.model)
     except InputError as error:
         kept = checkpoints.newest_whole(folder)
         raise InputError(f"{error} ({kept} is kept)" if kept else str(error)) from None
     trained = time.monotonic()
-    if not processes.first:
-        return
     save_adapter(trainer.model, cell / "adapter")
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
     write_jsonl(cell / "train_log.jsonl", ({key: step.get(key) for key in LOGGED} for step in steps))
@@ -125,23 +110,21 @@ def build_trainer(
     chat: Chat,
     data: TrainingRows,
     folder: Path,
-    processes: Processes = ALONE,
     reference: Reference | None = None,
 ) -> DefenceTrainer:
-    """Return the trainer of one cell, or one process's part in it; ``folder`` is where it would put checkpoints.
+    """Return the trainer of one cell; ``folder`` is where it would put checkpoints.
 
     Without a ``reference`` the model itself, its adapter off, is it.
     """
-    arguments = training_arguments(spec.training, spec.seed, folder, processes)
-    callbacks: list[Any] = [checkpoints.Progress()] if processes.first else []
+    arguments = training_arguments(spec.training, spec.seed, folder)
+    callbacks: list[Any] = [checkpoints.Progress()]
     if spec.training.checkpoint_minutes:
-        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes, processes))
-    penalty = build_penalty(spec.penalty.name, spec.penalty.options) if spec.penalty else None
+        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes))
+    penalty = spec.penalty.build() if spec.penalty else None
     reader = FeatureReader(model)
     trainer = DefenceTrainer(
         model,
         loss=DefenceLoss(reader, penalty, spec.penalty.coefficient if spec.penalty else 0.0, reference),
-        processes=processes,
         diagnostics_every=spec.training.diagnostics_every,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
@@ -151,20 +134,20 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     with trainer.accelerator.autocast():  # by now the model is on its device
-        settle_head(reader, data.rows, trainer.args.device, say=processes.first)
+        settle_head(reader, data.rows, trainer.args.device)
         check_sees_no_later_tokens(reader, trainer.args.device)
     if spec.training.padding_free:
         check_rows_stay_apart(reader, trainer.args.device)
     return trainer
 
 
-def training_arguments(training: Training, seed: int, folder: Path, processes: Processes = ALONE) -> SFTConfig:
+def training_arguments(training: Training, seed: int, folder: Path) -> SFTConfig:
     """Return Table 7 as TRL takes it; what it leaves open (Adam's betas, clipping at norm 1) is the library's."""
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation_steps // processes.count,
+        gradient_accumulation_steps=training.accumulation_steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule if training.schedule != "constant" else "constant_with_warmup",
         warmup_steps=training.warmup_steps,
@@ -182,7 +165,7 @@ def training_arguments(training: Training, seed: int, folder: Path, processes: P
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",  # TimedCheckpoints asks for them, and removes them
-        report_to=training.report_to if processes.first else "none",
+        report_to=training.report_to,
         run_name=str(folder.parents[1]),  # the cell
         project=PROJECT,
         disable_tqdm=True,

@@ -1,22 +1,32 @@
-"""What one training or one projection depends on besides its input files."""
+"""What one training, or one cache of features, depends on besides its input files."""
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from emdefense.config.base import Section, first_problem
 from emdefense.config.chat import PLAIN, TemplateOptions
-from emdefense.config.training import SafeLoRA, Training
+from emdefense.config.training import Training
 from emdefense.errors import InputError
+
+if TYPE_CHECKING:
+    from emdefense.training.penalty import Penalty
 
 
 class PenaltySpec(Section):
-    """A penalty of the registry, its λ, and its options as the penalty itself defines them."""
+    """The penalty of an arm, its λ, and its options as the arm itself defines them."""
 
     name: str
+    file: str | None = Field(None, description="a study's own, which declares the arm")
     coefficient: Annotated[float, Field(ge=0, description="λ", allow_inf_nan=False)]
     options: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self) -> "Penalty":
+        """Return the penalty; :class:`InputError` if there is none of this name, or no such option."""
+        from emdefense.training.penalty import build_penalty
+
+        return build_penalty(self.name, self.options, self.file)
 
 
 class TrainSpec(Section):
@@ -35,14 +45,9 @@ class FeaturesSpec(Section):
     version: int
     training: Training
     penalty: str
+    file: str | None = Field(None, description="a study's own, which declares the arm")
     options: dict[str, Any] = Field(default_factory=dict)
     chat: TemplateOptions = PLAIN
-
-
-class ProjectionSpec(SafeLoRA):
-    """One SafeLoRA projection."""
-
-    version: int
 
 
 Spec = TypeVar("Spec", bound=Section)

@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emdefense.training.parallel import ALONE, Processes
-
 LOGGED = (
     *("step", "epoch", "ce", "penalty", "loss", "learning_rate"),
     *("grad_norm", "grad_norm_ce", "grad_norm_penalty", "kl"),
@@ -40,10 +38,9 @@ class Telemetry:
     cross-entropy and of λ·penalty (of the whole step's sum, before clipping) and the KL to the reference.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], every: int, processes: Processes = ALONE):
+    def __init__(self, parameters: Sequence[Tensor], every: int):
         self._parameters = list(parameters)
         self._every = every
-        self._processes = processes
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self.begin(0, 0, 0)
@@ -68,8 +65,9 @@ class Telemetry:
 
     def entry(self, grad_norm: float) -> dict[str, float]:
         """Return what to log of the step that ends now, whose whole gradient has norm ``grad_norm``."""
-        self._add_up_processes()
         norms = {name: torch.nn.utils.get_total_norm(grads).item() for name, grads in self._gradients.items()}
+        if self.dissects:
+            self._sums.setdefault("kl", 0.0)
         if self.dissects and not norms:
             norms = {"grad_norm_ce": grad_norm, "grad_norm_penalty": 0.0}
         seconds = time.perf_counter() - self._started
@@ -79,16 +77,6 @@ class Telemetry:
             "tokens_per_second": round(self._tokens / seconds, 1),
             "memory_mib": round(peak_memory() / MIB, 1),
         }
-
-    def _add_up_processes(self) -> None:
-        """Sum what each process has recorded of its batches; one may have had none."""
-        if self.dissects:
-            self._sums.setdefault("kl", 0.0)
-        *sums, gradients = self._processes.total([*self._sums.values(), len(self._gradients)])
-        self._sums = dict(zip(self._sums, sums, strict=True))
-        for name in ("grad_norm_ce", "grad_norm_penalty") if gradients else ():
-            own = self._gradients.setdefault(name, [torch.zeros_like(p) for p in self._parameters])
-            self._processes.add_up(own)
 
     def _add_gradient(self, name: str, part: Tensor) -> None:
         gradient = torch.autograd.grad(part, self._parameters, retain_graph=True, materialize_grads=True)

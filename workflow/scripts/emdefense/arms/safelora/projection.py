@@ -1,4 +1,4 @@
-"""SafeLoRA (Eqs. 1–3 of the paper): project an adapter's matrices onto the direction of alignment.
+"""Project an adapter's matrices onto the direction of alignment.
 
 V = W_instruct − W_base, C = VVᵀ/‖V‖², and W = BA becomes CW where cos(W, CW) < τ. Neither C nor W is ever formed:
 CW = B'A with B' = V(VᵀB)/‖V‖², so A stays, and with G = AAᵀ every inner product is a sum over r × r numbers. V is kept
@@ -6,19 +6,18 @@ in fp32, norms and Gram products in float64, for in fp32 they can be off by enou
 """
 
 import csv
-import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from emdefense import provenance
+from emdefense.arms.base import FinishedAdapter
 from emdefense.errors import InputError
-from emdefense.files import file_digest, folder_written_whole, read_json, write_json, written_whole
+from emdefense.files import file_digest, read_json, write_json, written_whole
 from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emdefense.text_files import read_text
 from emdefense.training.adapter_files import (
@@ -28,7 +27,6 @@ from emdefense.training.adapter_files import (
     read_settings,
     read_tensors,
 )
-from emdefense.training.spec import ProjectionSpec
 from emdefense.training.weights import SavedWeights
 
 PROJECTED, COSINES, RECORD = "projected.safetensors", "cosines.csv", "projection.json"
@@ -38,6 +36,10 @@ TRANSPOSED = (
 )
 METADATA = {"format": "pt"}
 ROWS = 256  # of V, converted to float64 at a time
+
+
+if TYPE_CHECKING:
+    from emdefense.arms.safelora import SafeLoRA
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def project_matrix(a: Tensor, b: Tensor, v: Tensor, normalisation: str) -> Proje
     return Projection(projected, cosine, norm_before, norm_after, float(v_norm))
 
 
-def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: Path, out: Path) -> None:
+def project_adapter(options: "SafeLoRA", adapter: Path, base: Path, instruct: Path, out: Path) -> None:
     """Project every matrix of an adapter, for all τ at once, and write B', the cosines and what they were made from.
 
     Holds one matrix of each model at a time, beside the adapter. Raises :class:`InputError` if the adapter does not
@@ -92,7 +94,7 @@ def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: P
                 "that belong to the adapter"
             )
     record = {
-        "spec": spec.model_dump(mode="json"),
+        "spec": options.model_dump(mode="json"),
         "adapter_sha256": file_digest(adapter / ADAPTER_WEIGHTS),
         "base": provenance.model_identity(base),
         "instruct": provenance.model_identity(instruct),
@@ -104,7 +106,7 @@ def project_adapter(spec: ProjectionSpec, adapter: Path, base: Path, instruct: P
             raise InputError(
                 f"{base} and {instruct} have the same '{name}': SafeLoRA needs a model before and one after alignment"
             )
-        projections[name] = project_matrix(a, b, v, spec.normalisation)
+        projections[name] = project_matrix(a, b, v, options.normalisation)
         del v  # or it would stay while the next one is read
     with written_whole(out / PROJECTED) as temporary:
         save_file({name: p.b.contiguous() for name, p in projections.items()}, temporary, metadata=METADATA)
@@ -120,41 +122,24 @@ def alignment(name: str, base: SavedWeights, instruct: SavedWeights) -> Tensor:
     return instruct.matrix(name).sub_(base.matrix(name))
 
 
-def threshold_adapter(tau: float, adapter: Path, projection: Path, cell: Path) -> None:
-    """Write ``cell``/adapter, in which the matrices with cosine < τ are projected, and its provenance.
-
-    Two τ that select the same matrices give the same bytes.
-    """
-    if not 0 <= tau <= 1:
-        raise InputError(f"τ = {tau:g} lies outside [0, 1]; cosines do not")
-    started = datetime.now(UTC)
-    record = read_json(projection / RECORD)
-    tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
+def threshold_adapter(tau: float, finished: FinishedAdapter) -> dict[str, Tensor]:
+    """Return an adapter's tensors, those of the matrices with cosine < τ projected; the record says which."""
+    folder, tensors = finished.preparation, dict(finished.tensors)
+    assert folder is not None
+    record = read_json(folder / RECORD)
+    adapter = finished.folder
     if not isinstance(record, dict) or record.get("adapter_sha256") != file_digest(adapter / ADAPTER_WEIGHTS):
-        raise InputError(f"{projection} was made from another adapter than {adapter}; project it again")
-    if not (adapter / ADAPTER_CONFIG).is_file():
-        raise InputError(f"{adapter / ADAPTER_CONFIG}: there is no such file; name a folder that PEFT saved")
-    cosines = _read_cosines(projection / COSINES)
-    projected = read_tensors(projection / PROJECTED)
+        raise InputError(f"{folder} was made from another adapter than {adapter}; project it again")
+    cosines = _read_cosines(folder / COSINES)
+    projected = read_tensors(folder / PROJECTED)
     selected = [name for name, cosine in cosines.items() if cosine < tau]
     for name in selected:
         if name not in projected or f"{PREFIX}{name}{B_SUFFIX}" not in tensors:
-            raise InputError(f"{projection}: there is no projection of '{name}' in it; project the adapter again")
+            raise InputError(f"{folder}: there is no projection of '{name}' in it; project the adapter again")
     for name in selected:
         tensors[f"{PREFIX}{name}{B_SUFFIX}"] = projected[name]
-    with folder_written_whole(cell / "adapter") as temporary:
-        save_file(tensors, temporary / ADAPTER_WEIGHTS, metadata=METADATA)
-        (temporary / ADAPTER_WEIGHTS).chmod(0o644)
-        shutil.copyfile(adapter / ADAPTER_CONFIG, temporary / ADAPTER_CONFIG)
-    provenance_record: dict[str, Any] = {
-        "tau": tau,
-        "projection": record,
-        "adapter": str(adapter),
-        "matrices": len(cosines),
-        "projected": selected,
-        **provenance.made_by(started, ("torch", "safetensors"), __name__),
-    }
-    write_json(cell / "provenance.json", provenance_record)
+    finished.record.update(projection=record, matrices=len(cosines), projected=selected)
+    return tensors
 
 
 def _read_cosines(path: Path) -> dict[str, float]:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from emdefense.analysis.conditions import chosen_setting
+from emdefense.arms.safelora.cosines import Projection, kinds
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.projections import Projection, kinds
 from emdefense.report.style import COLUMN, PAGE, legend_above, line_styles, save, styled
 
 NAME = "safelora_cosines"
@@ -43,8 +43,9 @@ def draw_cosines(study: Study, projections: Sequence[Projection]) -> Figure:
     """Return the figure for one model; a horizontal line stands at each τ of the task, bolder at the chosen one."""
     model = drawn_model(study, projections)
     tasks: dict[str, list[Projection]] = {}
+    arm = projections[0].cell.arm  # a variant's cosines are the same
     for projection in projections:
-        if projection.cell.model == model:
+        if (projection.cell.model, projection.cell.arm) == (model, arm):
             tasks.setdefault(projection.cell.task, []).append(projection)
     columns = min(len(tasks), COLUMNS)
     rows = -(-len(tasks) // columns)
@@ -83,7 +84,7 @@ def _draw_task(axes: Axes, group: list[Projection], study: Study) -> None:
             **style.marked(2.8),
         )
     for tau in group[0].taus:
-        is_chosen = tau == chosen_setting(study, "safelora")
+        is_chosen = tau == chosen_setting(study, group[0].cell.arm)
         axes.axhline(float(tau), color="0.45", linewidth=1.1 if is_chosen else 0.5, zorder=2)
         axes.annotate(
             f"τ {tau}", (1, float(tau)), (2, 0), ("axes fraction", "data"), "offset points", fontsize=6, va="center"

@@ -1,14 +1,11 @@
-"""KL divergence from the model before fine-tuning, Eq. 4 of the paper."""
+"""The Kullback-Leibler divergence of two models' next-token distributions, and its gradient."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from emdefense.config.training import KL as KLOptions
-from emdefense.training.features import Features
-from emdefense.training.fused_loss import Head, HeadTerm
-from emdefense.training.penalties.base import Penalty, TokenBatch, register
+from emdefense.training.fused_loss import Head
 
 
 @dataclass(frozen=True)
@@ -30,15 +27,3 @@ class Divergence:
         log_ratio = torch.sub(log_probs, reference, out=reference)
         divergence = (policy * log_ratio).sum(-1)
         return divergence, log_ratio.sub_(divergence.unsqueeze(1)).mul_(policy)
-
-
-@register("kl")
-class KL(Penalty[KLOptions]):
-    """KL(p_θ‖p_θ0) over all non-padding tokens of the batch, mean per token by default."""
-
-    options_type = KLOptions
-
-    def head_term(self, batch: TokenBatch, reference: Features) -> HeadTerm:
-        """Return the divergence with the weights that the options ask for."""
-        weights = batch.weights(self.options.tokens, self.options.reduction)
-        return Divergence(reference.final, weights, self.options.direction == "reference_to_policy")

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import median
 
+from emdefense.analysis.conditions import arm_title
+from emdefense.arms.safelora import SafeLoRA
+from emdefense.arms.safelora.cosines import Matrix, Projection, kinds
 from emdefense.config import Study
-from emdefense.report.projections import Matrix, Projection, kinds
 from emdefense.report.table import DASH, Block, Column, Table, TableCell, number
 
 NAME = "safelora_matrices"
@@ -27,21 +29,26 @@ def safelora_table(study: Study, projections: Sequence[Projection]) -> Table:
     """Return the table, a row a task and τ, over all seeds; its CSV has a line for every matrix of every adapter."""
     found = kinds(projections, study)
     models = list(dict.fromkeys(p.cell.model for p in projections))
-    groups: dict[tuple[str, str], list[Projection]] = {}
+    arms = list(dict.fromkeys(p.cell.arm for p in projections))
+    groups: dict[tuple[str, str, str], list[Projection]] = {}
     for projection in projections:
-        groups.setdefault((projection.cell.model, projection.cell.task), []).append(projection)
+        cell = projection.cell
+        groups.setdefault((cell.model, cell.task, cell.arm), []).append(projection)
     blocks: list[Block] = []
-    for (model, task), group in groups.items():
+    for (model, task, arm), group in groups.items():
         title = (
             study.tasks[task].title if len(models) == 1 else f"{study.models[model].title}: {study.tasks[task].title}"
         )
+        title += f", {arm_title(study, arm)}" if len(arms) > 1 else ""
         matrices = [matrix for projection in group for matrix in projection.matrices]
         rows = tuple(_row(title if n == 0 else "", tau, matrices, found) for n, tau in enumerate(group[0].taus))
         if len(rows) == 1 and blocks and all(row[0].text for row in blocks[-1]):
             blocks[-1] += rows  # no rules between single rows
         else:
             blocks.append(rows)
-    remarks = [LEGEND, NORMS[study.arms.safelora.normalisation]]
+    norms = {arm: NORMS[_options(study, arm).normalisation] for arm in arms}
+    several = [f"{arm_title(study, arm)}: {norm}" for arm, norm in norms.items()]
+    remarks = [LEGEND, *(several if len(arms) > 1 else norms.values())]
     if len(study.seeds) > 1:
         remarks.append(f"Over {len(study.seeds)} seeds.")
     prefix = f"{study.models[models[0]].title}: " if len(models) == 1 else ""
@@ -96,3 +103,9 @@ def _csv_row(projection: Projection, matrix: Matrix, projections: Sequence[Proje
             for tau in _taus(projections)
         ),
     )
+
+
+def _options(study: Study, arm: str) -> SafeLoRA:
+    options = study.every_arm[arm].options
+    assert isinstance(options, SafeLoRA)
+    return options

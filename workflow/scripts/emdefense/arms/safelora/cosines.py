@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emdefense.arms.safelora import ProjectedAdapter
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 
@@ -55,8 +56,10 @@ class Projection:
 def read_projections(study: Study) -> list[Projection]:
     """Return the study's projections that have been made, in the order of the config; none without SafeLoRA."""
     layout, found = Layout(study), []
-    for cell, taus in Grid(study).projections.items():
-        path = Path(layout.projection(cell)) / "cosines.csv"
+    for cell, taus in Grid(study).prepared.items():
+        if not isinstance(study.every_arm[cell.arm].arm, ProjectedAdapter):
+            continue
+        path = Path(layout.preparation(cell)) / "cosines.csv"
         if path.is_file():
             found.append(Projection(cell, tuple(taus), _matrices(path, study)))
     return found

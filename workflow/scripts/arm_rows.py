@@ -1,0 +1,28 @@
+"""Make the rows that an arm trains on from a task's own."""
+
+import argparse
+from pathlib import Path
+
+from emdefense.arms.own import find_arm
+from emdefense.data.arm_rows import arm_rows
+from emdefense.data.conversations import read_conversations
+from emdefense.errors import run_cli
+from emdefense.files import json_option, role_and_path, write_jsonl
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arm", required=True, help="the arm's name")
+    parser.add_argument("--arms-from", help="a study's own file that declares it")
+    parser.add_argument("--spec", type=json_option, required=True, help="JSON: version, seed, the setting, options")
+    parser.add_argument("--rows", type=Path, required=True, help="fine-tuning rows, JSONL")
+    parser.add_argument("--more", type=role_and_path, action="append", default=[], help="ROLE=FILE of further rows")
+    parser.add_argument("--out", type=Path, required=True, help="rows to write, JSONL")
+    given = parser.parse_args()
+    more = {role: read_conversations(path) for role, path in given.more}
+    arm = find_arm(given.arm, given.arms_from)
+    write_jsonl(given.out, arm_rows(arm, read_conversations(given.rows), more, given.spec))
+
+
+if __name__ == "__main__":
+    run_cli(main)

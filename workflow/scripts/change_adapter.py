@@ -1,0 +1,32 @@
+"""Change the adapter of plain fine-tuning as an arm does after training."""
+
+import argparse
+from pathlib import Path
+
+from emdefense.errors import run_cli
+from emdefense.files import setting_option
+from emdefense.warm_start import run_warm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arm", required=True, help="the arm's name")
+    parser.add_argument("--arms-from", help="a study's own file that declares it")
+    parser.add_argument("--spec", type=setting_option, default={}, help="JSON: the setting alone, or with options")
+    parser.add_argument("--adapter", required=True, type=Path, help="adapter folder, as PEFT saves it")
+    parser.add_argument("--preparation", type=Path, help="what prepare_arm.py wrote for this adapter")
+    parser.add_argument("--cell", required=True, type=Path, help="folder for adapter/ and provenance.json")
+    given = parser.parse_args()
+
+    from emdefense.arms.own import find_arm, options_of
+
+    arm = find_arm(given.arm, given.arms_from)
+    options, setting = options_of(arm, given.spec)
+
+    from emdefense.training.changed_adapter import change_adapter  # torch: after the command line is known to be right
+
+    change_adapter(arm, options, setting, given.adapter, given.preparation, given.cell)
+
+
+if __name__ == "__main__":
+    run_warm(lambda: run_cli(main))

@@ -1,0 +1,81 @@
+"""Options of the arms, and variants: an arm once more under a name of its own, with other options."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, create_model
+
+from emdefense.arms import CONTROLS, DEFENCES, STANDARD
+from emdefense.arms.base import Arm, Options, StudyArm
+from emdefense.config.base import Section, key_path, shown
+from emdefense.errors import InputError
+
+
+class _Arms(Section):
+    """Options of each defence, a study's own ones included; its settings (λ, τ or %) stand in the grid."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+Arms: type[_Arms] = create_model(
+    "Arms",
+    __base__=_Arms,
+    __doc__=_Arms.__doc__,
+    **{arm.name: (arm.options, arm.options()) for arm in DEFENCES},  # type: ignore[call-overload]
+)
+
+
+class Variant(Section):
+    """An arm with other options than ``arms`` gives it."""
+
+    of: str = Field(description="an arm that has options")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="in place of that arm's; what is absent stays as there"
+    )
+
+
+def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Variant]) -> dict[str, StudyArm]:
+    """Return all arms that a study's grid can name, by name, in the order of tables: each followed by its variants.
+
+    Raises :class:`InputError` for options that an arm does not have, and for variants of what is no arm with options.
+    """
+    given = dict(arms.__pydantic_extra__ or {})
+    found: dict[str, StudyArm] = {}
+    for arm in (*CONTROLS, *DEFENCES, *own.values()):
+        if arm.name in STANDARD:
+            options = getattr(arms, arm.name, None) or arm.options()
+        else:
+            options = _options(arm, given.pop(arm.name, {}), f"arms.{arm.name}")
+        found[arm.name] = StudyArm(arm.name, arm, options)
+        for name, variant in variants.items():
+            if variant.of == arm.name:
+                if not arm.options.model_fields:
+                    raise InputError(f"key 'variants.{name}.of': {shown(arm.name)} has no options that could differ")
+                changed = {**options.model_dump(), **variant.options}
+                found[name] = StudyArm(name, arm, _options(arm, changed, f"variants.{name}.options"), of=arm.name)
+    if given:
+        raise InputError(
+            f"unknown key '{key_path('arms', *list(given)[:1])}'; write one of {', '.join(with_options(found))}"
+        )
+    for name, variant in variants.items():
+        if name not in found:
+            known = ", ".join(with_options(found))
+            raise InputError(
+                f"key 'variants.{name}.of': {shown(variant.of)} is no arm with options; write one of {known}"
+            )
+    return found
+
+
+def with_options(arms: dict[str, StudyArm]) -> list[str]:
+    """Return the names of the arms that have options."""
+    return [name for name, arm in arms.items() if arm.of is None and arm.arm.options.model_fields]
+
+
+def _options(arm: Arm[Any], given: Any, key: str) -> Options:
+    try:
+        return arm.options.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = key_path(*first["loc"])
+        problem = "there is no such option; " if first["type"] == "extra_forbidden" else f"{first['msg']}; "
+        known = ", ".join(arm.options.model_fields) or "no options"
+        raise InputError(f"key '{'.'.join(filter(None, (key, name)))}': {problem}{arm.name} has {known}") from None

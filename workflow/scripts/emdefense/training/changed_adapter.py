@@ -1,0 +1,70 @@
+"""The adapter of plain fine-tuning as an arm changes it after training."""
+
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emdefense import provenance
+from emdefense.arms.base import Arm, FinishedAdapter, Options
+from emdefense.arms.own import named, problem_of
+from emdefense.errors import InputError
+from emdefense.files import file_digest, folder_written_whole, write_json
+from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emdefense.training.adapter_files import read_tensors
+
+METADATA = {"format": "pt"}
+
+
+def change_adapter(
+    arm: Arm[Any], options: Options, setting: float | None, adapter: Path, preparation: Path | None, cell: Path
+) -> None:
+    """Write ``cell``/adapter and its provenance; the same tensors give the same bytes."""
+    if arm.setting is not None and (setting is None or (problem := arm.setting.problem(setting))):
+        raise InputError("this arm has a setting; give one" if setting is None else str(problem))
+    started = datetime.now(UTC)
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: there is no such file; name a folder that PEFT saved")
+    finished = FinishedAdapter(read_tensors(adapter / ADAPTER_WEIGHTS), adapter, preparation)
+    tensors = changed(arm, options, setting, finished)
+    with folder_written_whole(cell / "adapter") as temporary:
+        save_file(tensors, temporary / ADAPTER_WEIGHTS, metadata=METADATA)
+        (temporary / ADAPTER_WEIGHTS).chmod(0o644)
+        shutil.copyfile(adapter / ADAPTER_CONFIG, temporary / ADAPTER_CONFIG)
+    named_setting = {} if arm.setting is None else {arm.setting.name: setting}
+    own = {} if arm.file is None else {"arm": {"file": str(arm.file), "sha256": file_digest(arm.file)}}
+    record = {**named_setting, **finished.record, **own, "adapter": str(adapter)}
+    write_json(cell / "provenance.json", {**record, **provenance.made_by(started, ("torch", "safetensors"), __name__)})
+
+
+def changed(arm: Arm[Any], options: Options, setting: float | None, finished: FinishedAdapter) -> dict[str, Tensor]:
+    """Return the tensors that the arm's hook returns; :class:`InputError` if they are not those of an adapter."""
+    shapes = {name: tensor.shape for name, tensor in finished.tensors.items()}
+    try:
+        tensors = arm.adapter(finished, setting, options)
+    except InputError:
+        raise
+    except Exception as error:
+        if arm.file is None:
+            raise
+        raise problem_of(arm, "adapter", error) from error
+
+    def wrong(problem: str) -> InputError:
+        return InputError(f"{named(arm)}, hook adapter: {problem}")
+
+    if not isinstance(tensors, Mapping):
+        raise wrong(f"it returned {type(tensors).__name__}, and a dict of tensors is needed")
+    if tensors.keys() != shapes.keys():
+        differing = sorted(tensors.keys() ^ shapes.keys())[0]
+        raise wrong(f"the tensors that it returned are not the adapter's: '{differing}' is in one of them only")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.shape != shapes[name]:
+            raise wrong(f"'{name}' is no tensor of shape {list(shapes[name])}")
+        if not torch.isfinite(tensor).all():
+            raise wrong(f"'{name}' is not finite")
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

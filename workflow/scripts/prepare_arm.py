@@ -1,0 +1,42 @@
+"""Make what an arm needs before its adapters: once for all of its settings."""
+
+import argparse
+from pathlib import Path
+
+from emdefense.errors import run_cli
+from emdefense.files import json_option, role_and_path
+from emdefense.warm_start import run_warm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arm", required=True, help="the arm's name")
+    parser.add_argument("--arms-from", help="a study's own file that declares it")
+    parser.add_argument("--spec", type=json_option, required=True, help="JSON: version, options")
+    parser.add_argument(
+        "--from",
+        dest="materials",
+        type=role_and_path,
+        action="append",
+        default=[],
+        help="ROLE=PATH of what it reads: adapter, rows; model or base: folder, or org/name[@revision]",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder to write into")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
+    given = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.arms.own import find_arm, options_of
+    from emdefense.model_folder import model_folder
+
+    arm = find_arm(given.arm, given.arms_from)
+    options, _ = options_of(arm, given.spec)
+    found = {role: model_folder(path) if role in ("model", "base") else path for role, path in given.materials}
+
+    from emdefense.training.preparation import prepare  # torch: after the spec is known to be right
+
+    prepare(arm, options, found, given.out, given.threads)
+
+
+if __name__ == "__main__":
+    run_warm(lambda: run_cli(main))
