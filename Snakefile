@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import snakemake.benchmark
-from snakemake.settings.enums import RerunTrigger
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -76,10 +75,6 @@ except InputError as error:
 
 if STUDY.arms_from and workflow.is_main_process:
     print(f"{', '.join(STUDY.arms_from)}: code of the study, run here and in its jobs", file=sys.stderr)
-
-# What a job's result depends on are its inputs and its params, in which STAGE_VERSIONS stand; how the command that
-# makes it is written is not: otherwise each edit of a rule would train a study again.
-workflow.dag_settings.rerun_triggers = frozenset(workflow.dag_settings.rerun_triggers) - {RerunTrigger.CODE}
 
 GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
