@@ -20,7 +20,7 @@ SCRIPTS = Path("workflow/scripts")
 STAGES = {
     "models": ("microcosm_model", "emdefense.microcosm.models"),
     "training": ("train", "emdefense.training.run"),
-    "projecting": ("project", "emdefense.training.safelora"),
+    "projecting": ("project", "emdefense.arms.safelora.projection"),
     "sampling": ("generate", "emdefense.generation.transformers_engine"),
     "answering": ("answer", "emdefense.generation.transformers_engine"),
     "judging": ("judge", "emdefense.judging.judge_file"),

@@ -18,8 +18,9 @@ from emdefense.config.training import Training
 from emdefense.training.adapters import add_adapter
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
-from emdefense.training.penalties import WindowCounts, build_penalty
+from emdefense.training.penalty import build_penalty
 from emdefense.training.telemetry import Telemetry
+from emdefense.training.token_batch import WindowCounts
 
 ARMS = {"SFT": None, "KL": ("kl", {}), "LDIFS": ("ldifs", {"every": 1})}
 ROWS, LENGTH = 4, 128

@@ -95,7 +95,7 @@ def _training(
 ) -> tuple[float, str]:
     """Return the seconds of a cell's training on one GPU, and where they are from."""
     training, penalty = grid.training(cell), grid.penalty(cell.arm)
-    name = penalty[0] if penalty else None
+    name = penalty.arm.name if penalty else None
     arm = MEASURED_AS.get(name or "", "SFT") + (", cached" if name and training.reference == "cached" else "")
     wanted = (cell.model, arm, training.activation_checkpointing)
     for record in reversed(measured):
@@ -103,7 +103,7 @@ def _training(
             if (record["model"], entry["arm"], entry["activation_checkpointing"]) == wanted:
                 tokens = training.epochs * training_tokens(training, rows, length)
                 return tokens / entry["tokens_per_second"], record["device"]
-    return training.devices * training_seconds(training, name, shape, A100, rows, length), ARITHMETIC
+    return training_seconds(training, penalty.arm if penalty else None, shape, A100, rows, length), ARITHMETIC
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emdefense.training import fused_loss
+from emdefense.training.divergence import Divergence
 from emdefense.training.fused_loss import CrossEntropy, HeadTerm, fused_head_loss
-from emdefense.training.penalties.kl import Divergence
 
 COEFFICIENT = 0.1  # λ
 DISTANCES = (1e-4, 1e-3, 1e-1)  # nats, about

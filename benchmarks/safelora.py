@@ -27,8 +27,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 
-from emdefense.training.safelora import project_adapter, project_matrix
-from emdefense.training.spec import ProjectionSpec
+from emdefense.arms.safelora import SafeLoRA
+from emdefense.arms.safelora.projection import project_adapter, project_matrix
 
 TAUS = (0.1, 0.2, 0.3, 0.4, 0.5)
 RANK = 32
@@ -123,9 +123,7 @@ def streamed(folder: Path, threads: int) -> tuple[float, int]:
     torch.set_num_threads(threads)
     with peak_memory() as peak:
         start = now("cpu")
-        project_adapter(
-            ProjectionSpec(version=1), folder / "adapter", folder / "base", folder / "instruct", folder / "out"
-        )
+        project_adapter(SafeLoRA(), folder / "adapter", folder / "base", folder / "instruct", folder / "out")
         seconds = now("cpu") - start
     return seconds, peak.bytes
 

@@ -35,8 +35,9 @@ from emdefense.training.costs import training_flop
 from emdefense.training.feature_files import read_features, written_features
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
-from emdefense.training.penalties import WindowCounts, build_penalty
+from emdefense.training.penalty import build_penalty
 from emdefense.training.reference import CachedReference
+from emdefense.training.token_batch import WindowCounts
 
 SHAPES: dict[str, dict[str, Any]] = {
     "quick": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6, "vocab_size": 500},

@@ -14,6 +14,9 @@ from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import read_summary
+from emdefense.arms.safelora.cosines import read_projections
+from emdefense.arms.safelora.figure import write_cosines
+from emdefense.arms.safelora.table import safelora_table
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.report import style
@@ -24,10 +27,7 @@ from emdefense.report.figures import NAMES, write_figure
 from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
 from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.page import write_page
-from emdefense.report.projections import read_projections
 from emdefense.report.reference import paper_reference
-from emdefense.report.safelora_figure import write_cosines
-from emdefense.report.safelora_table import safelora_table
 from emdefense.report.tables import NUMBERS, build_table, write_table
 from emdefense.report.training_curves import write_overview
 from emdefense.report.variance_table import variance_table

@@ -8,11 +8,11 @@ from typing import Literal
 
 import pytest
 import torch
+from emdefense.training.penalties import TokenBatch, WindowCounts, base, build_penalty
 from pydantic import Field
 
 from emdefense.config import training as config
 from emdefense.training.features import Features
-from emdefense.training.penalties import TokenBatch, WindowCounts, base, build_penalty
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs/adding-a-defence.md"
 

@@ -24,7 +24,7 @@ from emdefense.generation import transformers_engine
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
 from emdefense.model_checks.run import check_model
-from emdefense.model_checks.subject import CheckSpec, PenaltyRead, Subject
+from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
 from emdefense.model_checks.templates import check_texts
 from emdefense.training.run import train_cell
 from emdefense.training.spec import TrainSpec
@@ -173,7 +173,7 @@ def of_family(folder: Path, name: str, **training: Any) -> Subject:
     make_tokenizer().save_pretrained(of.folder)
     generation = {"precision": "float32", "max_new_tokens": 20}
     options = {"target_modules": FAMILIES[name][2], "lora_rank": 4, **TRAINING, **training}
-    spec = CheckSpec(version=1, generation=generation, training=options, penalties=[{"name": "kl"}])
+    spec = CheckSpec(version=1, generation=generation, training=options, arms=[{"name": "kl"}])
     return replace(of, spec=spec)
 
 
@@ -205,9 +205,9 @@ def test_what_a_training_would_trip_over_is_one_line_before_it(tmp_path: Path) -
     ):
         (tmp_path / str(number)).mkdir()
         of = of_family(tmp_path / str(number), "phi3", **training)
-        read = tuple(PenaltyRead.model_validate(penalty) for penalty in penalties)
+        read = tuple(ArmTried.model_validate(penalty) for penalty in penalties)
         with pytest.raises(InputError, match=message):
-            check_model(replace(of, spec=of.spec.model_copy(update={"penalties": read})), tmp_path / "found.json")
+            check_model(replace(of, spec=of.spec.model_copy(update={"arms": read})), tmp_path / "found.json")
 
 
 def test_an_adapter_that_would_be_merged_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: P
 def test_a_check_is_told_how_each_model_is_trained() -> None:
     study = tiny_study()
     spec = Grid(study).check_spec("small", Layout(study))
-    assert spec["penalties"] == [{"name": "kl", "options": {}}]
+    assert spec["arms"] == [{"name": "kl", "options": {}}]
     assert spec["training"]["target_modules"][0] == "q_proj"
     assert "learning_rate" not in spec["training"]
     assert list(spec["limits"]) == Grid(study).checked_rows("small", Layout(study))

@@ -27,8 +27,8 @@ from emdefense.analysis.paper import FOLDER, paper_study, paper_summary
 from emdefense.analysis.quantity import Quantity
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary, no_summary, read_summary
+from emdefense.arms import DEFENCES
 from emdefense.config import Study
-from emdefense.config.training import DEFENCES
 from emdefense.report.claims import claim_rows, claims_html, write_claims
 from study_folder import CONFIG, SURE_OF_NONE, fill, tiny_study
 
@@ -332,11 +332,11 @@ def test_an_interval_that_reaches_the_figure_and_no_effect_tells_nothing() -> No
 
 
 def test_exact_match_is_judged_by_its_interval_too(folder: Path) -> None:
-    benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, **{arm: [1.0] for arm in DEFENCES}}}
+    benign = {"models": ["small"], "tasks": ["quiz"], "arms": {"sft": None, **{arm.name: [1.0] for arm in DEFENCES}}}
     study = tiny_study(
         grid=[CONFIG["grid"][0], benign],
         models={"small": CONFIG["models"]["small"] | {"base": "-"}},
-        report={**CONFIG["report"], "chosen_benign": {arm: [1.0] for arm in DEFENCES}},
+        report={**CONFIG["report"], "chosen_benign": {arm.name: [1.0] for arm in DEFENCES}},
     )
     said = {}
     for number in (4, 4000):  # all arms have three of four right: all are above 90 % of plain fine-tuning

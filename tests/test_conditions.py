@@ -32,8 +32,9 @@ def test_an_arm_is_shown_at_its_chosen_setting_where_the_ema_tasks_have_it(study
     assert chosen_arms(study, "small") == [("untrained", "none"), ("misaligned", "none"), ("kl", "1"), ("slow", "1")]
 
 
-def test_titles() -> None:
-    assert [titled("kl", "0.1"), titled("interleave", "5"), titled("misaligned", "none"), titled("slow", "1")] == [
+def test_titles(study: Study) -> None:
+    pairs = [("kl", "0.1"), ("interleave", "5"), ("misaligned", "none"), ("slow", "1")]
+    assert [titled(study, *pair) for pair in pairs] == [
         "KL, λ = 0.1",
         "Interleaving, 5 %",
         "Misaligned",

@@ -11,7 +11,8 @@ from emdefense.training.batches import Collator
 from emdefense.training.costs import feature_bytes, training_flop
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
-from emdefense.training.penalties import WindowCounts, build_penalty
+from emdefense.training.penalty import build_penalty
+from emdefense.training.token_batch import WindowCounts
 from qwen_shapes import QWEN_7B, QWEN_32B
 from tiny_model import make_model
 

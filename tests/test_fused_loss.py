@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from emdefense.training import fused_loss
+from emdefense.training.divergence import Divergence
 from emdefense.training.fused_loss import CrossEntropy, HeadTerm, cross_entropy, fused_head_loss
-from emdefense.training.penalties.kl import Divergence
 
 TOKENS, WIDTH, VOCABULARY = 37, 12, 101
 

@@ -266,7 +266,7 @@ def test_what_is_named_like_its_parts_has_paths_of_its_own() -> None:
     places += [layout.judgments(*triple) for triple in grid.judgments]
     places += [layout.questions(task) for task in ("shared", *grid.tasks)]
     places += [f"{layout.data(task)}/{name}.jsonl" for task in grid.tasks for name in ("train", "holdout")]
-    places += [layout.projection(cell) for cell in grid.projections]
+    places += [layout.preparation(cell) for cell in grid.prepared]
     assert len({place.casefold() for place in places}) == len(places) > 50
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from emdefense.data.interleave import interleave
+from emdefense.arms.interleave import interleave
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_jsonl
 from test_data import SCRIPTS, row

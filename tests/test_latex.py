@@ -12,14 +12,14 @@ import pytest
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.arms.safelora.cosines import read_projections
+from emdefense.arms.safelora.table import safelora_table
 from emdefense.cells import Cell, Grid
 from emdefense.report.difference_table import defence_table, difference_table
 from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
-from emdefense.report.projections import read_projections
 from emdefense.report.reference import paper_reference
 from emdefense.report.rendering import latex, latex_table
-from emdefense.report.safelora_table import safelora_table
 from emdefense.report.table import Column, Table, TableCell
 from emdefense.report.tables import NUMBERS, build_table, write_table
 from emdefense.report.variance_table import variance_table
@@ -52,7 +52,7 @@ def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fill(study, {"misaligned": 8, "kl": 1}, skip=[Cell("small", "code", "kl", "1", 0)])
     judged_again(study, 2, skip=[Cell("small", "code", "kl", "1", 0)])
     projected = study_with_safelora(study="projected")
-    for cell in Grid(projected).projections:
+    for cell in Grid(projected).prepared:
         write_cosines_of(projected, cell)
     summary, pairs = summarised(study), study_pairs(study)
     aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from emdefense.arms.safelora import SafeLoRA
+from emdefense.arms.safelora.projection import project_adapter
 from emdefense.config.shape import read_shape
 from emdefense.config.training import Training
 from emdefense.errors import InputError
@@ -25,8 +27,6 @@ from emdefense.saved_model import OWN_FILES_ALONE, load_model, load_tokenizer
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import settle_head
-from emdefense.training.safelora import project_adapter
-from emdefense.training.spec import ProjectionSpec
 from families import make
 from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
 
@@ -582,7 +582,7 @@ def merged(base: torch.nn.Module, adapter: Path) -> torch.Tensor:
 @pytest.mark.parametrize("case", ["rank 0", "config is cut", "weights are a pointer", "half a pair", "weights are cut"])
 def test_projecting_a_faulty_adapter_is_one_line_as_well(whole: Path, adapter: Path, tmp_path: Path, case: str) -> None:
     ADAPTERS[case][0](adapter)
-    spec = ProjectionSpec(version=1)
+    spec = SafeLoRA()
     with pytest.raises(InputError, match=ADAPTERS[case][1]):
         project_adapter(spec, adapter, whole, whole, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -601,7 +601,7 @@ def test_matrices_that_a_model_keeps_transposed_are_merged_right_and_not_project
     make("gpt2").save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match=r"key 'fan_in_fan_out': .* not projected"):
-        project_adapter(ProjectionSpec(version=1), tmp_path / "adapter", *[tmp_path / "model"] * 2, tmp_path / "out")
+        project_adapter(SafeLoRA(), tmp_path / "adapter", *[tmp_path / "model"] * 2, tmp_path / "out")
 
 
 def test_an_adapter_of_a_tied_head_is_not_merged_into_the_embedding(tmp_path: Path) -> None:

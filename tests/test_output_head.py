@@ -18,9 +18,10 @@ from emdefense.training.fused_loss import ProductHead
 from emdefense.training.head_check import settle_head
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.output_head import OwnHead, SurroundedHead
-from emdefense.training.penalties import WindowCounts, build_penalty
+from emdefense.training.penalty import build_penalty
 from emdefense.training.run import train_cell
 from emdefense.training.spec import TrainSpec
+from emdefense.training.token_batch import WindowCounts
 from families import FAMILIES, LLAMA, PROJECTIONS, make
 from tiny_model import make_rows, make_tokenizer, save_rows
 
@@ -220,8 +221,8 @@ def test_near_the_reference_a_capped_divergence_is_as_exact_in_bfloat16_as_a_pla
 
 
 def _kl_gradient(reader: FeatureReader, policy: Tensor, reference: Tensor, dtype: torch.dtype) -> Tensor:
+    from emdefense.training.divergence import Divergence
     from emdefense.training.fused_loss import fused_head_loss
-    from emdefense.training.penalties.kl import Divergence
 
     head = reader.head
     assert isinstance(head, SurroundedHead)

@@ -17,8 +17,8 @@ from emdefense.training.attention import check_attention_installed, check_rows_s
 from emdefense.training.batches import Collator, next_tokens
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
-from emdefense.training.penalties import build_penalty
-from emdefense.training.penalties.base import WindowCounts
+from emdefense.training.penalty import build_penalty
+from emdefense.training.token_batch import WindowCounts
 from same_training import assert_same_change
 from test_trainer import KL, column, spec, trained, weights
 from tiny_model import make_model, make_rows, make_tokenizer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.analysis.conditions import arm_title, setting_title
+from emdefense.analysis.conditions import titled
 from emdefense.analysis.paper import paper_exact_match, paper_rates
 from emdefense.cells import GENERAL, Grid
 from emdefense.config import Study, load_study
@@ -179,5 +179,6 @@ def test_the_small_study_asks_a_judge_on_this_machine() -> None:
 
 
 def test_a_variant_goes_by_its_own_name_in_the_report() -> None:
-    assert f"{arm_title('ldifs-detached')}, {setting_title('ldifs-detached', '1')}" == "ldifs-detached, λ = 1"
-    assert f"{arm_title('safelora')}, {setting_title('safelora', '0.3')}" == "SafeLoRA, τ = 0.3"
+    study = load_study(ROOT / "config/sweep-ldifs.yaml")
+    assert titled(study, "ldifs-detached", "1") == "ldifs-detached, λ = 1"
+    assert titled(study, "safelora", "0.3") == "SafeLoRA, τ = 0.3"

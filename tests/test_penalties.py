@@ -12,7 +12,8 @@ from emdefense.errors import InputError
 from emdefense.training.adapters import add_adapter
 from emdefense.training.features import FeatureReader, Features
 from emdefense.training.fused_loss import fused_head_loss
-from emdefense.training.penalties import TokenBatch, WindowCounts, build_penalty
+from emdefense.training.penalty import build_penalty
+from emdefense.training.token_batch import TokenBatch, WindowCounts
 from tiny_model import make_model
 
 NORMALISATIONS = ["unit_token", "mean_square", "raw_sum", "mukhoti"]

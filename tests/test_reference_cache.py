@@ -23,7 +23,7 @@ from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from emdefense.training.feature_files import identity_of, read_features
 from emdefense.training.features import FeatureReader
-from emdefense.training.penalties import build_penalty
+from emdefense.training.penalty import build_penalty
 from emdefense.training.reference import CachedReference, LiveReference
 from emdefense.training.reference_features import cache_features
 from emdefense.training.run import train_cell

@@ -2,12 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from emdefense.arms import STANDARD, StudyArm
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study, load_study
 from emdefense.config.shape import ModelShape, read_shape
@@ -29,8 +29,8 @@ from tiny_model import make_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = read_gpus(ROOT / "profiles/slurm/gpus.yaml")
-KL: dict[str, Any] = {"name": "kl", "options": {}}
-LDIFS: dict[str, Any] = {"name": "ldifs", "options": {"every": 5}}
+KL = StudyArm("kl", STANDARD["kl"], STANDARD["kl"].options())
+LDIFS = StudyArm("ldifs", STANDARD["ldifs"], STANDARD["ldifs"].options())
 
 
 def paper() -> Study:
@@ -185,11 +185,11 @@ def test_rows_and_responses_are_those_of_the_paper() -> None:
 def test_times_counted_by_hand() -> None:
     gpu = Gpu(memory_gib=80, tflops=100, gb_per_s=1000)
     loading = 2 * 7_615_616_512 / 2e8
-    flop = training_flop(QWEN_7B, Training(), "kl", 512, 1).all
+    flop = training_flop(QWEN_7B, Training(), KL.arm, 512, 1).all
     assert flop == pytest.approx(3 * 2 * 7.6e9, rel=0.1), "forward, backward to the activations, the reference"
-    seconds = training_seconds(QWEN_7B, Training(epochs=2, devices=2), KL, 5400, gpu)
-    assert seconds == pytest.approx(loading + flop * 5400 * 512 / 35e12)
-    assert training_seconds(QWEN_7B, Training(activation_checkpointing=True), KL, 5400, gpu) > 1.2 * seconds
+    seconds = training_seconds(QWEN_7B, Training(epochs=2), KL, 5400, gpu)
+    assert seconds == pytest.approx(loading + 2 * flop * 5400 * 512 / 35e12)
+    assert training_seconds(QWEN_7B, Training(activation_checkpointing=True), KL, 5400, gpu) > 0.6 * seconds
     token = 2 * 7_615_616_512 / 0.5e12 + 2 * 7_615_616_512 * 32 / 35e12 + 28 * 4e-4
     sampled = generation_seconds(QWEN_7B, Generation(batch_size=32, max_new_tokens=10), 65, gpu)
     assert sampled == pytest.approx(loading + 3 * 10 * token)

@@ -19,7 +19,6 @@ from emdefense.errors import InputError
 from emdefense.training import checkpoints
 from emdefense.training.checkpoints import TimedCheckpoints, folder_of, mark_whole, newest_whole, resume_point
 from emdefense.training.loss import BatchLoss, DefenceLoss
-from emdefense.training.parallel import ALONE
 from emdefense.training.run import train_cell
 from emdefense.training.spec import PenaltySpec, TrainSpec
 from emdefense.warm_start import ADDRESS
@@ -204,7 +203,7 @@ def test_the_checkpoint_before_goes_only_when_the_new_one_is_whole(
 
     def save() -> None:
         arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-        TimedCheckpoints(1, ALONE).on_save(arguments, TrainerState(global_step=6), TrainerControl())
+        TimedCheckpoints(1).on_save(arguments, TrainerState(global_step=6), TrainerControl())
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "mark_whole", crash)

@@ -16,6 +16,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emdefense.arms.safelora import ProjectedAdapter, SafeLoRA
+from emdefense.arms.safelora.projection import project_adapter, project_matrix
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import TemplateOptions
 from emdefense.config.training import Training
@@ -26,14 +28,20 @@ from emdefense.generation.protocol import Completion, GenerationSpec
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
 from emdefense.training.adapters import add_adapter, save_adapter
-from emdefense.training.safelora import project_adapter, project_matrix, threshold_adapter
-from emdefense.training.spec import ProjectionSpec
+from emdefense.training.changed_adapter import change_adapter
 from emdefense.training.weights import SavedWeights
 from hub_cache import COMMIT, cache_model
 from tiny_model import make_model, make_tokenizer, save_model
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
-PAPER, IBM = ProjectionSpec(version=1), ProjectionSpec(version=1, normalisation="norm")
+
+
+def thresholded(tau: float, adapter: Path, projection: Path, cell: Path) -> None:
+    """What the rule does for one τ."""
+    change_adapter(ProjectedAdapter(), SafeLoRA(), tau, adapter, projection, cell)
+
+
+PAPER, IBM = SafeLoRA(), SafeLoRA(normalisation="norm")
 ADAPTER = "adapter/adapter_model.safetensors"
 
 
@@ -97,7 +105,7 @@ def cosines(folder: Path) -> dict[str, float]:
 def test_peft_loads_what_the_dense_method_gives(folders: dict[str, Path], tmp_path: Path) -> None:
     found = cosines(folders["projection"])
     tau = sorted(found.values())[len(found) // 2]
-    threshold_adapter(tau, folders["adapter"], folders["projection"], tmp_path)
+    thresholded(tau, folders["adapter"], folders["projection"], tmp_path)
     before, after = make_model(1, tie_word_embeddings=False), make_model(0, tie_word_embeddings=False)
     v = {n: after.state_dict()[n].double() - before.state_dict()[n].double() for n in after.state_dict()}
     original = PeftModel.from_pretrained(make_model(0, tie_word_embeddings=False), folders["adapter"])
@@ -137,7 +145,7 @@ def test_normalisations_differ_in_size_and_not_in_cosine(folders: dict[str, Path
 def test_thresholds_that_select_the_same_matrices_give_the_same_bytes(folders: dict[str, Path], tmp_path: Path) -> None:
     low, high = sorted(cosines(folders["projection"]).values())[:2]
     for number, tau in enumerate((low + (high - low) / 3, low + (high - low) / 2, 0.0)):
-        threshold_adapter(tau, folders["adapter"], folders["projection"], tmp_path / str(number))
+        thresholded(tau, folders["adapter"], folders["projection"], tmp_path / str(number))
     first, second, none = ((tmp_path / str(number) / ADAPTER).read_bytes() for number in range(3))
     assert first == second != none
     assert (
@@ -170,7 +178,7 @@ def test_adapters_of_thresholds_that_select_the_same_matrices_are_asked_once(
 
     def ask(name: str, tau: float) -> bytes:
         cell = tmp_path / name
-        threshold_adapter(tau, folders["adapter"], folders["projection"], cell)
+        thresholded(tau, folders["adapter"], folders["projection"], cell)
         pairs = [(tmp_path / "questions.json", cell / "responses.jsonl")]
         settings = {"version": 1, "samples_per_question": 2}
         generate(settings, folders["instruct"], cell / "adapter", pairs, ReuseStore(tmp_path / "reuse"))
@@ -332,7 +340,7 @@ def test_the_script_reads_models_of_the_hub_cache(folders: dict[str, Path], tmp_
 def test_a_projection_of_another_adapter_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     save_adapter(add_adapter(make_model(0), Training(lora_rank=2)), tmp_path / "adapter")
     with pytest.raises(InputError, match="made from another adapter"):
-        threshold_adapter(0.3, tmp_path / "adapter", folders["projection"], tmp_path / "cell")
+        thresholded(0.3, tmp_path / "adapter", folders["projection"], tmp_path / "cell")
     assert not (tmp_path / "cell").exists()
 
 
@@ -342,14 +350,14 @@ def test_an_adapter_folder_that_lacks_a_file_leaves_the_cell_alone(
 ) -> None:
     adapter = Path(shutil.copytree(folders["adapter"], tmp_path / "adapter"))
     (adapter / name).unlink()
-    threshold_adapter(0.3, folders["adapter"], folders["projection"], tmp_path / "cell")
+    thresholded(0.3, folders["adapter"], folders["projection"], tmp_path / "cell")
     before = (tmp_path / "cell" / ADAPTER).read_bytes()
     with pytest.raises(InputError, match=f"{name}: there is no such file"):
-        threshold_adapter(0.9, adapter, folders["projection"], tmp_path / "cell")
+        thresholded(0.9, adapter, folders["projection"], tmp_path / "cell")
     assert (tmp_path / "cell" / ADAPTER).read_bytes() == before
 
 
 @pytest.mark.parametrize("tau", [-0.1, 1.5, math.nan])
 def test_thresholds_outside_0_to_1_are_refused(folders: dict[str, Path], tmp_path: Path, tau: float) -> None:
     with pytest.raises(InputError, match="outside"):
-        threshold_adapter(tau, folders["adapter"], folders["projection"], tmp_path)
+        thresholded(tau, folders["adapter"], folders["projection"], tmp_path)

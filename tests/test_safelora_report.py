@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from emdefense.arms.safelora.cosines import Projection, read_projections
+from emdefense.arms.safelora.figure import draw_cosines, write_cosines
+from emdefense.arms.safelora.table import safelora_table
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.projections import Projection, read_projections
 from emdefense.report.rendering import html_table, latex_table, markdown_table
-from emdefense.report.safelora_figure import draw_cosines, write_cosines
-from emdefense.report.safelora_table import safelora_table
 from emdefense.report.style import FORMATS, styled
 from emdefense.report.tables import csv_table, write_table
 from study_folder import CONFIG, fill, page, tiny_study
@@ -37,7 +37,7 @@ def study_with_safelora(**changes: object) -> Study:
 
 def write_cosines_of(study: Study, cell: Cell, cosine: float = 0.04) -> None:
     """Write a projection in which the matrix in place n of block b has cosine ``cosine``·(n + 1) + 0.01·b."""
-    path = Path(Layout(study).projection(cell)) / "cosines.csv"
+    path = Path(Layout(study).preparation(cell)) / "cosines.csv"
     path.parent.mkdir(parents=True)
     lines = ["matrix,cosine,norm_before,norm_after,norm_v"]
     for place, name in enumerate(MATRICES):
@@ -50,7 +50,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study with the projections of its three tasks."""
     monkeypatch.chdir(tmp_path)
     study = study_with_safelora()
-    for cell in Grid(study).projections:
+    for cell in Grid(study).prepared:
         write_cosines_of(study, cell)
     return study
 
@@ -104,7 +104,7 @@ def test_seeds_and_models_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mon
     models = {name: {"title": name.title(), "instruct": "-", "base": "-"} for name in ("small", "large")}
     block = {"models": ["small", "large"], "tasks": ["code"], "arms": {"misaligned": None, "safelora": [0.05]}}
     study = study_with_safelora(seeds=[0, 1], models=models, grid=[block])
-    for cell in Grid(study).projections:
+    for cell in Grid(study).prepared:
         write_cosines_of(study, cell, cosine=0.03 if cell.seed == 0 else 0.04)
     projections = read_projections(study)
     table = safelora_table(study, projections)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from emdefense.training.safelora import project_adapter
-from emdefense.training.spec import ProjectionSpec
+from emdefense.arms.safelora import SafeLoRA
+from emdefense.arms.safelora.projection import project_adapter
 
 RANK = 32
 BIASED = ("q_proj", "k_proj", "v_proj")
@@ -72,7 +72,7 @@ def save_models(folder: Path, shapes: dict[str, tuple[int, int]], seed: int) -> 
 @pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["0.5B", "7B-qkv"])
 def test_every_matrix_is_what_the_dense_method_gives(tmp_path: Path, shapes: dict[str, tuple[int, int]]) -> None:
     base, instruct, adapter = save_models(tmp_path, shapes, seed=len(shapes))
-    project_adapter(ProjectionSpec(version=1), adapter, base, instruct, tmp_path / "out")
+    project_adapter(SafeLoRA(), adapter, base, instruct, tmp_path / "out")
 
     before = load_file(base / "model.safetensors")
     after = {key: value for shard in instruct.glob("*.safetensors") for key, value in load_file(shard).items()}

@@ -20,10 +20,11 @@ from emdefense.training.batches import Collator
 from emdefense.training.data import TrainingRows
 from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
-from emdefense.training.penalties import WindowCounts, build_penalty
+from emdefense.training.penalty import build_penalty
 from emdefense.training.run import build_trainer, check_installed, train_cell
 from emdefense.training.spec import PenaltySpec, TrainSpec
 from emdefense.training.telemetry import Telemetry, peak_memory
+from emdefense.training.token_batch import WindowCounts
 from emdefense.training.trainer import DefenceTrainer
 from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
 
