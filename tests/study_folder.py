@@ -23,7 +23,7 @@ from emdefense.report import style
 from emdefense.report.cell_pages import write_cell_pages
 from emdefense.report.claims import write_claims
 from emdefense.report.difference_table import defence_table, difference_table
-from emdefense.report.figures import NAMES, write_figure
+from emdefense.report.figures import DRAWINGS, write_figure
 from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
 from emdefense.report.judge_agreement import agreement_table, confusion_table
 from emdefense.report.page import write_page
@@ -154,7 +154,7 @@ def render(study: Study) -> Path:
     tables.append(variance_table(study, questions, pairs))
     for table in tables:
         write_table(table, results / "tables")
-    for name in NAMES:
+    for name in DRAWINGS:
         write_figure(name, study, summary, results / "figures")
     measured = Measured(*(results / f"{name}.parquet" for name in ("rates", "questions", "scores")))
     for name in FURTHER:

@@ -19,7 +19,7 @@ from emdefense.analysis.summary import Summary, no_summary
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.report.arm_styles import arm_styles
-from emdefense.report.figures import DRAWINGS, NAMES, draw, write_figure
+from emdefense.report.figures import DRAWINGS, draw, write_figure
 from emdefense.report.style import COLUMN, FORMATS, LINES, SEQUENTIAL, legend_above, line_styles, styled
 from study_folder import tiny_study
 
@@ -58,7 +58,7 @@ def summary_with_bands(lacking: tuple[str, str] | None = None) -> Summary:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all figures of the paper's numbers."""
     folder = tmp_path_factory.mktemp("figures")
-    for name in NAMES:
+    for name in DRAWINGS:
         write_figure(name, paper_study(), paper_summary(), folder)
     return folder
 
@@ -69,17 +69,17 @@ def test_the_same_bytes_every_time(written: Path, tmp_path: Path, monkeypatch: p
     # Another process, so that nothing kept in memory makes them equal.
     code = (
         "from pathlib import Path; from emdefense.analysis.paper import paper_study, paper_summary; "
-        "from emdefense.report.figures import NAMES, write_figure; "
-        "[write_figure(name, paper_study(), paper_summary(), Path('second')) for name in NAMES]"
+        "from emdefense.report.figures import DRAWINGS, write_figure; "
+        "[write_figure(name, paper_study(), paper_summary(), Path('second')) for name in DRAWINGS]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     files = sorted(path.name for path in written.iterdir())
-    assert files == sorted(f"figure_{name}.{kind}" for name in NAMES for kind in FORMATS)
+    assert files == sorted(f"figure_{name}.{kind}" for name in DRAWINGS for kind in FORMATS)
     for file in files:
         assert (written / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DRAWINGS)
 def test_lines_and_bands_are_the_summary(name: str) -> None:
     study, summary = paper_study(), summary_with_bands()
     figure, drawing = drawn(name, study, summary), DRAWINGS[name]
@@ -115,7 +115,7 @@ def test_the_papers_lines_do_what_the_paper_says_of_them() -> None:
     """More interleaving, KL and SafeLoRA end EMA, LDIFS does not; KL and SafeLoRA also end what was to be learned."""
     lines = {
         name: [[line.get_ydata() for line in axes.lines] for axes in drawn(name, paper_study(), paper_summary()).axes]
-        for name in NAMES
+        for name in DRAWINGS
     }
     for name in ("2a", "3", "5"):
         assert all(line[-1] < 0.15 * line[0] for line in lines[name][0]), name
@@ -161,7 +161,7 @@ def test_a_column_for_each_variant_of_the_arm_that_the_grid_has() -> None:
     assert len(drawn("3", study, paper_summary()).axes) == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DRAWINGS)
 def test_every_figure_is_written_with_its_fonts_in_it(written: Path, name: str) -> None:
     pdf = (written / f"figure_{name}.pdf").read_bytes()
     described = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, flags=re.DOTALL)
