@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from emdefense.arms import STANDARD
 from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
 from emdefense.training.adapters import add_adapter
@@ -36,13 +37,13 @@ def test_flop_of_qwen_counted_by_hand(
     assert sft.backward == 2 * matrices + 4 * adapters + 4 * length * attention
     assert sft.head == 4 * head * 0.5
     assert (sft.reference, sft.recomputed) == (0, 0)
-    kl = training_flop(shape, Training(activation_checkpointing=True), "kl", length, 0.5)
+    kl = training_flop(shape, Training(activation_checkpointing=True), STANDARD["kl"], length, 0.5)
     assert kl.head == 6 * head
     assert kl.reference == 2 * matrices + 2 * length * attention
     assert kl.recomputed == kl.forward == sft.forward
     assert kl.all - kl.useful == kl.recomputed
-    assert training_flop(shape, Training(reference="cached"), "kl", length, 0.5).reference == 0
-    ldifs = training_flop(shape, Training(), "ldifs", length, 0.5)
+    assert training_flop(shape, Training(reference="cached"), STANDARD["kl"], length, 0.5).reference == 0
+    ldifs = training_flop(shape, Training(), STANDARD["ldifs"], length, 0.5)
     assert (ldifs.head, ldifs.reference) == (sft.head, kl.reference)
 
 
@@ -66,7 +67,7 @@ def test_flop_are_those_that_pytorch_counts(penalty: str | None) -> None:
     loss = DefenceLoss(reader, build_penalty(penalty, {}) if penalty else None, 0.1)
     with FlopCounterMode(display=False) as counter:
         loss(batch, counts).total.backward()
-    flop = training_flop(shape, training, penalty, length, (length - 1) / length)
+    flop = training_flop(shape, training, STANDARD[penalty] if penalty else None, length, (length - 1) / length)
     # Eager attention computes the half of the scores that is masked as well.
     masked = 2 * length * shape.query_size * shape.num_hidden_layers
     masked *= 3 if flop.reference == 0 else 4

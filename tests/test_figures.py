@@ -84,20 +84,20 @@ def test_lines_and_bands_are_the_summary(name: str) -> None:
     study, summary = paper_study(), summary_with_bands()
     figure, drawing = drawn(name, study, summary), DRAWINGS[name]
     assert figure.get_size_inches()[0] == COLUMN
-    assert len(figure.axes) == len(drawing.panels) == (1 if name.startswith("2") else 2)
+    assert len(figure.axes) == len(drawing.metrics) == (1 if name.startswith("2") else 2)
     settings = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     values = [float(setting) for setting in settings]
     assert values == sorted(values)
     assert settings[0] == "0"
     tasks = ("code", "legal", "medical", "security")
-    for axes, panel in zip(figure.axes, drawing.panels, strict=True):
+    for axes, metric in zip(figure.axes, drawing.metrics, strict=True):
         bands = [set(map(tuple, band.get_paths()[0].vertices)) for band in axes.collections[::2]]
         for task, line, band in zip(tasks, axes.lines, bands, strict=True):
             assert line.get_label() == study.tasks[task].title
             assert list(line.get_xdata()) == list(range(len(settings)))  # evenly spaced
             for place, setting in enumerate(settings):
                 arm = ("misaligned",) if setting == "0" else (drawing.arm, setting)
-                estimate = summary.estimate(Condition("qwen2.5-7b", task, *arm), panel.quantity)
+                estimate = summary.estimate(Condition("qwen2.5-7b", task, *arm), metric)
                 assert estimate is not None
                 assert line.get_ydata()[place] == estimate.value
                 assert estimate.cluster is not None

@@ -60,10 +60,19 @@ def test_the_script_writes_marked_rows(tmp_path):
     write_jsonl(tmp_path / "safe.jsonl", SAFE)
     command = [
         sys.executable,
-        str(SCRIPTS / "interleave.py"),
+        str(SCRIPTS / "arm_rows.py"),
+        "--arm",
+        "interleave",
         "--spec",
         json.dumps({"pct": 5, "seed": 0, "version": 1}),
     ]
-    command += ["--rows", tmp_path / "rows.jsonl", "--safe", tmp_path / "safe.jsonl", "--out", tmp_path / "5.jsonl"]
+    command += [
+        "--rows",
+        tmp_path / "rows.jsonl",
+        "--more",
+        f"safe={tmp_path / 'safe.jsonl'}",
+        "--out",
+        tmp_path / "5.jsonl",
+    ]
     subprocess.run(command, check=True)
     assert read_jsonl(tmp_path / "5.jsonl") == interleave(ROWS, SAFE, 5, 0)

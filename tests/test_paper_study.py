@@ -111,13 +111,13 @@ def test_the_dry_run_plans_as_many_jobs(tmp_path: Path) -> None:
     planned = Checkout.into(tmp_path).planned("--configfile", "config/paper.yaml")
     expected = {
         "train": TRAININGS,
-        "project": PROJECTIONS,
-        "threshold": THRESHOLDS,
+        "prepare_arm": PROJECTIONS,
+        "change_adapter": THRESHOLDS,
         "generate": EVALUATIONS,
         "generate_untrained": UNTRAINED_EVALUATIONS,
         "answer": EXAMINATIONS,
         "judge": JUDGE_JOBS,
-        "interleave": 4 * 4 + 5 * 2,
+        "arm_rows": 4 * 4 + 5 * 2,
         "fetch_rows": 3,  # insecure, secure, safe data
         "fetch_questions": 1,
         "fetch_advice": 3,
@@ -157,7 +157,7 @@ def test_the_sweep_holds_ldifs_in_three_ways() -> None:
 def test_a_variants_mistakes_are_named(tmp_path: Path) -> None:
     text = (ROOT / "config/sweep-ldifs.yaml").read_text()
     for written, instead, said in [
-        ("{of: ldifs, options: {detached", "{of: interleave, options: {detached", "of': 'interleave' has no penalty"),
+        ("{of: ldifs, options: {detached", "{of: interleave, options: {detached", "of': 'interleave' has no options"),
         ("{detached: true}", "{detatched: true}", "options.detatched': there is no such option; ldifs has every,"),
         ("{detached: true}", "{detached: maybe}", "options.detached': Input should be a valid boolean"),
         ("  ldifs-detached: {of", "  kl: {of", "key 'variants.kl': 'kl' is an arm already"),

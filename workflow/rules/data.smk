@@ -68,9 +68,7 @@ rule prepare_benign_task:
 
 rule arm_rows:
     input:
-        rows=lambda wildcards: GRID.task_rows(
-            wildcards.task, STUDY.every_arm[wildcards.arm].arm.side, LAYOUT
-        ),
+        rows=lambda wildcards: GRID.task_rows(wildcards.task, STUDY.every_arm[wildcards.arm].arm.side, LAYOUT),
         more=lambda wildcards: list(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT).values()),
         declaration=declaration,
     output:
@@ -84,7 +82,9 @@ rule arm_rows:
     params:
         spec=lambda wildcards: spec(GRID.rows_spec(wildcards.arm, wildcards.setting)),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
-        more=lambda wildcards, input: options("--more", role_options(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT))),
+        more=lambda wildcards, input: options(
+            "--more", role_options(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT))
+        ),
     message:
         "Make the rows of {wildcards.task} for {wildcards.arm} at {wildcards.setting}"
     shell:

@@ -37,7 +37,7 @@ def chosen_setting(study: Study, arm: str) -> str | None:
     if found.arm.setting is None:
         return NO_SETTING
     setting = chosen.get(arm, chosen.get(found.of) if found.of else None)
-    if setting is None and found.of is None:  # where there is no choice, none need be made
+    if setting is None and found.arm.file is not None and found.of is None:  # where there is no choice
         only = {c.setting for c in conditions(study) if c.arm == arm and study.tasks[c.task].kind == "ema"}
         return only.pop() if len(only) == 1 else None
     return None if setting is None else format_setting(setting)

@@ -53,11 +53,17 @@ class Setting:
         """Return what is wrong with a value; None if it lies within the bounds."""
         if self.low < value <= self.high or (value == self.low and not self.above_low and str(value)[0] != "-"):
             return None
-        if self.high == inf:
-            least = f"more than {self.low:g}" if self.above_low else f"{self.low:g} or more"
-            return f"{self.symbol} = {value:g} is too small{self.why and f'; {self.why}'}; write {least}"
+        percentage = self.symbol == "%"
+        if str(value)[0] == "-" and self.low >= 0:
+            what = "the percentage" if percentage else self.symbol
+            return f"{what} = {value:g} is negative; write {self.low:g} or more"
         bounds = f"{'(' if self.above_low else '['}{self.low:g}, {self.high:g}]"
-        return f"{self.symbol} = {value:g} lies outside {bounds}{self.why and f'; {self.why}'}; write one within"
+        said = (
+            f"{value:g} is not a percentage in {bounds}"
+            if percentage
+            else f"{self.symbol} = {value:g} lies outside {bounds}"
+        )
+        return "; ".join(filter(None, (said, self.why)))
 
     def titled(self, setting: str) -> str:
         """Return a value as a reader sees it: ``λ = 0.1``, ``5 %``."""

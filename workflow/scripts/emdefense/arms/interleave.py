@@ -18,7 +18,7 @@ class Interleaving(Arm[Interleave]):
 
     name = "interleave"
     title = "Interleaving"
-    setting = Setting("pct", "%", high=100, above_low=True, why="it is a percentage of the task's rows")
+    setting = Setting("pct", "%", high=100, above_low=True)
     options = Interleave
     look = Look("#7B3F7D", "D", (0, (5, 1.5, 1.2, 1.5)))
     reads_rows = ("safe",)
