@@ -188,7 +188,7 @@ def test_losses_and_sampling_are_tried_with_an_adapter_and_without(
     of = of_family(tmp_path, name, **({"attention": "eager"} if name == "mamba" else {}))
     check_model(of, tmp_path / "found.json")
     checks = read_json(tmp_path / "found.json")["checks"]
-    assert checks["losses"] == {"head": head, "blocks": 2}
+    assert checks["losses"] == {"head": head, "blocks": 2, "arms": {"kl": {}}}
     assert checks["sampling"] == {"engine": "transformers", "tried": True, "ways": [way, way]}
 
 
@@ -223,6 +223,7 @@ def test_an_adapter_that_would_be_merged_wrong_is_found(tmp_path: Path, monkeypa
 
 def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: Path) -> None:
     of = of_family(tmp_path, "llama")
+    of = replace(of, spec=of.spec.model_copy(update={"arms": (ArmTried(name="safelora"),)}))
     for name, base, message in (
         ("other", make("llama", seed=1), None),
         ("same", make("llama"), "have the same weights: SafeLoRA needs"),
@@ -232,12 +233,13 @@ def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: P
         base.save_pretrained(tmp_path / name)
         with nullcontext() if message is None else pytest.raises(InputError, match=message):
             check_model(replace(of, base=tmp_path / name), tmp_path / "found.json")
-    assert read_json(tmp_path / "found.json")["checks"]["base"] == {"matrices": 6}
+    assert read_json(tmp_path / "found.json")["checks"]["losses"]["arms"]["safelora"] == {"matrices": 6}
     (tmp_path / "other/model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(InputError, match="Git LFS pointer"):
         check_model(replace(of, base=tmp_path / "other"), tmp_path / "found.json")
     (tmp_path / "g").mkdir()
     transposed = of_family(tmp_path / "g", "gpt2")
+    transposed = replace(transposed, spec=transposed.spec.model_copy(update={"arms": of.spec.arms}))
     make("gpt2", seed=1).save_pretrained(tmp_path / "g/base")
     with pytest.raises(InputError, match=r"keeps its matrices as .* not projected"):
         check_model(replace(transposed, base=tmp_path / "g/base"), tmp_path / "found.json")

@@ -318,12 +318,14 @@ def test_one_matrix_of_each_model_is_held_at_a_time(
 def test_the_script_reads_models_of_the_hub_cache(folders: dict[str, Path], tmp_path: Path) -> None:
     cache_model(tmp_path / "hub", "org/base", folders["base"])
     cache_model(tmp_path / "hub", "org/instruct", folders["instruct"], branch="v2")
-    command = [sys.executable, str(SCRIPTS / "project.py"), "--spec", '{"version": 1}', "--base", "org/base"]
-    command += ["--adapter", str(folders["adapter"]), "--out", str(tmp_path / "out"), "--instruct"]
+    command = [sys.executable, str(SCRIPTS / "prepare_arm.py"), "--arm", "safelora", "--spec", '{"version": 1}']
+    command += ["--from", "base=org/base", "--from", f"adapter={folders['adapter']}", "--out", str(tmp_path / "out")]
 
     def run(instruct: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": "", "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*command, instruct], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [*command, "--from", f"model={instruct}"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
 
     wrong = run("org/instruct@v3")
     assert wrong.returncode == 2
@@ -359,5 +361,5 @@ def test_an_adapter_folder_that_lacks_a_file_leaves_the_cell_alone(
 
 @pytest.mark.parametrize("tau", [-0.1, 1.5, math.nan])
 def test_thresholds_outside_0_to_1_are_refused(folders: dict[str, Path], tmp_path: Path, tau: float) -> None:
-    with pytest.raises(InputError, match="outside"):
+    with pytest.raises(InputError, match="outside|negative"):
         thresholded(tau, folders["adapter"], folders["projection"], tmp_path)

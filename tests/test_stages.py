@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emdefense.code import code_digest, modules_imported, names_imported
+from emdefense.code import ARMS, code_digest, modules_imported, names_imported
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "workflow/scripts/emdefense"
@@ -49,8 +49,8 @@ OWN_VERSIONS = {
     "generate-vllm": {"vllm", "transformers"},  # vLLM wants an older transformers than the project has
     "inspect": {"inspect_ai"},
 }
-# Not imported by name: an optimiser's, which transformers imports where the config asks for it.
-ASKED_FOR = {"train": {"bitsandbytes"}}
+# Not imported by name: what transformers' trainer imports, and an optimiser's where the config asks for it.
+ASKED_FOR = {"train": {"accelerate", "bitsandbytes"}}
 ENGINES = {
     "generate": "transformers_engine",
     "generate-vllm": "vllm_engine",
@@ -107,11 +107,16 @@ def test_environments_hold_what_their_scripts_import_and_nothing_else(environmen
     files = {PACKAGE.parent / f"{script}.py" for script in scripts(environment)}
     if environment in ENGINES:
         files.add(PACKAGE / f"generation/{ENGINES[environment]}.py")
-    modules = {name.split(".")[0] for file in files | modules_imported(*files) for name in names_imported(file)}
+    modules = {name.split(".")[0] for file in files | modules_imported(*files) for name in names_of(file, files)}
     imported = {distribution(name) for name in modules - set(sys.stdlib_module_names) - {"emdefense"}}
     pinned = {normal(pin.split("==")[0]) for pin in PINS[environment]}
     assert imported - pinned <= brought(pinned) - PROJECT.keys(), "missing"
     assert pinned - imported == ASKED_FOR.get(environment, set()), "superfluous"
+
+
+def names_of(file: Path, roots: set[Path]) -> set[str]:
+    """What a stage with these roots imports in a file; an arm's hooks run in few stages."""
+    return names_imported(file, in_functions=file in roots or not file.is_relative_to(ARMS))
 
 
 def distribution(module: str) -> str:
@@ -136,9 +141,12 @@ def brought(packages: set[str]) -> set[str]:
 
 
 def test_the_code_of_a_stage_is_what_it_imports() -> None:
-    files = modules_imported(PACKAGE / "training/safelora.py")
+    files = modules_imported(PACKAGE / "training/changed_adapter.py", PACKAGE / "arms/safelora/__init__.py")
     names = {path.relative_to(PACKAGE).as_posix() for path in files}
-    assert {"training/safelora.py", "training/weights.py", "training/__init__.py", "files.py"} <= names
+    assert {"arms/safelora/projection.py", "training/weights.py", "training/__init__.py", "files.py"} <= names
+    assert "arms/safelora/projection.py" not in {
+        path.relative_to(PACKAGE).as_posix() for path in modules_imported(PACKAGE / "judging/judge_file.py")
+    }
     assert not {"training/trainer.py", "report/page.py", "generation/run.py"} & names
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import emdefense
 
 PACKAGE = Path(emdefense.__file__).parent
+ARMS = PACKAGE / "arms"
 
 
 def code_digest(*modules: str) -> str:
@@ -21,19 +22,23 @@ def code_digest(*modules: str) -> str:
 def modules_imported(*roots: Path | None) -> set[Path]:
     """Return the files of this package that files import, themselves included if they are part of it.
 
-    Imports inside functions count, those for type checking alone do not.
+    Imports inside functions count, those for type checking alone do not. Nor do those of an arm's hooks, except of an
+    arm that is itself among the ``roots``: every stage reads its declaration, and few run its hooks.
     """
     found: set[Path] = set()
-    waiting = {path for path in roots if path is not None}
+    given = {path for path in roots if path is not None}
+    waiting = set(given)
     while waiting:
         path = waiting.pop()
         if path.is_relative_to(PACKAGE):
             found.add(path)
-        waiting |= {file for name in names_imported(path) if (file := _file(name))} - found
+        in_functions = path in given or not path.is_relative_to(ARMS)
+        names = names_imported(path, in_functions=in_functions)
+        waiting |= {file for name in names if (file := _file(name))} - found
     return found
 
 
-def names_imported(path: Path) -> set[str]:
+def names_imported(path: Path, *, in_functions: bool = True) -> set[str]:
     """Return the dotted names that a file imports, with those of the packages that they lie in.
 
     ``from a.b import c`` gives ``a``, ``a.b`` and ``a.b.c``, whether or not ``c`` is a module.
@@ -44,6 +49,8 @@ def names_imported(path: Path) -> set[str]:
         node = waiting.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             waiting += node.orelse
+            continue
+        if isinstance(node, ast.FunctionDef) and not in_functions:
             continue
         waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):

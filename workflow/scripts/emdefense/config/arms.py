@@ -40,7 +40,12 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
     """
     given = dict(arms.__pydantic_extra__ or {})
     found: dict[str, StudyArm] = {}
-    for arm in (*CONTROLS, *DEFENCES, *own.values()):
+    declared = (*CONTROLS, *DEFENCES, *own.values())
+    taken = {arm.name.casefold() for arm in declared}
+    for name in variants:
+        if name.casefold() in taken:
+            raise InputError(f"key 'variants.{name}': '{name}' is an arm already; give the variant another name")
+    for arm in declared:
         if arm.name in STANDARD:
             options = getattr(arms, arm.name, None) or arm.options()
         else:

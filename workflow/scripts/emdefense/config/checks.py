@@ -121,10 +121,6 @@ def _check_free_names(study: Study) -> None:
     check_free("study", study.study, RESERVED_STUDIES)
     for task in study.tasks:
         check_free(f"tasks.{task}", task, RESERVED_TASKS)
-    declared = {name.casefold() for name, arm in study.every_arm.items() if arm.of is None}
-    for name in study.variants:
-        if name.casefold() in declared:
-            _fail(f"variants.{name}", f"'{name}' is an arm already; give the variant another name")
     named: dict[str, Iterable[str]] = {"models": study.models, "tasks": study.tasks, "variants": study.variants}
     if study.microcosm:
         named["microcosm.models"] = study.microcosm.models

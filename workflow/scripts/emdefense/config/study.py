@@ -1,8 +1,9 @@
 """The study's models: what is fine-tuned on what, under which arms, judged by whom."""
 
+from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator
 
@@ -318,6 +319,12 @@ class Study(Section):
     def judges(self) -> dict[str, Judge]:
         """Every judge by its name, the one whose rates fill the tables first."""
         return {judge.name: judge for judge in (self.judge, *self.second_judges)}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Study":
+        """Return a copy, whose arms are those of the keys that it has."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("every_arm", None)
+        return copied
 
     @cached_property
     def every_arm(self) -> dict[str, StudyArm]:

@@ -39,7 +39,8 @@ def change_adapter(
     named_setting = {} if arm.setting is None else {arm.setting.name: setting}
     own = {} if arm.file is None else {"arm": {"file": str(arm.file), "sha256": file_digest(arm.file)}}
     record = {**named_setting, **finished.record, **own, "adapter": str(adapter)}
-    write_json(cell / "provenance.json", {**record, **provenance.made_by(started, ("torch", "safetensors"), __name__)})
+    made = provenance.made_by(started, ("torch", "safetensors"), __name__, type(arm).__module__)
+    write_json(cell / "provenance.json", {**record, **made})
 
 
 def changed(arm: Arm[Any], options: Options, setting: float | None, finished: FinishedAdapter) -> dict[str, Tensor]:
