@@ -36,7 +36,7 @@ from emdefense.cells import (
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
 from emdefense.config.made import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
-from emdefense.config.names import NAME_REGEX
+from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs

@@ -13,11 +13,11 @@ import pytest
 
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study, parse_study
-from emdefense.config.base import SECRET_KEYS, Section
 from emdefense.config.load import read_config
 from emdefense.errors import InputError
 from emdefense.resources.gpus import Gpu, read_gpus
 from emdefense.resources.jobs import Requests
+from emdefense.section import SECRET_KEYS, Section
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ["config.yaml", "config/smoke.yaml", "config/paper.yaml", "config/qwen-0.5b.yaml", "config/sweep-ldifs.yaml"]

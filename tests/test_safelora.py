@@ -361,5 +361,5 @@ def test_an_adapter_folder_that_lacks_a_file_leaves_the_cell_alone(
 
 @pytest.mark.parametrize("tau", [-0.1, 1.5, math.nan])
 def test_thresholds_outside_0_to_1_are_refused(folders: dict[str, Path], tmp_path: Path, tau: float) -> None:
-    with pytest.raises(InputError, match="outside|negative"):
+    with pytest.raises(InputError, match=r"outside|negative"):
         thresholded(tau, folders["adapter"], folders["projection"], tmp_path)

@@ -7,14 +7,14 @@ from typing import Any
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting
 from emdefense.arms.base import Arm, StudyArm
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
-from emdefense.config.names import GENERAL as GENERAL
-from emdefense.config.names import IN_DOMAIN as IN_DOMAIN
-from emdefense.config.names import QUESTIONS_FOLDER
-from emdefense.config.names import SHARED_TASK as SHARED_TASK
 from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.config.training import Training
+from emdefense.names import GENERAL as GENERAL
+from emdefense.names import IN_DOMAIN as IN_DOMAIN
+from emdefense.names import QUESTIONS_FOLDER
+from emdefense.names import SHARED_TASK as SHARED_TASK
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {

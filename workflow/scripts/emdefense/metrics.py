@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from emdefense.config.names import GENERAL, IN_DOMAIN
+from emdefense.names import GENERAL, IN_DOMAIN
 
 Direction = Literal["lower", "higher"]
 OUTCOMES = _MISALIGNED, _INCOHERENT = "misaligned", "incoherent"

@@ -33,7 +33,9 @@ def chosen_setting(study: Study, arm: str) -> str | None:
 
     A variant for which none was chosen has the setting of the defence that it varies.
     """
-    found, chosen = study.every_arm[arm], study.report.chosen
+    found, chosen = study.every_arm.get(arm), study.report.chosen
+    if found is None:  # the paper has no such arm
+        return None
     if found.arm.setting is None:
         return NO_SETTING
     setting = chosen.get(arm, chosen.get(found.of) if found.of else None)

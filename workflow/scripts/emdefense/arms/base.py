@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from emdefense.config.base import Section
+from emdefense.section import Section
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from emdefense.arms.base import Arm, Look, Options, Setting, Sweep, SweepFigure
-from emdefense.config.base import PositiveInt
 from emdefense.errors import InputError
 from emdefense.metrics import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
+from emdefense.section import PositiveInt
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from emdefense.arms import STANDARD
 from emdefense.arms.base import HOOKS, LOSS_HOOKS, ROLES, Arm, Kind, Look, Options, Setting
-from emdefense.config.base import first_problem
-from emdefense.config.names import NAME_IN_WORDS, is_name
 from emdefense.errors import InputError
+from emdefense.names import NAME_IN_WORDS, is_name
+from emdefense.section import first_problem
 
 IN_SPECS = ("version", "seed")  # beside an arm's options and setting
 READABLE_ROWS = ("safe", "aligned")

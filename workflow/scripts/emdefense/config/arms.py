@@ -6,8 +6,8 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from emdefense.arms import CONTROLS, DEFENCES, STANDARD
 from emdefense.arms.base import Arm, Options, StudyArm
-from emdefense.config.base import Section, key_path, shown
 from emdefense.errors import InputError
+from emdefense.section import Section, key_path, shown
 
 
 class _Arms(Section):

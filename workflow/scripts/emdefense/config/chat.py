@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from emdefense.config.base import Section
+from emdefense.section import Section
 
 # Arguments of `apply_chat_template`, and names in a template, that the pipeline fills in itself.
 TAKEN = {

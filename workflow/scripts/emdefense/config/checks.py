@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from emdefense.arms import Arm
-from emdefense.config.base import SHOWN, key_path, shown
 from emdefense.config.expressions import Expressions
 from emdefense.config.made import WORLD, opswap_files
-from emdefense.config.names import RESERVED_STUDIES, RESERVED_TASKS, check_distinct, check_free
 from emdefense.config.path_checks import check_paths
 from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (
@@ -22,6 +20,8 @@ from emdefense.config.study import (
 )
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.names import RESERVED_STUDIES, RESERVED_TASKS, check_distinct, check_free
+from emdefense.section import SHOWN, key_path, shown
 
 VLLM_TEMPERATURES = (0.01, 2.0)  # it raises what is below, and refuses what is above
 

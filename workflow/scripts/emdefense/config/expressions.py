@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from emdefense.config.base import PositiveInt, Section
+from emdefense.section import PositiveInt, Section
 
 
 class Expressions(Section):

@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from emdefense.config.base import BOUND, SHOWN, TOO_LARGE, Section, key_path, shown
 from emdefense.config.checks import check_study
-from emdefense.config.names import NAME_IN_WORDS, NAME_PATTERN
 from emdefense.config.sources import Source
 from emdefense.config.study import Judge, Study, Task
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.names import NAME_IN_WORDS, NAME_PATTERN
+from emdefense.section import BOUND, SHOWN, TOO_LARGE, Section, key_path, shown
 from emdefense.text_files import MAX_DEPTH
 from emdefense.yaml_files import MAX_VALUES, TOO_SMALL, read_yaml, vanishes
 

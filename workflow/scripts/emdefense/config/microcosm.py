@@ -4,9 +4,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from emdefense.config.base import PositiveFloat, PositiveInt, Section, Seed
 from emdefense.config.expressions import Expressions
-from emdefense.config.names import Name
+from emdefense.names import Name
+from emdefense.section import PositiveFloat, PositiveInt, Section, Seed
 
 
 class Microcosm(Section):

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from emdefense.config.base import shown
 from emdefense.config.made import RESULTS, made_files, made_folders
 from emdefense.config.source_checks import check_reference, check_sources
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import Study
 from emdefense.errors import InputError
+from emdefense.section import shown
 from emdefense.text_files import check_regular
 
 LONGEST_PART, LONGEST_PATH = 200, 2000  # bytes, with room for what is added

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from emdefense.config.base import PositiveInt, Section
 from emdefense.errors import InputError
 from emdefense.model_files import json_object
+from emdefense.section import PositiveInt, Section
 
 
 class ModelShape(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from emdefense.config.addresses import check_download
-from emdefense.config.base import Section
+from emdefense.section import Section
 
 Commit = Annotated[str, Field(description="of the hub's repository; absent: its newest, which is then recorded")]
 

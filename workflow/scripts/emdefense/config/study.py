@@ -11,14 +11,14 @@ from emdefense.arms.base import StudyArm
 from emdefense.arms.own import load_arms
 from emdefense.config.addresses import check_address, check_options, check_variable
 from emdefense.config.arms import Arms, Variant, every_arm
-from emdefense.config.base import PositiveInt, Section, Seed
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
-from emdefense.config.names import Name
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.training import Training, TrainingOverride
+from emdefense.names import Name
+from emdefense.section import PositiveInt, Section, Seed
 
 FilePath = Annotated[
     str,

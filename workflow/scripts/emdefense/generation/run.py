@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from emdefense.config.base import first_problem
 from emdefense.config.checks import check_generation
 from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
@@ -16,6 +15,7 @@ from emdefense.generation.engines import PACKAGES, device_name, engine_module, l
 from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
 from emdefense.generation.reuse import ReuseStore, adapter_digests, reuse_key
 from emdefense.provenance import made_by, model_identity, record_beside
+from emdefense.section import first_problem
 
 Asked = tuple[list[Conversation], Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]]
 

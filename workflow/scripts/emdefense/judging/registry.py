@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from emdefense.config.base import first_problem
 from emdefense.config.study import Judge as JudgeSettings
 from emdefense.errors import InputError
 from emdefense.judging.budget import Purse
 from emdefense.judging.protocol import Judge
+from emdefense.section import first_problem
 
 
 def parse_settings(spec: Mapping[str, Any]) -> JudgeSettings:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from emdefense.config.base import Section
+from emdefense.section import Section
 
 NARROW_DOMAINS = ("code", "legal", "medical", "security")
 Valence = Literal["good", "bad"]

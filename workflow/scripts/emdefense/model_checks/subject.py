@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field
 
 from emdefense.chat.chat import Chat, load_chat
-from emdefense.config.base import Section
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
@@ -17,6 +16,7 @@ from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
 from emdefense.generation.run import asked
+from emdefense.section import Section
 from emdefense.training.data import check_row
 
 Conversation = list[dict[str, str]]

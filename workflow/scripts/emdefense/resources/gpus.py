@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from emdefense.config.base import PositiveFloat, Section, first_problem
 from emdefense.errors import InputError
+from emdefense.section import PositiveFloat, Section, first_problem
 from emdefense.yaml_files import read_yaml
 
 GIB = 2**30

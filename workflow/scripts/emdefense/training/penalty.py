@@ -11,8 +11,8 @@ from torch import Tensor
 from emdefense.arms import STANDARD
 from emdefense.arms.base import Arm, Options
 from emdefense.arms.own import arms_in, named, problem_of
-from emdefense.config.base import first_problem
 from emdefense.errors import InputError
+from emdefense.section import first_problem
 from emdefense.training.features import Features
 from emdefense.training.fused_loss import Head, HeadTerm
 from emdefense.training.token_batch import TokenBatch

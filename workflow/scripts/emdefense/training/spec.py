@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from emdefense.config.base import Section, first_problem
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.section import Section, first_problem
 
 if TYPE_CHECKING:
     from emdefense.training.penalty import Penalty
