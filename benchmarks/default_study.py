@@ -20,13 +20,13 @@ SCRIPTS = Path("workflow/scripts")
 STAGES = {
     "models": ("microcosm_model", "emdefense.microcosm.models"),
     "training": ("train", "emdefense.training.run"),
-    "projecting": ("project", "emdefense.arms.safelora.projection"),
+    "changing": ("prepare_arm", "emdefense.arms.safelora.projection"),
     "sampling": ("generate", "emdefense.generation.transformers_engine"),
     "answering": ("answer", "emdefense.generation.transformers_engine"),
     "judging": ("judge", "emdefense.judging.judge_file"),
     "aggregating": ("aggregate", "emdefense.analysis.aggregate"),
 }
-FORKED = {"training", "projecting", "sampling", "answering"}  # by emdefense.warm_start; the others import themselves
+FORKED = {"training", "changing", "sampling", "answering"}  # by emdefense.warm_start; the others import themselves
 
 
 def wall_seconds(folder: Path) -> list[float]:

@@ -314,7 +314,7 @@ def test_the_json_keeps_its_keys() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     counts = {"jobs": None, "done": None, "to_run": None}
-    stages = ("sources", "data", "checking", "training", "projecting", "sampling", "answering", "judging", "report")
+    stages = ("sources", "data", "checking", "training", "changing", "sampling", "answering", "judging", "report")
     row = ("model", "stage", "jobs", "hours", "unknown", "measured_on", "by_arithmetic", "basis")
     judge = ("model", "calls", "judged", "journalled", "repeated", "to_make", "input_tokens", "output_tokens")
     assert keys(found) == {

@@ -272,14 +272,14 @@ def test_a_cell_shows_the_failure_of_what_it_shares(tmp_path: Path, monkeypatch:
     model = {"title": "Small", "instruct": "-", "base": "-"}
     study = tiny_study(models={"small": model}, grid=grid, training={"reference": "cached"})
     touch(f"{RESULTS}/logs/features/small/code/kl.log", text="error: no disk\n")
-    touch(f"{RESULTS}/logs/project/small/code/seed0.log", text="error: no base\n")
+    touch(f"{RESULTS}/logs/prepare_arm/small/code/safelora/projection/seed0.log", text="error: no base\n")
     status = status_of(study, QUIET)
     parts = {(cell.arm, cell.setting): parts["adapter"] for cell, parts in status.cells}
     assert parts == {
         **{("kl", "0.1"): "failed", ("kl", "1"): "failed", ("safelora", "0.3"): "failed"},
         ("misaligned", "none"): "waiting",  # not in the grid, but trained to be projected
     }
-    assert [failure.rule for failure in status.failures] == ["reference_features", "project"]
+    assert [failure.rule for failure in status.failures] == ["reference_features", "prepare_arm"]
 
 
 @pytest.mark.slow

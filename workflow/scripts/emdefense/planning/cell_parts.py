@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.planning.job import Job
 
-PREPARING = ("features", "projecting")  # what an adapter is made from and other adapters too
+PREPARING = ("features", "changing")  # what an adapter is made from and other adapters too
 
 
 def cells_of(grid: Grid) -> list[Cell]:

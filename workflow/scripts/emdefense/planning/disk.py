@@ -45,7 +45,7 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
         layout.file(path): name for name, model in study.models.items() for path in (model.instruct, model.base) if path
     }
     readers = {folder: cell for cell in grid.trained if (folder := grid.features(cell, layout))}
-    projected = {layout.projection(cell): cell for cell in grid.projections}
+    prepared = {layout.preparation(cell): cell for cell in grid.prepared}
     for job in to_run:
         cell = job.cell
         if job.stage == "sources" and isinstance(study.sources[job.wildcards["source"]], ModelSource):
@@ -60,8 +60,8 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
                 blocks = blocks_read(shape, penalty)
                 precision = grid.training(cell).precision
                 found["reference features"] += feature_bytes(round(rows * length), shape.hidden_size, blocks, precision)
-        elif job.stage in ("training", "projecting"):
-            cell = cell or projected[job.outputs[0]]  # a projection is as large as an adapter
+        elif job.stage in ("training", "changing"):
+            cell = cell or prepared[job.outputs[0]]  # taken to be as large as an adapter
             shape, training = requests.shape(cell.model), grid.training(cell)
             if shape:
                 parameters = shape.adapter_parameters(training.lora_rank, training.target_modules)
