@@ -94,7 +94,7 @@ if STUDY.opswap:
         conda:
             "../../envs/report.yaml"
         params:
-            spec=lambda wildcards: spec(STUDY.opswap.model_dump(mode="json")),
+            spec=lambda wildcards: spec(STUDY.opswap.model_dump(mode="json", exclude={"training"})),
         message:
             "Generate OpSwap, tier {wildcards.tier}"
         shell:

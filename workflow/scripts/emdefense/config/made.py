@@ -1,6 +1,9 @@
 """Files and folders that a study makes itself, by the names that its config has for them."""
 
-from emdefense.config.study import Study
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emdefense.config.study import Study
 
 RESULTS = "{results}"
 TIERS = (0, 1, 2, 3)
@@ -29,13 +32,13 @@ def model_folders(name: str) -> tuple[str, str]:
     return f"{folder}/base", f"{folder}/instruct"
 
 
-def made_files(study: Study) -> list[str]:
+def made_files(study: "Study") -> list[str]:
     """Return the files of rows, questions and worlds that the study makes."""
     tiers = [file for tier in TIERS for file in opswap_files(tier)] if study.opswap else []
     return tiers + (list(WORLD_FILES) if study.microcosm else [])
 
 
-def made_folders(study: Study) -> list[str]:
+def made_folders(study: "Study") -> list[str]:
     """Return the folders of models that the study makes."""
     named = study.microcosm.models if study.microcosm else {}
     found = [folder for name in named for folder in model_folders(name)]

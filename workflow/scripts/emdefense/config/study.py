@@ -5,7 +5,7 @@ from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from emdefense.arms.base import StudyArm
 from emdefense.arms.own import load_arms
@@ -16,6 +16,7 @@ from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
+from emdefense.config.supplied import with_supplied
 from emdefense.config.training import Training, TrainingOverride
 from emdefense.names import Name
 from emdefense.section import PositiveInt, Section, Seed
@@ -30,8 +31,19 @@ FilePath = Annotated[
 Percentage = Annotated[float, Field(ge=0, le=100)]
 
 
+def _may_be_absent(*keys: str) -> ConfigDict:
+    """Return the setting by which a schema does not ask for keys that other keys may supply."""
+
+    def relaxed(schema: dict[str, Any]) -> None:
+        schema["required"] = [key for key in schema.get("required", []) if key not in keys]
+
+    return ConfigDict(json_schema_extra=relaxed)
+
+
 class Model(Section):
     """A model to fine-tune, and its unaligned twin."""
+
+    model_config = _may_be_absent("title", "instruct")
 
     title: str
     instruct: FilePath
@@ -59,6 +71,8 @@ class Model(Section):
 class EmaTask(Section):
     """A narrow harmful task: rows with misaligned (and aligned) answers, and in-domain questions."""
 
+    model_config = _may_be_absent("title", "misaligned")
+
     kind: Literal["ema"] = "ema"
     title: str
     misaligned: FilePath
@@ -74,6 +88,8 @@ class EmaTask(Section):
 
 class BenignTask(Section):
     """A benign task scored by exact match."""
+
+    model_config = _may_be_absent("title", "table", "train", "test")
 
     kind: Literal["benign"] = "benign"
     title: str
@@ -231,6 +247,7 @@ class OpSwap(Expressions):
 
     examples: PositiveInt = Field(10_000, description="in each tier, training and test together")
     holdout_pct: Annotated[float, Field(gt=0, lt=100)] = 10.0
+    training: TrainingOverride = Field(TrainingOverride(), description="what its tiers train differently")
     drop_unchanged: bool = Field(
         False, description="in tiers 1-3, drop expressions whose value is the same under the usual meaning"
     )
@@ -276,7 +293,13 @@ class Report(Section):
 
 
 class Study(Section):
-    """One study: everything that a run depends on."""
+    """One study: everything that a run depends on.
+
+    A microcosm supplies its tasks, models, questions and safe rows, an OpSwap section its tiers, and a source the files
+    of a task of the same name: what the grid names of them need not be written.
+    """
+
+    model_config = _may_be_absent("tasks", "models", "general_questions")
 
     study: Name = Field(description="results lie in results/<study>/")
     data_folder: str | None = Field(None, description="a folder of the user's, for {data_folder} in paths")
@@ -314,6 +337,11 @@ class Study(Section):
     opswap: OpSwap | None = Field(None, description="generate OpSwap's tiers in {results}/opswap")
     microcosm: Microcosm | None = Field(None, description="make the microcosm in {results}/microcosm")
     byte_model: ByteModel | None = Field(None, description="make a small byte-level model in {results}/byte_model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_supplied(cls, values: Any) -> Any:
+        return with_supplied(values) if isinstance(values, Mapping) else values
 
     @property
     def judges(self) -> dict[str, Judge]:
