@@ -172,7 +172,7 @@ def everything(study: Study, gpus: dict[str, Gpu]) -> None:
     for cell in grid.cells:
         layout.cell(cell)
         grid.generation_spec(cell)
-        for size in (requests.sample(cell), requests.project(cell.model)):
+        for size in (requests.sample(cell), requests.prepare(cell.model)):
             assert size.memory(1) > 0
             assert size.runtime(2) > 0
     for cell in grid.trained:

@@ -34,9 +34,9 @@ def test_judging_and_reporting_never_import_torch(part: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_the_package_knows_nothing_of_snakemake() -> None:
-    importing = [path for path in PACKAGE.rglob("*.py") if "import snakemake" in path.read_text()]
-    assert importing == []
+def test_the_package_knows_nothing_of_snakemake_but_where_it_asks_it() -> None:
+    importing = [path.name for path in PACKAGE.rglob("*.py") if "import snakemake" in path.read_text()]
+    assert importing == ["snakemake_dag.py"]  # for the scripts that show what it means to do
 
 
 PINS = {
