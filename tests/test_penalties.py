@@ -294,7 +294,7 @@ def test_kl_options_choose_tokens_and_direction(inputs: dict[str, Tensor]) -> No
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
-    [("kk", {}, "unknown penalty 'kk'; write one of kl, ldifs"), ("kl", {"token": "all"}, r"arms\.kl\.token'")],
+    [("kk", {}, "it has no arm 'kk'; write one of .*, kl, ldifs"), ("kl", {"token": "all"}, r"arms\.kl\.token'")],
 )
 def test_unknown_names_and_options_are_input_errors(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

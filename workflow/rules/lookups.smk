@@ -1,6 +1,6 @@
 """What the rules look up for the wildcards of a job."""
 
-SETTING_REGEX = r"[a-z0-9][a-z0-9.+-]*"  # `none`, a preparation's name, or a number as `format_setting` writes it
+SETTING_REGEX = r"-?[a-z0-9][a-z0-9.+-]*"  # `none`, a preparation's name, or a number as `format_setting` writes it
 
 
 def cells(arm=NAME_REGEX, setting=SETTING_REGEX):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from emdefense.arms.own import find_arm
+from emdefense.arms.own import given_arm
 from emdefense.data.arm_rows import arm_rows
 from emdefense.data.conversations import read_conversations
 from emdefense.errors import run_cli
@@ -20,8 +20,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="rows to write, JSONL")
     given = parser.parse_args()
     more = {role: read_conversations(path) for role, path in given.more}
-    arm = find_arm(given.arm, given.arms_from)
-    write_jsonl(given.out, arm_rows(arm, read_conversations(given.rows), more, given.spec))
+    arm, options, setting = given_arm(given.arm, given.arms_from, given.spec)
+    rows = read_conversations(given.rows)
+    write_jsonl(given.out, arm_rows(arm, rows, more, setting, options, given.spec["seed"]))
 
 
 if __name__ == "__main__":

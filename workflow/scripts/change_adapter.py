@@ -18,10 +18,9 @@ def main() -> None:
     parser.add_argument("--cell", required=True, type=Path, help="folder for adapter/ and provenance.json")
     given = parser.parse_args()
 
-    from emdefense.arms.own import find_arm, options_of
+    from emdefense.arms.own import given_arm
 
-    arm = find_arm(given.arm, given.arms_from)
-    options, setting = options_of(arm, given.spec)
+    arm, options, setting = given_arm(given.arm, given.arms_from, given.spec)
 
     from emdefense.training.changed_adapter import change_adapter  # torch: after the command line is known to be right
 

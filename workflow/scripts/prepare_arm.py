@@ -26,11 +26,10 @@ def main() -> None:
     given = parser.parse_args()
 
     # Here, because a caller of the server that forks jobs needs none of it.
-    from emdefense.arms.own import find_arm, options_of
+    from emdefense.arms.own import given_arm
     from emdefense.model_folder import model_folder
 
-    arm = find_arm(given.arm, given.arms_from)
-    options, _ = options_of(arm, given.spec)
+    arm, options, _ = given_arm(given.arm, given.arms_from, given.spec)
     found = {role: model_folder(path) if role in ("model", "base") else path for role, path in given.materials}
 
     from emdefense.training.preparation import prepare  # torch: after the spec is known to be right

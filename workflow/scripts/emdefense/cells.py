@@ -1,11 +1,15 @@
 """Expansion of a study into cells, and the one place where paths are made."""
 
+import math
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
-from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting
+from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting, in_order
 from emdefense.arms.base import Arm, StudyArm
+from emdefense.arms.hooks import call, wrong_result
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
 from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
@@ -208,10 +212,7 @@ class Grid:
         for cell in self.cells:
             if self.arm(cell).preparation:
                 found.setdefault(replace(cell, setting=NO_SETTING), []).append(cell.setting)
-        return {
-            cell: sorted(set(settings), key=lambda setting: 0.0 if setting == NO_SETTING else float(setting))
-            for cell, settings in found.items()
-        }
+        return {cell: in_order(settings) for cell, settings in found.items()}
 
     @cached_property
     def measurements(self) -> list[Measurement]:
@@ -259,23 +260,33 @@ class Grid:
             found[role] = layout.file(safe) if safe else self.task_rows(task, role, layout)
         return found
 
+    def row_share(self, cell: Cell) -> float:
+        """How many rows a cell is trained on for each of the task's, for estimates of time."""
+        share = call(self.arm(cell), "row_share", cell.setting_value)
+        if not isinstance(share, int | float) or not 0 < share < math.inf:
+            raise wrong_result(self.arm(cell), "row_share", f"it returned {share!r}, and a number above 0 is needed")
+        return share
+
     def rows_spec(self, arm: str, setting: str) -> dict[str, Any]:
         """What the rows that an arm makes depend on besides its input files."""
         found = self.study.every_arm[arm]
         given = {} if found.arm.setting is None else {found.arm.setting.name: float(setting)}
         version = {"version": STAGE_VERSIONS["data"], "seed": self.study.data.seed}
-        return {**version, **found.options.model_dump(mode="json"), **given}
+        return {**version, **found.options.model_dump(mode="json"), **given, **self._digest(found.arm)}
 
     def preparation_spec(self, arm: str) -> dict[str, Any]:
         """What an arm's preparation depends on besides its input files."""
-        return {"version": STAGE_VERSIONS["projection"], **self.study.every_arm[arm].options.model_dump(mode="json")}
+        found = self.study.every_arm[arm]
+        options = found.options.model_dump(mode="json")
+        return {"version": STAGE_VERSIONS["projection"], **options, **self._digest(found.arm)}
 
     def adapter_spec(self, cell: Cell) -> Any:
         """What a changed adapter depends on besides its input files: the setting alone where options were prepared."""
         found = self.study.every_arm[cell.arm]
         setting = {} if found.arm.setting is None else {found.arm.setting.name: cell.setting_value}
-        options = {} if found.arm.preparation else found.options.model_dump(mode="json")
-        return cell.setting_value if setting and not options else {**options, **setting}
+        if found.arm.file is None and found.arm.preparation:
+            return cell.setting_value
+        return {**found.options.model_dump(mode="json"), **setting, **self._digest(found.arm)}
 
     def prepared_from(self, cell: Cell, layout: Layout) -> dict[str, str]:
         """What a preparation is made from, by role: files, and folders of models."""
@@ -340,9 +351,13 @@ class Grid:
         }
 
     @staticmethod
-    def _named(arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
+    def _digest(arm: Arm[Any]) -> dict[str, str]:
+        """Return the digest of the study's own file that declares an arm, under its name in specs; none for others."""
+        return {} if arm.file is None else {"sha256": arm.digest}
+
+    def _named(self, arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
         """Return an arm as specs name it: by its declaration, and the file that has it if it is a study's own."""
-        own = {} if arm.arm.file is None else {"file": str(arm.arm.file)}
+        own = {} if arm.arm.file is None else {"file": str(arm.arm.file), **self._digest(arm.arm)}
         return {"name": arm.arm.name, "options": options, **own}
 
     def chat_spec(self, model: str) -> dict[str, Any]:
@@ -376,14 +391,14 @@ class Grid:
         penalty = self.penalty(cell.arm)
         if penalty is None or self.training(cell).reference == "live":
             return None
-        read = "".join(f"-{option}_{value}" for option, value in penalty.options.what_is_read().items())
+        read = "".join(f"-{option}_{_in_path(value)}" for option, value in penalty.options.what_is_read().items())
         return f"{layout.results}/features/{cell.model}/{cell.task}/{penalty.arm.name}{read}"
 
     def features_spec(self, cell: Cell) -> dict[str, Any]:
         """What the reference features that a cell reads depend on besides model and rows."""
         penalty = self.penalty(cell.arm)
         assert penalty is not None
-        own = {} if penalty.arm.file is None else {"file": str(penalty.arm.file)}
+        own = {} if penalty.arm.file is None else {"file": str(penalty.arm.file), **self._digest(penalty.arm)}
         return {
             "version": STAGE_VERSIONS["features"],
             "training": self.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS),
@@ -408,3 +423,9 @@ class Grid:
             **self.study.generation.model_dump(mode="json"),
             **self.chat_spec(cell.model),
         }
+
+
+def _in_path(value: Any) -> str:
+    """Return an option's value as part of a path: a short digest if it could not be part of a name."""
+    text = str(value)
+    return text if re.fullmatch("[A-Za-z0-9._-]{0,39}[A-Za-z0-9_-]", text) else sha256(text.encode()).hexdigest()[:12]

@@ -113,6 +113,17 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
+def is_line(value: object) -> bool:
+    """Whether a value is a text that a line of a table can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        _check_text(value, is_line=True)
+    except PydanticCustomError:
+        return False
+    return True
+
+
 def _check_text(text: str, *, is_line: bool) -> None:
     """Check a text; what a mapping holds under names of the user's may be blank or spread over lines."""
     if is_line and not text.strip():

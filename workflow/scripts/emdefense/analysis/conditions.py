@@ -46,8 +46,9 @@ def chosen_setting(study: Study, arm: str) -> str | None:
 
 
 def chosen_condition(study: Study, role: Role, task: str, arm: str) -> Condition | None:
-    """Return an arm's condition at its chosen setting; None if the study has no such model or setting."""
-    model, setting = model_in_role(study, role), chosen_setting(study, arm)
+    """Return an arm's condition at its chosen setting; None if the study has no such model, arm or setting."""
+    model = model_in_role(study, role)
+    setting = chosen_setting(study, arm) if arm in study.every_arm else None
     return None if model is None or setting is None else Condition(model, task, arm, setting)
 
 

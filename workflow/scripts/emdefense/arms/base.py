@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Kind = Literal["ema", "benign"]
 NO_SETTING = "none"
+IN_SPECS = ("version", "seed", "sha256")  # of jobs, beside an arm's options and setting
 
 
 class Options(Section):
     """Options of an arm: keys of its section under ``arms``; none unless a subclass declares them."""
 
-    # Those on which it depends which blocks a penalty reads, and so which features are cached for it.
-    reads: ClassVar[tuple[str, ...]] = ()
+    # Those on which it depends which blocks a penalty reads, and so which features are cached for it; None: all.
+    reads: ClassVar[tuple[str, ...] | None] = None
 
     def what_is_read(self) -> dict[str, Any]:
         """Return the options on which cached reference features depend, and their values."""
-        return {name: getattr(self, name) for name in self.reads}
+        names = type(self).model_fields if self.reads is None else self.reads
+        return {name: value for name, value in self.model_dump(mode="json").items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ class Setting:
         """Return what is wrong with a value; None if it lies within the bounds."""
         if self.low < value <= self.high or (value == self.low and not self.above_low and str(value)[0] != "-"):
             return None
-        percentage = self.symbol == "%"
+        shown, percentage = format_setting(value) if value else f"{value:g}", self.symbol == "%"
         if str(value)[0] == "-" and self.low >= 0:
             what = "the percentage" if percentage else self.symbol
-            return f"{what} = {value:g} is negative; write {self.low:g} or more"
+            return f"{what} = {shown} is negative; write {self.low:g} or more"
         bounds = f"{'(' if self.above_low else '['}{self.low:g}, {self.high:g}]"
         said = (
-            f"{value:g} is not a percentage in {bounds}"
+            f"{shown} is not a percentage in {bounds}"
             if percentage
-            else f"{self.symbol} = {value:g} lies outside {bounds}"
+            else f"{self.symbol} = {shown} lies outside {bounds}"
         )
         return "; ".join(filter(None, (said, self.why)))
 
@@ -74,8 +76,9 @@ def format_setting(setting: float | None) -> str:
     """Return a setting as it stands in paths and tables: ``0.1``, ``5``, or ``none``; two that differ, differently."""
     if setting is None:
         return NO_SETTING
+    setting = float(setting) + 0.0  # −0 is 0
     short = f"{setting:g}"
-    return short if float(short) == setting else repr(float(setting))
+    return short if float(short) == setting else repr(setting).removesuffix(".0")
 
 
 def in_order(settings: Iterable[str]) -> list[str]:
@@ -156,6 +159,7 @@ class Arm(Generic[OptionsType]):
     preparation: ClassVar[str] = ""  # the folder's name of what the hook ``prepare`` makes
     prepared_from: ClassVar[tuple[str, ...]] = ()  # "adapter", "model", "base", "rows"
     file: Path | None = None  # the study's own file that declares it
+    digest: str = ""  # the SHA-256 of that file
     artefacts: ClassVar[str] = ""  # the module that lists tables and figures of its own for the report's catalogue
 
     # --- rows

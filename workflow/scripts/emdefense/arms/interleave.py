@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from random import Random
 
-from emdefense.arms.base import Arm, Look, Options, Row, Setting, Sweep, SweepFigure
+from emdefense.arms.base import Arm, Look, Options, Row, Setting, Sweep, SweepFigure, format_setting
 from emdefense.errors import InputError
 from emdefense.metrics import GENERAL_INCOHERENT, GENERAL_MISALIGNED
 
@@ -59,11 +59,13 @@ def interleave(rows: list[Row], safe: list[Row], pct: float, seed: int) -> list[
     """
     count = safe_count(len(rows), pct)
     if count == 0:
-        raise InputError(f"safe_data: {pct:g} % of {len(rows)} rows is no row; raise the percentage of 'interleave'")
+        raise InputError(
+            f"safe_data: {format_setting(pct)} % of {len(rows)} rows is no row; raise the percentage of 'interleave'"
+        )
     if count > len(safe):
         raise InputError(
-            f"safe_data: {pct:g} % of {len(rows)} rows are {count} safe rows, but the file has {len(safe)}; give more, "
-            "or lower the percentage"
+            f"safe_data: {format_setting(pct)} % of {len(rows)} rows are {count} safe rows, but the file has "
+            f"{len(safe)}; give more, or lower the percentage"
         )
     mixed: list[Row] = []
     done = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 class KL(Options):
     """L = CE + λ·KL, Eq. 4 of the paper."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     tokens: Literal["all", "response"] = Field("all", description="over which non-padding tokens")
     reduction: Literal["token_mean", "sequence_sum"] = "token_mean"

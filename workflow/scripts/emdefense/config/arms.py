@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from emdefense.arms import CONTROLS, DEFENCES, STANDARD
 from emdefense.arms.base import Arm, Options, StudyArm
+from emdefense.arms.hooks import line_in, named, raised
 from emdefense.errors import InputError
 from emdefense.section import Section, key_path, shown
 
@@ -78,7 +79,11 @@ def with_options(arms: dict[str, StudyArm]) -> list[str]:
 def _options(arm: Arm[Any], given: Any, key: str) -> Options:
     try:
         return arm.options.model_validate(given)
-    except ValidationError as error:
+    except Exception as error:  # validators of a study's own arm are the user's code
+        if not isinstance(error, ValidationError):
+            if arm.file is None:
+                raise
+            raise InputError(f"key '{key}': {named(arm)}{line_in(error, str(arm.file))}: {raised(error)}") from None
         first = error.errors()[0]
         name = key_path(*first["loc"])
         problem = "there is no such option; " if first["type"] == "extra_forbidden" else f"{first['msg']}; "

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from emdefense.arms import Arm
+from emdefense.arms import Arm, format_setting
+from emdefense.arms.hooks import call
 from emdefense.config.expressions import Expressions
 from emdefense.config.made import WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
@@ -196,8 +197,9 @@ def _check_adds_rows(study: Study, block: GridBlock, arm: Arm[Any], settings: Se
     for name in block.tasks:
         rows = _most_rows(study, study.tasks[name])
         for setting in settings:
-            if rows is not None and not arm.adds_rows(setting, rows):
-                _fail(key, f"{setting:g} % of the {rows} rows of task '{name}', or fewer, is no row; write more")
+            if rows is not None and not call(arm, "adds_rows", setting, rows):
+                shown = format_setting(setting)
+                _fail(key, f"{shown} % of the {rows} rows of task '{name}', or fewer, is no row; write more")
 
 
 def _most_rows(study: Study, task: EmaTask | BenignTask) -> int | None:

@@ -67,8 +67,14 @@ def _beside(raw: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
     named = raw.get("arms_from")
     if not isinstance(named, list | tuple) or not all(isinstance(name, str) for name in named):
         return raw
-    folder = next((file.parent for file in reversed(files) if "arms_from" in read_config(file)), Path())
-    return {**raw, "arms_from": [os.path.normpath(folder / name) for name in named]}
+    folder = next((file.parent for file in reversed(files) if read_config(file).get("arms_from") == named), Path())
+    return {**raw, "arms_from": [_from_here(folder / name) for name in named]}
+
+
+def _from_here(path: Path) -> str:
+    """Return a path that is the same however the study's file was named: what it is relative to stands in specs."""
+    whole = Path(os.path.abspath(path))
+    return os.path.relpath(whole) if whole.is_relative_to(Path.cwd()) else str(whole)
 
 
 def _check_extent(raw: Mapping[str, Any]) -> None:

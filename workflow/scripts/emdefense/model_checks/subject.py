@@ -28,6 +28,7 @@ class ArmTried(Section):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     file: str | None = Field(None, description="a study's own, which declares the arm")
+    sha256: str | None = Field(None, description="of that file")
     setting: float | None = None
 
 

@@ -42,7 +42,7 @@ class Work:
             return self._requests.rows(cell), EMA_TOKENS
         if task.table == "opswap":
             return self._requests.rows(cell), OPSWAP_TOKENS
-        return round(FOQA_ROWS * self._grid.arm(cell).row_share(cell.setting_value)), FOQA_TOKENS
+        return round(FOQA_ROWS * self._grid.row_share(cell)), FOQA_TOKENS
 
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""

@@ -10,7 +10,7 @@ from emdefense.judging.ledger import Spending, read_ledger
 from emdefense.report.provenance import Records, machine_name
 from emdefense.report.table import Column, Table, TableCell
 
-DOINGS = {"trained": "Training", "projected": "Projecting (SafeLoRA)", "sampled": "Sampling", "judged": "Judging"}
+DOINGS = {"trained": "Training", "changed": "Changing adapters", "sampled": "Sampling", "judged": "Judging"}
 
 
 def hours_table(stages: dict[str, Records]) -> Table:

@@ -123,7 +123,7 @@ class Requests:
             holdout = 0.0
             if made and task.train.startswith("{results}/opswap"):
                 rows, holdout = made.examples, made.holdout_pct
-        return ceil(rows * (1 - holdout / 100) * self._grid.arm(cell).row_share(cell.setting_value))
+        return ceil(rows * (1 - holdout / 100) * self._grid.row_share(cell))
 
     def responses(self, cell: Cell) -> int:
         """Return the number of responses that one job samples, or that one judges, whichever is more."""

@@ -1,5 +1,6 @@
 """The adapter of plain fine-tuning as an arm changes it after training."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from emdefense import provenance
 from emdefense.arms.base import Arm, FinishedAdapter, Options
-from emdefense.arms.own import named, problem_of
+from emdefense.arms.hooks import call, wrong_result
 from emdefense.errors import InputError
-from emdefense.files import file_digest, folder_written_whole, write_json
+from emdefense.files import folder_written_whole, write_json
 from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emdefense.training.adapter_files import read_tensors
 
@@ -33,11 +34,12 @@ def change_adapter(
     finished = FinishedAdapter(read_tensors(adapter / ADAPTER_WEIGHTS), adapter, preparation)
     tensors = changed(arm, options, setting, finished)
     with folder_written_whole(cell / "adapter") as temporary:
-        save_file(tensors, temporary / ADAPTER_WEIGHTS, metadata=METADATA)
+        # Cloned, for what shares memory is not saved.
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary / ADAPTER_WEIGHTS, METADATA)
         (temporary / ADAPTER_WEIGHTS).chmod(0o644)
         shutil.copyfile(adapter / ADAPTER_CONFIG, temporary / ADAPTER_CONFIG)
     named_setting = {} if arm.setting is None else {arm.setting.name: setting}
-    own = {} if arm.file is None else {"arm": {"file": str(arm.file), "sha256": file_digest(arm.file)}}
+    own = {} if arm.file is None else {"arm": {"file": str(arm.file), "sha256": arm.digest}}
     record = {**named_setting, **finished.record, **own, "adapter": str(adapter)}
     made = provenance.made_by(started, ("torch", "safetensors"), __name__, type(arm).__module__)
     write_json(cell / "provenance.json", {**record, **made})
@@ -45,27 +47,25 @@ def change_adapter(
 
 def changed(arm: Arm[Any], options: Options, setting: float | None, finished: FinishedAdapter) -> dict[str, Tensor]:
     """Return the tensors that the arm's hook returns; :class:`InputError` if they are not those of an adapter."""
-    shapes = {name: tensor.shape for name, tensor in finished.tensors.items()}
-    try:
-        tensors = arm.adapter(finished, setting, options)
-    except InputError:
-        raise
-    except Exception as error:
-        if arm.file is None:
-            raise
-        raise problem_of(arm, "adapter", error) from error
+    before = {name: (tensor.shape, tensor.dtype) for name, tensor in finished.tensors.items()}
+    tensors = call(arm, "adapter", finished, setting, options)
 
     def wrong(problem: str) -> InputError:
-        return InputError(f"{named(arm)}, hook adapter: {problem}")
+        return wrong_result(arm, "adapter", problem)
 
     if not isinstance(tensors, Mapping):
         raise wrong(f"it returned {type(tensors).__name__}, and a dict of tensors is needed")
-    if tensors.keys() != shapes.keys():
-        differing = sorted(tensors.keys() ^ shapes.keys())[0]
+    if tensors.keys() != before.keys():
+        differing = sorted(map(str, tensors.keys() ^ before.keys()))[0]
         raise wrong(f"the tensors that it returned are not the adapter's: '{differing}' is in one of them only")
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or tensor.shape != shapes[name]:
-            raise wrong(f"'{name}' is no tensor of shape {list(shapes[name])}")
+        shape, dtype = before[name]
+        if not isinstance(tensor, Tensor) or (tensor.shape, tensor.dtype) != (shape, dtype):
+            raise wrong(f"'{name}' is no tensor of shape {list(shape)} and type {dtype}")
         if not torch.isfinite(tensor).all():
             raise wrong(f"'{name}' is not finite")
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        json.dumps(finished.record, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise wrong(f"record holds what JSON does not: {error}") from None
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

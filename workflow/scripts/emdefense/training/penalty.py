@@ -1,21 +1,22 @@
 """An arm's penalty as the trainer uses it: bound to its options, its hooks checked for what they return."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from emdefense.arms import STANDARD
 from emdefense.arms.base import Arm, Options
-from emdefense.arms.own import arms_in, named, problem_of
+from emdefense.arms.hooks import call, named, wrong_result
+from emdefense.arms.own import find_arm
 from emdefense.errors import InputError
 from emdefense.section import first_problem
 from emdefense.training.features import Features
 from emdefense.training.fused_loss import Head, HeadTerm
 from emdefense.training.token_batch import TokenBatch
+
+NO_GRADIENT = "no gradient reaches the model through what it returned, so the defence would be none"
 
 
 @dataclass(frozen=True)
@@ -30,46 +31,52 @@ class Penalty:
 
     def residual_blocks(self, blocks: int) -> tuple[int, ...]:
         """Return the blocks (1-based, of ``blocks``) after which the residual stream is needed."""
-        found = self._called("residual_blocks", self.options, blocks)
-        if not isinstance(found, tuple) or not all(isinstance(one, int) and 1 <= one <= blocks for one in found):
-            raise self._wrong("residual_blocks", f"{found!r} is no tuple of numbers from 1 to {blocks}")
+        found = call(self.arm, "residual_blocks", self.options, blocks)
+        if not isinstance(found, tuple) or not all(type(one) is int and 1 <= one <= blocks for one in found):
+            raise wrong_result(self.arm, "residual_blocks", f"{found!r} is no tuple of numbers from 1 to {blocks}")
         return found
 
     def head_term(self, batch: TokenBatch, reference: Features) -> HeadTerm | None:
         """Return what is to be computed on the output head's distribution."""
         if self.arm.overrides("token_term"):
             return AutogradTerm(self, reference.final, batch.weights("all", "token_mean"))
-        found: HeadTerm | None = self._called("head_term", self.options, batch, reference)
-        return found
+        found: HeadTerm | None = call(self.arm, "head_term", self.options, batch, reference)
+        if self.arm.file is None or found is None:
+            return found
+        weights = getattr(found, "weights", None)
+        whole = isinstance(weights, Tensor) and weights.shape == batch.targets.shape
+        if not whole or not callable(getattr(found, "evaluate", None)):
+            problem = f"it returned {_shape(found)}, and weights [{len(batch.targets)}] and evaluate are needed"
+            raise wrong_result(self.arm, "head_term", problem)
+        return OwnTerm(self.arm, found)
 
     def feature_term(self, batch: TokenBatch, policy: Features, reference: Features) -> Tensor | None:
         """Return a scalar computed from hidden states."""
-        found = self._called("feature_term", self.options, batch, policy, reference)
-        if found is not None and not (isinstance(found, Tensor) and found.dim() == 0):
-            raise self._wrong("feature_term", f"it returned {_shape(found)}, and a scalar tensor is needed")
-        return found
+        given = [x for features in (policy, reference) for x in (features.final, *features.residual.values())]
+        versions = [tensor._version for tensor in given]
+        found = call(self.arm, "feature_term", self.options, batch, policy, reference)
+        problem = None
+        if [tensor._version for tensor in given] != versions:
+            problem = "it changes hidden states in place, and others read them; copy them first"
+        elif self.arm.overrides("feature_term") and not (isinstance(found, Tensor) and found.dim() == 0):
+            problem = f"it returned {_shape(found)}, and a scalar tensor is needed"
+        elif self.arm.file and isinstance(found, Tensor) and policy.final.requires_grad and not found.requires_grad:
+            problem = NO_GRADIENT
+        if problem:
+            raise wrong_result(self.arm, "feature_term", problem)
+        return found  # type: ignore[no-any-return]
 
     def token_term(self, policy: Tensor, reference: Tensor) -> Tensor:
         """Return a value a token from log-probabilities."""
-        found = self._called("token_term", self.options, policy, reference)
+        found = call(self.arm, "token_term", self.options, policy, reference)
+        problem = None
         if not isinstance(found, Tensor) or found.shape != policy.shape[:1]:
-            raise self._wrong(
-                "token_term", f"it returned {_shape(found)}, and [{len(policy)}] is needed, a value a token"
-            )
-        return found
-
-    def _called(self, hook: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self.arm, hook)(*arguments)
-        except InputError:
-            raise
-        except Exception as error:
-            if self.arm.file is None:
-                raise
-            raise problem_of(self.arm, hook, error) from error
-
-    def _wrong(self, hook: str, problem: str) -> InputError:
-        return InputError(f"{named(self.arm)}, hook {hook}: {problem}")
+            problem = f"it returned {_shape(found)}, and [{len(policy)}] is needed, a value a token"
+        elif not found.requires_grad:
+            problem = NO_GRADIENT
+        if problem:
+            raise wrong_result(self.arm, "token_term", problem)
+        return found.to(policy.dtype)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -87,23 +94,46 @@ class AutogradTerm:
             # Log-probabilities are logits too: what autograd gives for these is the gradient for any.
             logits = log_probs.detach().clone().requires_grad_()
             values = self.penalty.token_term(torch.log_softmax(logits, dim=-1), reference)
-            if not values.requires_grad:
-                return values, torch.zeros_like(log_probs)
             (gradient,) = torch.autograd.grad(values.sum(), logits)
         return values.detach(), gradient
 
 
-def build_penalty(name: str, options: dict[str, Any], file: str | Path | None = None) -> Penalty:
-    """Return the penalty of the arm ``name``, which a study's own ``file`` may declare.
+@dataclass(frozen=True)
+class OwnTerm:
+    """The term that a study's own arm returned, which is asked for what it should have."""
 
-    Raises :class:`InputError` for an unknown name or option.
+    arm: Arm[Any]
+    term: HeadTerm
+
+    @property
+    def weights(self) -> Tensor:
+        """Each token's weight in the sum, [tokens]."""
+        return self.term.weights
+
+    def evaluate(self, rows: Tensor, log_probs: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        """Return the term's values [rows], and their gradient [rows, vocab]; :class:`InputError` if it has others."""
+        version = log_probs._version
+        found = call(self.arm, "head_term", rows, log_probs, head, function=self.term.evaluate)
+        shapes = [one.shape if isinstance(one, Tensor) else None for one in found] if isinstance(found, tuple) else []
+        if shapes != [log_probs.shape[:1], log_probs.shape]:
+            wanted = f"[{len(rows)}] and [{len(rows)}, {log_probs.shape[1]}]"
+            raise wrong_result(self.arm, "head_term", f"evaluate returns a pair of tensors, of shapes {wanted}")
+        if log_probs._version != version:
+            raise wrong_result(self.arm, "head_term", "evaluate changes log_probs in place; copy them first")
+        values, gradient = found
+        return values.detach().to(log_probs.dtype), gradient.detach().to(log_probs.dtype, copy=True)
+
+
+def build_penalty(name: str, options: dict[str, Any], file: str | None = None, digest: str | None = None) -> Penalty:
+    """Return the penalty of the arm ``name``, which a study's own ``file`` may declare, with this SHA-256.
+
+    Raises :class:`InputError` for an unknown name or option, and for a file that has changed.
     """
-    declared = {arm.name: arm for arm in (STANDARD.values() if file is None else arms_in(str(file)))}
-    known = {one: arm for one, arm in declared.items() if arm.has_penalty}
-    if name not in known:
-        raise InputError(f"unknown penalty '{name}'; write one of {', '.join(sorted(known))}")
+    arm = find_arm(name, file, digest)
+    if not arm.has_penalty:
+        raise InputError(f"{named(arm)}: it adds no penalty to the loss; name one that does")
     try:
-        return Penalty(known[name], known[name].options.model_validate(options))
+        return Penalty(arm, arm.options.model_validate(options))
     except ValidationError as error:
         raise InputError(first_problem(error, "arms", name)) from None
 

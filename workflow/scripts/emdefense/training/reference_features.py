@@ -34,7 +34,7 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     chat = load_chat(model_folder, spec.chat)
     rows = load_rows(rows_file, chat, spec.training).rows
     config = load_config(model_folder)
-    penalty = build_penalty(spec.penalty, spec.options, spec.file)
+    penalty = build_penalty(spec.penalty, spec.options, spec.file, spec.sha256)
     blocks = penalty.residual_blocks(config.num_hidden_layers)
     identity = identity_of(model_folder, rows, spec.training, spec.penalty, penalty.options)
     collator = Collator(chat.filler, spec.training.padding_free)

@@ -68,8 +68,6 @@ def train_cell(
         "model": provenance.model_identity(model_folder),
         "chat_template": chat.identity(),
     }
-    if spec.penalty and spec.penalty.file:
-        identity["arm"] = {"file": spec.penalty.file, "sha256": file_digest(Path(spec.penalty.file))}
     folder = checkpoints.folder_of(cell, identity)
     model = load_model(model_folder, spec.training.precision, spec.training.attention)
     set_seed(spec.seed)

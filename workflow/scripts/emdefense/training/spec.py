@@ -19,6 +19,7 @@ class PenaltySpec(Section):
 
     name: str
     file: str | None = Field(None, description="a study's own, which declares the arm")
+    sha256: str | None = Field(None, description="of that file")
     coefficient: Annotated[float, Field(ge=0, description="λ", allow_inf_nan=False)]
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -26,7 +27,7 @@ class PenaltySpec(Section):
         """Return the penalty; :class:`InputError` if there is none of this name, or no such option."""
         from emdefense.training.penalty import build_penalty
 
-        return build_penalty(self.name, self.options, self.file)
+        return build_penalty(self.name, self.options, self.file, self.sha256)
 
 
 class TrainSpec(Section):
@@ -46,6 +47,7 @@ class FeaturesSpec(Section):
     training: Training
     penalty: str
     file: str | None = Field(None, description="a study's own, which declares the arm")
+    sha256: str | None = Field(None, description="of that file")
     options: dict[str, Any] = Field(default_factory=dict)
     chat: TemplateOptions = PLAIN
 

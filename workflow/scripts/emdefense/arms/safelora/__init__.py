@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class SafeLoRA(Options):
     """Project B·A onto the alignment subspace where the cosine is below τ, Eqs. 1–3 of the paper."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     normalisation: Literal["squared_norm", "norm"] = Field(
         "squared_norm", description="C = VVᵀ/‖V‖² (the paper), or VVᵀ/‖V‖ (IBM's code)"
