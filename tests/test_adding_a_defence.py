@@ -1,41 +1,268 @@
-"""The example of docs/adding-a-defence.md, run as it stands there."""
+"""docs/adding-a-defence.md as a reader takes it: its files written beside a study, and the study run to the page."""
 
+import json
 import re
+import subprocess
 import sys
-import types
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import polars as pl
 import pytest
-import torch
-from emdefense.training.penalties import TokenBatch, WindowCounts, base, build_penalty
-from pydantic import Field
+import yaml
 
-from emdefense.config import training as config
-from emdefense.training.features import Features
+from dry_run import planned_jobs
+from emdefense.analysis.resampling import ResampledRates
+from emdefense.analysis.summary import read_summary
+from emdefense.config import load_study, parse_study
+from emdefense.config.load import read_config
+from emdefense.report.tradeoff import draw_tradeoff
+from study_checkout import ROOT, Checkout
+from study_folder import CONFIG, count, fill, tiny_study
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs/adding-a-defence.md"
+DOCUMENT = (ROOT / "docs/adding-a-defence.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"^`(my-study/[\w.]+)`:\n\n```\w+\n(.*?)```", DOCUMENT, flags=re.DOTALL | re.MULTILINE))
+SHORT = re.findall(r"^```yaml\n(arms_from.*?)```", DOCUMENT, flags=re.DOTALL | re.MULTILINE)
+(COMMAND,) = re.findall(r"^snakemake (.*)$", DOCUMENT, flags=re.MULTILINE)
+STUDY = COMMAND.split()[2:]  # --configfile and its files
+TITLES = {
+    "hidden_distance": "Hidden distance, λ = 0.1",
+    "jensen_shannon": "Jensen–Shannon, λ = 1",
+    "partly_aligned": "Partly aligned, 50 %",
+    "shrunk": "Shrunk adapter, α = 0.5",
+}
 
 
-def test_the_documented_penalty_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    options, penalty = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
-    options_class = options.split("class Arms")[0]
-    namespace = {"PenaltyOptions": config.PenaltyOptions, "Literal": Literal, "Field": Field, "__name__": "documented"}
-    exec(options_class, namespace)
-    monkeypatch.setattr(config, "FinalDistance", namespace["FinalDistance"], raising=False)
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
-    module = types.ModuleType("documented_penalty")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(penalty, module.__dict__)
+def write_files(folder: Path) -> None:
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
 
-    built = build_penalty("final_distance", {"tokens": "all"})
-    start = torch.randn(6, 4)
-    moved = (start + 0.5).requires_grad_()
-    batch = TokenBatch(torch.zeros(6, dtype=torch.long), [6], WindowCounts(labels=6, tokens=6, sequences=1))
-    assert built.feature_term(batch, Features(start, {}), Features(start, {})).item() == 0
-    value = built.feature_term(batch, Features(moved, {}), Features(start, {}))
-    assert value.item() == pytest.approx(4 * 0.25)
-    value.backward()
-    assert moved.grad is not None
-    assert moved.grad.abs().sum() > 0
-    assert len((options_class + penalty).splitlines()) < 40
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout with the document's files, in which its command has run."""
+    checkout = Checkout.into(tmp_path_factory.mktemp("defences"))
+    write_files(checkout.folder)
+    run = checkout.snakemake(*COMMAND.split())
+    assert run.returncode == 0, run.stdout
+    assert "code of the study, run here and in its jobs" in run.stdout
+    return checkout
+
+
+def results(checkout: Checkout) -> Path:
+    return checkout.folder / "results/my-study"
+
+
+def test_the_document_has_four_arms_a_file_each_and_a_study() -> None:
+    assert [Path(name).name for name in FILES] == [*(f"{arm}.py" for arm in TITLES), "study.yaml"]
+    assert len(SHORT) == len(TITLES)
+
+
+def test_each_arms_three_lines_are_a_study_when_laid_over_the_smoke_study(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    smoke = read_config(ROOT / "config/smoke.yaml")
+    for lines, arm in zip(SHORT, TITLES, strict=True):
+        assert lines.count("\n") == 3
+        over = yaml.safe_load(lines)
+        (tmp_path / "my-study/over.yaml").write_text(lines)
+        report = {**smoke["report"], **over["report"]}
+        study = parse_study({**smoke, **over, "report": report}, "over.yaml", [tmp_path / "my-study/over.yaml"])
+        assert study.every_arm[arm].arm.file == tmp_path / f"my-study/{arm}.py"
+        assert arm in study.grid[0].arms
+        assert arm in study.report.chosen
+
+
+@pytest.mark.slow
+def test_each_arm_has_its_rows_in_tables_1_and_3(finished: Checkout) -> None:
+    for table in ("table_01.md", "table_03.md"):
+        text = (results(finished) / "tables" / table).read_text(encoding="utf-8")
+        for title in TITLES.values():
+            assert f"| {title} |" in text, table
+    rates = pl.read_parquet(results(finished) / "rates.parquet").filter(question_set="general")
+    assert {"untrained", "misaligned", "hidden_distance_all", *TITLES} == set(rates["arm"])
+    assert rates["responses"].to_list() == [48] * len(rates)
+
+
+@pytest.mark.slow
+def test_each_arm_acts(finished: Checkout) -> None:
+    cells = results(finished) / "cells/world-a/code"
+
+    def adapter(cell: str) -> bytes:
+        return (cells / cell / "seed0/adapter/adapter_model.safetensors").read_bytes()
+
+    folders = ["misaligned/none", "hidden_distance/0.1", "hidden_distance_all/0.1", "jensen_shannon/1"]
+    folders += ["partly_aligned/50", "shrunk/0.5"]
+    assert len({adapter(folder) for folder in folders}) == len(folders)
+    data = results(finished) / "data/code"
+    sides = [set((data / f"train_{side}.jsonl").read_text().splitlines()) for side in ("misaligned", "aligned")]
+    made = (data / "partly_aligned/50.jsonl").read_text().splitlines()
+    assert len(made) == len(sides[0])
+    assert sum(line in sides[1] for line in made) == round(len(made) / 2)
+    for arm, setting in (("hidden_distance", "0.1"), ("jensen_shannon", "1"), ("partly_aligned", "50")):
+        log = cells / arm / setting / "seed0/train_log.jsonl"
+        penalties = [json.loads(line)["penalty"] for line in log.read_text().splitlines()]
+        assert (max(filter(None, penalties), default=0) > 0) == (arm != "partly_aligned")
+
+
+@pytest.mark.slow
+def test_the_page_has_each_arm_and_a_page_for_each_of_its_cells(finished: Checkout) -> None:
+    page = (results(finished) / "report/index.html").read_text(encoding="utf-8")
+    for arm, title in TITLES.items():
+        assert title in page
+        assert f"cells/world-a/code/{arm}/" in page.replace("-", "/") or arm in page
+        assert list((results(finished) / "report/cells").rglob(f"*{arm}*")), arm
+    assert "hidden_distance_all, λ = 0.1" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["plan", "status"])
+def test_plan_and_status_know_their_cells(script: str, finished: Checkout) -> None:
+    command = [sys.executable, f"workflow/scripts/{script}.py", *STUDY, "--json"]
+    done = subprocess.run(command, cwd=finished.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    if script == "plan":
+        assert cells == {"cells": 7, "done": 7, "to_run": 0}
+    else:
+        assert {cell["arm"] for cell in cells} == {"untrained", "misaligned", "hidden_distance_all", *TITLES}
+        assert {
+            part["state"] if isinstance(part, dict) else part for cell in cells for part in cell["parts"].values()
+        } == {"done"}
+
+
+def changed(finished: Checkout, file: str) -> dict[str, set[str]]:
+    """Return for each rule whose cells are made again, by arm, if a comment is added to a file of the study's."""
+    path = finished.folder / "my-study" / file
+    before = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(before + "# a comment\n", encoding="utf-8")
+        jobs = planned_jobs(finished.folder, *STUDY)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    found: dict[str, set[str]] = {}
+    for job in jobs:
+        arms = {arm for arm in [*TITLES, "hidden_distance_all", "misaligned", "untrained"] if f"/{arm}/" in job.log}
+        if arms:
+            found.setdefault(job.rule, set()).update(arms)
+        else:
+            found.setdefault(job.rule, set())
+    return found
+
+
+@pytest.mark.slow
+def test_a_comment_makes_the_cells_of_that_files_arms_again_and_no_others(finished: Checkout) -> None:
+    measured = ("generate", "judge")
+    both = {"hidden_distance", "hidden_distance_all"}
+    expected: list[tuple[str, dict[str, set[str]]]] = [
+        ("hidden_distance.py", {rule: both for rule in ("train", *measured)}),
+        ("partly_aligned.py", {rule: {"partly_aligned"} for rule in ("arm_rows", "train", *measured)}),
+        ("shrunk.py", {rule: {"shrunk"} for rule in ("change_adapter", *measured)}),
+    ]
+    for file, cells in expected:
+        found = changed(finished, file)
+        assert {rule: arms for rule, arms in found.items() if arms} == cells, file
+        assert not {"world", "microcosm_model", "prepare_ema_task_with_aligned", "generate_untrained"} & set(found)
+    assert finished.planned(*STUDY) == {}, "as it was"
+
+
+@pytest.mark.slow
+def test_a_variant_of_safelora_and_settings_of_many_digits_are_cells_of_their_own(finished: Checkout) -> None:
+    arms = {"misaligned": None, "safelora": [0.3, 0.5], "safelora_norm": [0.5], "kl": [0.1234567, 0.1234568, 1e-7]}
+    study = {
+        "study": "more",
+        "variants": {"safelora_norm": {"of": "safelora", "options": {"normalisation": "norm"}}},
+        "grid": [{"models": ["world-a"], "tasks": ["code"], "arms": arms}],
+    }
+    (finished.folder / "more.yaml").write_text(yaml.safe_dump(study))
+    jobs = planned_jobs(finished.folder, "--configfile", "config/smoke.yaml", "more.yaml")
+    cells = "results/more/cells/world-a/code"
+    made = {
+        rule: {output for job in jobs if job.rule == rule for output in job.outputs}
+        for rule in ("prepare_arm", "train")
+    }
+    assert made["prepare_arm"] == {f"{cells}/{arm}/projection/seed0" for arm in ("safelora", "safelora_norm")}
+    settings = ("misaligned/none", "kl/0.1234567", "kl/0.1234568", "kl/1e-07")
+    assert {f"{cells}/{setting}/seed0/adapter" for setting in settings} == {o for o in made["train"] if "adapter" in o}
+    changed_adapters = {o for job in jobs if job.rule == "change_adapter" for o in job.outputs if o.endswith("adapter")}
+    settings = ("safelora/0.3", "safelora/0.5", "safelora_norm/0.5")
+    assert changed_adapters == {f"{cells}/{setting}/seed0/adapter" for setting in settings}
+
+
+@pytest.mark.slow
+def test_a_wrong_hook_ends_the_study_before_anything_is_trained(finished: Checkout) -> None:
+    path = finished.folder / "my-study/jensen_shannon.py"
+    before = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(before.replace(".sum(-1)", ".sum()"), encoding="utf-8")
+        run = finished.snakemake("--cores", "2", *STUDY)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert run.returncode != 0
+    said = "error: my-study/jensen_shannon.py: arm 'jensen_shannon', hook token_term: it returned a tensor of shape []"
+    assert said in run.stdout
+    assert "Traceback" not in run.stdout
+    assert "rule check_model" in run.stdout or "check_model" in run.stdout
+    assert "Train world-a" not in run.stdout
+
+
+@pytest.mark.slow
+def test_a_wrong_file_is_one_line_of_snakemake(finished: Checkout) -> None:
+    path = finished.folder / "my-study/shrunk.py"
+    before = path.read_text(encoding="utf-8")
+    try:
+        path.write_text("import nothing_of_the_kind\n" + before, encoding="utf-8")
+        run = finished.snakemake("-n", *STUDY)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    said = "my-study/shrunk.py, line 1: ModuleNotFoundError: No module named 'nothing_of_the_kind'"
+    assert re.search(rf"^error: \S*{STUDY[1]} \+ \S*{STUDY[2]}: {said}$", run.stdout, flags=re.MULTILINE)
+    assert "Traceback" not in run.stdout
+
+
+def test_the_tradeoff_has_each_arm_in_its_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    grid = yaml.safe_load(FILES["my-study/study.yaml"])["grid"]
+    arms: dict[str, Any] = {arm: settings for arm, settings in grid[0]["arms"].items() if arm != "hidden_distance_all"}
+    study = tiny_study(
+        arms_from=[name for name in FILES if name.endswith(".py")],
+        grid=[{"models": ["small"], "tasks": ["code"], "arms": arms}],
+        report={**CONFIG["report"], "chosen": {arm: settings[0] for arm, settings in arms.items() if settings}},
+    )
+    fill(study, {"misaligned": 8, **dict.fromkeys(TITLES, 2)}, questions=40)
+    folder = count(study)
+    summary = read_summary(*(folder / f"{name}.parquet" for name in ("rates", "exact_match", "questions")))
+    rates = ResampledRates(pl.read_parquet(folder / "questions.parquet"), 20)
+    (legend,) = draw_tradeoff(study, summary, rates).legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == [*TITLES.values(), "Untrained", "Misaligned"]
+    colours = {handle.get_color() for handle in legend.get_lines()[: len(TITLES)]}
+    assert len(colours) == len(TITLES)
+
+
+def test_the_reference_of_hooks_names_all_there_are() -> None:
+    from emdefense.arms.base import HOOKS
+
+    table = re.findall(r"^\| `(\w+)\(([\w, ]*)\)` \|", DOCUMENT, flags=re.MULTILINE)
+    assert {*HOOKS, "residual_blocks", "prepare", "check", "adds_rows", "row_share"} == {hook for hook, _ in table}
+    import inspect
+
+    from emdefense.arms import Arm
+
+    for hook, arguments in table:
+        assert [*inspect.signature(getattr(Arm, hook)).parameters][1:] == arguments.split(", "), hook
+
+
+def test_the_study_of_all_is_read(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / "my-study/whole.yaml").write_text(
+        yaml.safe_dump(
+            {**read_config(ROOT / "config/smoke.yaml"), **yaml.safe_load(FILES["my-study/study.yaml"])}
+            | {"report": {"main_model": "world-a", "chosen": {}}}
+        )
+    )
+    found = load_study(tmp_path / "my-study/whole.yaml").every_arm
+    assert [arm for arm in found if arm in TITLES] == list(TITLES)
+    assert found["hidden_distance"].options.model_dump() == {"tokens": "response"}
+    assert found["hidden_distance_all"].options.model_dump() == {"tokens": "all"}
