@@ -41,7 +41,7 @@ def can_print(line: str, known: set[str]) -> bool:
     head, separator, rest = line.partition(": ")
     return (
         bool(separator)
-        and bool(re.search(r", (line|row) \d+$|^key '|\.yaml$|, question |^my-model$", head))
+        and bool(re.search(r", (line|row) \d+$|^key '|\.yaml$|\.py$|, hook \w+$|, question |^my-model$", head))
         and can_print(rest, known)
     )
 

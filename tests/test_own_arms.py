@@ -217,6 +217,13 @@ def test_names_are_each_arms_own_across_files_and_variants(tmp_path: Path) -> No
         assert line == f"key 'variants.{variant}': '{variant}' is an arm already; give the variant another name"
 
 
+def test_no_arm_has_the_name_of_a_file_beside_its_rows(tmp_path: Path) -> None:
+    said = "the pipeline itself calls something 'train.jsonl' in its paths; write another name"
+    assert refused(written(tmp_path, variants={"train.jsonl": {"of": "kl"}})) == f"key 'variants.train.jsonl': {said}"
+    line = refused(written(tmp_path, ARM.replace('"mine"', '"train.jsonl"')))
+    assert line == f"key 'arms.train.jsonl': {said}"
+
+
 def test_unknown_and_wrong_options_name_the_key(tmp_path: Path) -> None:
     said = "there is no such option; mine has strength, word"
     assert refused(written(tmp_path, arms={"mine": {"strenght": 1}})) == f"key 'arms.mine.strenght': {said}"

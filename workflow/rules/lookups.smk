@@ -84,7 +84,7 @@ def declaration(wildcards):
 def arm_options(name):
     """The command-line options that name an arm, or the one that a variant is of."""
     arm = STUDY.every_arm[name].arm
-    return ["--arm", arm.name, *([] if arm.file is None else ["--arms-from", str(arm.file)])]
+    return ["--arm", arm.name, *([] if arm.file is None else [f"--arms-from={arm.file}"])]
 
 
 def role_options(paths):

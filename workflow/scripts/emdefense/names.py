@@ -20,6 +20,15 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST
 SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
 GENERAL, IN_DOMAIN = "general", "in_domain"
 QUESTIONS_FOLDER = "questions"  # beside the data of the tasks
+# Beside the folders of rows that arms make.
+RESERVED_ARMS = (
+    "train.jsonl",
+    "train_misaligned.jsonl",
+    "train_aligned.jsonl",
+    "test.jsonl",
+    "holdout.jsonl",
+    "split.json",
+)
 RESERVED_TASKS = (SHARED_TASK, GENERAL, QUESTIONS_FOLDER)
 RESERVED_STUDIES = ("paper-values", "logs")  # other things lie there in results/
 

@@ -21,7 +21,7 @@ from emdefense.config.study import (
 )
 from emdefense.config.training import Training
 from emdefense.errors import InputError
-from emdefense.names import RESERVED_STUDIES, RESERVED_TASKS, check_distinct, check_free
+from emdefense.names import RESERVED_ARMS, RESERVED_STUDIES, RESERVED_TASKS, check_distinct, check_free
 from emdefense.section import SHOWN, key_path, shown
 
 VLLM_TEMPERATURES = (0.01, 2.0)  # it raises what is below, and refuses what is above
@@ -122,6 +122,8 @@ def _check_free_names(study: Study) -> None:
     check_free("study", study.study, RESERVED_STUDIES)
     for task in study.tasks:
         check_free(f"tasks.{task}", task, RESERVED_TASKS)
+    for name, arm in study.every_arm.items():
+        check_free(f"{'arms' if arm.of is None else 'variants'}.{name}", name, RESERVED_ARMS)
     named: dict[str, Iterable[str]] = {"models": study.models, "tasks": study.tasks, "variants": study.variants}
     if study.microcosm:
         named["microcosm.models"] = study.microcosm.models
