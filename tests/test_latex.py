@@ -166,3 +166,4 @@ def test_what_latex_has_no_sign_for_is_spelt_out() -> None:
     assert latex("Kaczér, Łódź, naïve — “so”") == "Kaczér, Łódź, naïve — “so”"
     assert latex("a | b") == "a $|$ b"
     assert latex("A 中 λ ą") == r"A [U+4E2D] $\lambda$ [U+0105]"
+    assert latex("αστΩΛ") == r"$\alpha$$\sigma$$\tau$$\Omega$$\Lambda$"  # symbols of settings

@@ -186,6 +186,7 @@ def test_settings_below_zero_have_folders_of_their_own(tmp_path: Path) -> None:
         ("gone.py", None, "key 'arms_from': {file}: No such file or directory; name a Python file"),
         ("folder.py", "folder", "key 'arms_from': {file}: Is a directory; name a Python file"),
         ("mine.yaml", "study: x", "key 'arms_from': {file}: this is no Python file; its name must end in .py"),
+        ("mine{x}.py", ARM, "key 'arms_from': {file} has a brace in its name, or its folder's; rename that"),
         ("mine.py", "\x00", "{file}: "),
         ("mine.py", "# coding: none\n", "{file}: SyntaxError"),
         ("mine.py", b"x = '\xff'", "{file}"),

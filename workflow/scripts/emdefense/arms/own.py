@@ -28,6 +28,8 @@ def load_arms(files: Sequence[str]) -> dict[str, Arm[Any]]:
     for place, file in enumerate(files):
         if file in files[:place]:
             raise InputError(f"key 'arms_from': {file} stands there twice; write each once")
+        if "{" in file or "}" in file:  # Snakemake would take them for a wildcard
+            raise InputError(f"key 'arms_from': {file} has a brace in its name, or its folder's; rename that")
         for arm in arms_in(file):
             for other in (*STANDARD.values(), *found.values()):
                 where = other.file or "the pipeline"

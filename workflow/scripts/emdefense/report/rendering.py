@@ -34,10 +34,13 @@ LATEX = {
     "÷": r"$\div$",
     "−": r"$-$",
     "λ": r"$\lambda$",
-    "τ": r"$\tau$",
-    "α": r"$\alpha$",
+    "Λ": r"$\Lambda$",
     "–": "--",
 }
+# Other Greek letters, of which the symbols of settings are; some capitals look like Latin ones and have no command.
+for letter in "αβγδεζηθικμνξπρστυφχψωΓΔΘΞΠΣΦΨΩ":
+    name = unicodedata.name(letter).rpartition(" ")[2]
+    LATEX[letter] = rf"$\{name.lower() if letter.islower() else name.title()}$"
 # What LaTeX's standard fonts have besides ASCII: letters with these accents up to U+017F, and some further signs.
 ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 SIGNS = frozenset("ßøØłŁæÆœŒı…‘’“”—·°²³½¼€")
