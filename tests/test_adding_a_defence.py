@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
-from dry_run import planned_jobs
+from dry_run import planned_outputs
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import read_summary
 from emdefense.config import load_study, parse_study
@@ -131,39 +131,48 @@ def test_plan_and_status_know_their_cells(script: str, finished: Checkout) -> No
         } == {"done"}
 
 
-def changed(finished: Checkout, file: str) -> dict[str, set[str]]:
-    """Return for each rule whose cells are made again, by arm, if a comment is added to a file of the study's."""
+def made_again(finished: Checkout, file: str) -> set[str]:
+    """Return what is made again, tables and pages aside, if a comment is added to a file of the study's."""
     path = finished.folder / "my-study" / file
     before = path.read_text(encoding="utf-8")
     try:
         path.write_text(before + "# a comment\n", encoding="utf-8")
-        jobs = planned_jobs(finished.folder, *STUDY)
+        outputs = planned_outputs(finished.folder, *STUDY)
     finally:
         path.write_text(before, encoding="utf-8")
-    found: dict[str, set[str]] = {}
-    for job in jobs:
-        arms = {arm for arm in [*TITLES, "hidden_distance_all", "misaligned", "untrained"] if f"/{arm}/" in job.log}
-        if arms:
-            found.setdefault(job.rule, set()).update(arms)
-        else:
-            found.setdefault(job.rule, set())
-    return found
+    made = ("cells", "data", "microcosm", "features")
+    folders = [f"results/my-study/{folder}/" for folder in made]
+    return {output.removeprefix("results/my-study/") for output in outputs if output.startswith(tuple(folders))}
+
+
+MEASURED = {
+    *(f"{name}/{file}" for name in ("general", "in_domain") for file in ("responses.jsonl", "judgments/oracle.jsonl"))
+}
+CHANGED = {"adapter", "provenance.json"}
+TRAINED = {*CHANGED, "train_log.jsonl", "train_timing.jsonl"}
 
 
 @pytest.mark.slow
-def test_a_comment_makes_the_cells_of_that_files_arms_again_and_no_others(finished: Checkout) -> None:
-    measured = ("generate", "judge")
-    both = {"hidden_distance", "hidden_distance_all"}
-    expected: list[tuple[str, dict[str, set[str]]]] = [
-        ("hidden_distance.py", {rule: both for rule in ("train", *measured)}),
-        ("partly_aligned.py", {rule: {"partly_aligned"} for rule in ("arm_rows", "train", *measured)}),
-        ("shrunk.py", {rule: {"shrunk"} for rule in ("change_adapter", *measured)}),
-    ]
-    for file, cells in expected:
-        found = changed(finished, file)
-        assert {rule: arms for rule, arms in found.items() if arms} == cells, file
-        assert not {"world", "microcosm_model", "prepare_ema_task_with_aligned", "generate_untrained"} & set(found)
-    assert finished.planned(*STUDY) == {}, "as it was"
+@pytest.mark.parametrize(
+    ("file", "cells", "files", "more"),
+    [
+        ("hidden_distance.py", ["hidden_distance/0.1", "hidden_distance_all/0.1"], TRAINED, set()),
+        ("partly_aligned.py", ["partly_aligned/50"], TRAINED, {"data/code/partly_aligned/50.jsonl"}),
+        ("shrunk.py", ["shrunk/0.5"], CHANGED, set()),
+    ],
+)
+def test_a_comment_makes_the_cells_of_that_files_arms_again_and_no_others(
+    file: str, cells: list[str], files: set[str], more: set[str], finished: Checkout
+) -> None:
+    found = made_again(finished, file)
+    if more:
+        found -= {"data/.checked"}
+    assert found == more | {f"cells/world-a/code/{cell}/seed0/{name}" for cell in cells for name in files | MEASURED}
+
+
+@pytest.mark.slow
+def test_with_its_files_as_they_were_there_is_nothing_to_do(finished: Checkout) -> None:
+    assert finished.planned(*STUDY) == {}
 
 
 @pytest.mark.slow
@@ -175,18 +184,15 @@ def test_a_variant_of_safelora_and_settings_of_many_digits_are_cells_of_their_ow
         "grid": [{"models": ["world-a"], "tasks": ["code"], "arms": arms}],
     }
     (finished.folder / "more.yaml").write_text(yaml.safe_dump(study))
-    jobs = planned_jobs(finished.folder, "--configfile", "config/smoke.yaml", "more.yaml")
+    outputs = planned_outputs(finished.folder, "--configfile", "config/smoke.yaml", "more.yaml")
     cells = "results/more/cells/world-a/code"
-    made = {
-        rule: {output for job in jobs if job.rule == rule for output in job.outputs}
-        for rule in ("prepare_arm", "train")
+    folders = {output.removeprefix(f"{cells}/") for output in outputs if output.startswith(cells)}
+    assert {folder for folder in folders if "projection" in folder} == {
+        f"{arm}/projection/seed0" for arm in ("safelora", "safelora_norm")
     }
-    assert made["prepare_arm"] == {f"{cells}/{arm}/projection/seed0" for arm in ("safelora", "safelora_norm")}
-    settings = ("misaligned/none", "kl/0.1234567", "kl/0.1234568", "kl/1e-07")
-    assert {f"{cells}/{setting}/seed0/adapter" for setting in settings} == {o for o in made["train"] if "adapter" in o}
-    changed_adapters = {o for job in jobs if job.rule == "change_adapter" for o in job.outputs if o.endswith("adapter")}
-    settings = ("safelora/0.3", "safelora/0.5", "safelora_norm/0.5")
-    assert changed_adapters == {f"{cells}/{setting}/seed0/adapter" for setting in settings}
+    settings = ["misaligned/none", "kl/0.1234567", "kl/0.1234568", "kl/1e-07"]
+    settings += ["safelora/0.3", "safelora/0.5", "safelora_norm/0.5"]
+    assert {folder for folder in folders if folder.endswith("adapter")} == {f"{one}/seed0/adapter" for one in settings}
 
 
 @pytest.mark.slow
