@@ -35,7 +35,7 @@ from emdefense.cells import (
 )
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
-from emdefense.config.made import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
+from emdefense.config.made_files import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
 from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
 from emdefense.job_environment import set_job_environment

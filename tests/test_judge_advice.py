@@ -7,7 +7,7 @@ import pytest
 from emdefense.config.study import OpenAIJudge
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.judging import asking
+from emdefense.judging import client
 from emdefense.judging.judge_file import judge_file
 from emdefense.judging.server_message import LONGEST, read_message
 from judge_runs import judge_settings, write_input
@@ -23,7 +23,7 @@ SQUID = (
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
     return write_input(tmp_path, [f"answer {n}" for n in range(10)])
 
 

@@ -9,7 +9,7 @@ import pytest
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
 from emdefense.judging import batch, batch_endpoint
-from emdefense.judging.budget import BudgetSpent, Purse
+from emdefense.judging.budget import Account, BudgetSpent
 from emdefense.judging.judge_file import judge_file
 from emdefense.judging.ledger import read_ledger
 from emdefense.judging.scoring import fill_rubric
@@ -34,7 +34,7 @@ def settings(server, **changes):
 def judge(server, files, limit=None, **changes):
     folder = files[0].parent
     judge_file(
-        settings(server, **changes), *files, cache=folder / "cache", purse=Purse(folder / "ledger", limit, "cell")
+        settings(server, **changes), *files, cache=folder / "cache", account=Account(folder / "ledger", limit, "cell")
     )
 
 
@@ -146,7 +146,7 @@ def test_an_upload_without_a_batch_is_submitted_anew(files, monkeypatch):
         check(server, files)
 
 
-@pytest.mark.parametrize("last", [(batch.BatchAsker, "_finish"), (batch.Records, "remove")])
+@pytest.mark.parametrize("last", [(batch.BatchClient, "_finish"), (batch.Records, "remove")])
 def test_a_kill_while_results_are_taken_in_charges_them_once(files, monkeypatch, last):
     with LoopbackJudge() as server:
         with monkeypatch.context() as broken:

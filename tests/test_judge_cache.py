@@ -12,8 +12,8 @@ import pytest
 from emdefense.errors import InputError
 from emdefense.judging.archive import export_cache, import_cache
 from emdefense.judging.cache import Cache
-from emdefense.judging.claims import SILENCE, Claims
 from emdefense.judging.judge_file import judge_file
+from emdefense.judging.reservations import SILENCE, Reservations
 from judge_runs import judge_settings, start_job, write_input
 from loopback_judge import KEY, LoopbackJudge
 
@@ -57,41 +57,41 @@ def test_keys_that_nobody_wants_are_not_held(tmp_path):
 def test_a_claim_holds_until_its_process_is_dead_or_silent(tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from emdefense.judging.cache import Cache; from emdefense.judging.claims import Claims\n"
-        "claims = Claims(Cache(Path(sys.argv[1])), 'judge', 'ledger')\n"
-        "with claims.locked(): claims.write([bytes([1]) * 32], 0.5)\n"
+        "from emdefense.judging.cache import Cache; from emdefense.judging.reservations import Reservations\n"
+        "reservations = Reservations(Cache(Path(sys.argv[1])), 'judge', 'ledger')\n"
+        "with reservations.locked(): reservations.write([bytes([1]) * 32], 0.5)\n"
         "print('claimed', flush=True); time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "claimed\n"
     with Cache(tmp_path) as cache:
-        claims = Claims(cache, "judge", "ledger")
-        with claims.locked() as others:
+        reservations = Reservations(cache, "judge", "ledger")
+        with reservations.locked() as others:
             assert [(claim.keys, claim.judge, claim.reserved) for claim in others] == [({KEYS[1]}, "judge", 0.5)]
         path = next(path for path in tmp_path.glob("*.claim") if cache.owner not in path.name)
         silent = tmp_path / path.name.replace(f"-{other.pid}-", "elsewhere-1-")
         silent.write_text(path.read_text())
-        assert len(claims.others()) == 2, "a process on another host cannot be looked up"
+        assert len(reservations.others()) == 2, "a process on another host cannot be looked up"
         os.utime(silent, (time.time() - SILENCE - 5,) * 2)
-        assert len(claims.others()) == 1
+        assert len(reservations.others()) == 1
         other.kill()
         other.wait()
-        assert claims.others() == []
-        claims.close()
+        assert reservations.others() == []
+        reservations.close()
     assert list(tmp_path.glob("*.claim")) == []
 
 
 def test_the_lock_of_a_dead_process_is_taken(tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from emdefense.judging.cache import Cache; from emdefense.judging.claims import Claims\n"
-        "with Claims(Cache(Path(sys.argv[1])), 'judge').locked(): print('locked', flush=True); time.sleep(60)\n"
+        "from emdefense.judging.cache import Cache; from emdefense.judging.reservations import Reservations\n"
+        "with Reservations(Cache(Path(sys.argv[1])), 'judge').locked(): print('locked', flush=True); time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
     other.stdout.readline()
     other.kill()
     other.wait()
-    with Cache(tmp_path) as cache, Claims(cache, "judge").locked() as others:
+    with Cache(tmp_path) as cache, Reservations(cache, "judge").locked() as others:
         assert others == []
 
 

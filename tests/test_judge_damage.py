@@ -12,15 +12,15 @@ from filelock import SoftFileLease
 
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.judging import asking, batch_endpoint, cache, claims, foreign
+from emdefense.judging import batch_endpoint, cache, client, foreign, reservations
 from emdefense.judging.archive import export_cache
 from emdefense.judging.batch_records import Record, Records
 from emdefense.judging.batch_results import take_in
-from emdefense.judging.budget import Purse
+from emdefense.judging.budget import Account
 from emdefense.judging.cache import Cache, owner_name
-from emdefense.judging.claims import Claims
 from emdefense.judging.judge_file import judge_file
 from emdefense.judging.ledger import Spending, read_ledger
+from emdefense.judging.reservations import Reservations
 from emdefense.machine_limits import MachineError
 from judge_runs import judge_settings, write_input
 from loopback_judge import KEY, LoopbackJudge
@@ -45,7 +45,7 @@ def files(tmp_path, monkeypatch):
 def judge(server, files, **changes):
     folder = files[0].parent
     settings = judge_settings(server, prices={"input": 1.0, "output": 1.0}, batch_poll_seconds=0.01, **changes)
-    judge_file(settings, *files, cache=folder / "cache", purse=Purse(folder / "ledger", 10.0, "cell"))
+    judge_file(settings, *files, cache=folder / "cache", account=Account(folder / "ledger", 10.0, "cell"))
 
 
 def spoil(folder, suffix):
@@ -126,21 +126,21 @@ def test_a_line_that_is_being_written_is_not_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("left", [b"", b"\xff\x00", b'{"pid": 1}'])
 def test_a_lock_without_an_owner_does_not_block(tmp_path, monkeypatch, left):
-    monkeypatch.setattr(claims, "LOCK_TIMEOUT", 0.3)
-    monkeypatch.setattr(claims, "LOCK_LEASE", 0.1)
+    monkeypatch.setattr(reservations, "LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr(reservations, "LOCK_LEASE", 0.1)
     (tmp_path / ".lock").write_bytes(left)
-    with Cache(tmp_path) as opened, Claims(opened, "judge").locked() as others:
+    with Cache(tmp_path) as opened, Reservations(opened, "judge").locked() as others:
         assert others == []
 
 
 def test_a_lock_that_is_held_says_by_whom(tmp_path, monkeypatch):
     def take():
-        with Cache(tmp_path) as opened, Claims(opened, "judge").locked():
+        with Cache(tmp_path) as opened, Reservations(opened, "judge").locked():
             pass
 
-    monkeypatch.setattr(claims, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(reservations, "LOCK_TIMEOUT", 0.2)
     held = pytest.raises(InputError, match=rf"\.lock: held by process {os.getpid()} on .* for 0\.2 s; end it")
-    with SoftFileLease(tmp_path / ".lock", lease_duration=claims.LOCK_LEASE), held:
+    with SoftFileLease(tmp_path / ".lock", lease_duration=reservations.LOCK_LEASE), held:
         take()
     take()
     (tmp_path / ".lock").write_text("4711\nnode17\n")
@@ -154,7 +154,7 @@ def test_a_lock_that_is_held_says_by_whom(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["synchronous", "batch"])
 def test_who_is_waited_for_is_said_and_a_dead_one_is_not_waited_for(files, monkeypatch, capsys, mode):
-    monkeypatch.setattr(asking, "LONG_WAIT", 0.0)
+    monkeypatch.setattr(client, "LONG_WAIT", 0.0)
     with LoopbackJudge() as server:
         judge(server, files)
         shard = next((files[0].parent / "cache").glob("*.jsonl"))
@@ -166,7 +166,7 @@ def test_who_is_waited_for_is_said_and_a_dead_one_is_not_waited_for(files, monke
         claim = {"judge": "x", "ledger": "y", "reserved": 0.0, "keys": keys}
         (shard.parent / f"{owner}.claim").write_text(json.dumps(claim))
         monkeypatch.setattr(
-            claims,
+            reservations,
             "print",
             lambda *said, **_: (print(*said, file=sys.stderr), other.kill(), other.wait()),
             raising=False,

@@ -13,8 +13,8 @@ import pytest
 from emdefense.analysis.rates import JUDGMENT_SCHEMA, read_rows
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
-from emdefense.judging import asking, batch_endpoint
-from emdefense.judging.budget import Purse
+from emdefense.judging import batch_endpoint, client
+from emdefense.judging.budget import Account
 from emdefense.judging.cache import Cache
 from emdefense.judging.failures import Failure
 from emdefense.judging.judge_file import judge_file
@@ -34,7 +34,7 @@ MODES = pytest.mark.parametrize("mode", ["synchronous", "batch"])
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(batch_endpoint, "FIRST_PAUSE", 0.001)
     return write_input(tmp_path, ANSWERS)
 
@@ -42,7 +42,7 @@ def files(tmp_path, monkeypatch):
 def judge(server, files, **changes):
     settings = judge_settings(server, **{"batch_poll_seconds": 0.01, "concurrency": 4, "max_retries": 6, **changes})
     folder = files[0].parent
-    judge_file(settings, *files, cache=folder / "cache", purse=Purse(folder / "ledger", cell="cell"))
+    judge_file(settings, *files, cache=folder / "cache", account=Account(folder / "ledger", cell="cell"))
     return read_jsonl(files[2])
 
 
@@ -661,9 +661,9 @@ def test_a_refusal_in_full_fits_the_budget_or_is_not_asked(files):
     files = write_input(files[0].parent, words(3))
     with LoopbackJudge(change=speaks(IN_WORDS)) as server:
         settings = judge_settings(server, prices={"input": 1.0, "output": 1e6})  # a USD for each token
-        purse = Purse(files[0].parent / "ledger", 2 + 6 + 16 + 10.0, "cell")
+        account = Account(files[0].parent / "ledger", 2 + 6 + 16 + 10.0, "cell")
         with pytest.raises(InputError, match=r"max_usd: of 34 USD"):
-            judge_file(settings, *files, cache=files[0].parent / "cache", purse=purse)
+            judge_file(settings, *files, cache=files[0].parent / "cache", account=account)
         assert len(server.requests) == 1 + 6 + 1
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.files import json_objects_option, json_option
-from emdefense.judging.budget import Purse
+from emdefense.judging.budget import Account
 from emdefense.judging.judge_file import CACHE, judge_file
 
 
@@ -35,7 +35,7 @@ def main() -> None:
         running=arguments.running.get(str(arguments.spec.get("name")), {}),
         cache=arguments.cache,
         cache_only=arguments.cache_only,
-        purse=Purse(arguments.ledger or arguments.cache / "ledger", arguments.max_usd, arguments.cell),
+        account=Account(arguments.ledger or arguments.cache / "ledger", arguments.max_usd, arguments.cell),
     )
 
 

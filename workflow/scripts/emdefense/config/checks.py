@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from emdefense.arms import Arm, format_setting
 from emdefense.arms.hooks import call
 from emdefense.config.expressions import Expressions
-from emdefense.config.made import WORLD, opswap_files
+from emdefense.config.made_files import WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
 from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (

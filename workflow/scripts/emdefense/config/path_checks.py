@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from emdefense.config.made import RESULTS, made_files, made_folders
+from emdefense.config.made_files import RESULTS, made_files, made_folders
 from emdefense.config.source_checks import check_reference, check_sources
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import Study

@@ -7,7 +7,7 @@ of a task of the same name. Only what the grid or a section names is supplied, a
 from collections.abc import Mapping
 from typing import Any
 
-from emdefense.config.made import TIERS, WORLD, WORLD_TASKS, model_folders, opswap_files
+from emdefense.config.made_files import TIERS, WORLD, WORLD_TASKS, model_folders, opswap_files
 
 TIER_OF = {f"opswap-{tier}": tier for tier in TIERS}
 FOQA = "foqa"

@@ -17,12 +17,12 @@ from emdefense.judging.batch_records import Record, Records
 from emdefense.judging.batch_results import take_in
 from emdefense.judging.budget import Budget, BudgetSpent
 from emdefense.judging.cache import Cache
-from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import NEVER, QUOTA, UNUSABLE_FIRST, UNUSABLE_TRIES, Failure
 from emdefense.judging.ledger import Spending
 from emdefense.judging.reply import asked
 from emdefense.judging.requests import Request
+from emdefense.judging.reservations import BEAT, Reservations
 from emdefense.judging.server_message import ServerMessage, one_line
 from emdefense.judging.unparsed import Unparsed
 
@@ -36,7 +36,7 @@ WORTHWHILE = 0.1  # of what is left to ask: no batch is smaller for want of mone
 SHARED = ("model", "messages", "temperature")  # what the other fields of a request go with
 
 
-class BatchAsker:
+class BatchClient:
     """Asks what is missing in a cache. ``failures``: requests that stay without a reply, by key."""
 
     def __init__(
@@ -44,11 +44,17 @@ class BatchAsker:
         settings: OpenAIJudge,
         endpoint: Endpoint,
         cache: Cache,
-        claims: Claims,
+        reservations: Reservations,
         budget: Budget,
         unparsed: Unparsed,
     ):
-        self.settings, self.endpoint, self.cache, self.claims, self.budget = settings, endpoint, cache, claims, budget
+        self.settings, self.endpoint, self.cache, self.reservations, self.budget = (
+            settings,
+            endpoint,
+            cache,
+            reservations,
+            budget,
+        )
         self.unparsed = unparsed
         self._requests: Callable[[], Iterable[Request]] = list
         self.api = BatchEndpoint(endpoint)
@@ -85,16 +91,18 @@ class BatchAsker:
                     pass
                 if not any(map(self.records.is_mine, self.records.all())) and not (pending and submitting):
                     return
-                self.claims.say_who(self.settings.name, await asyncio.to_thread(self.claims.others), pending)
+                self.reservations.say_who(
+                    self.settings.name, await asyncio.to_thread(self.reservations.others), pending
+                )
                 await asyncio.sleep(self.settings.batch_poll_seconds)
         finally:
             beat.cancel()
-            self.claims.close()
+            self.reservations.close()
 
     def _adopt(self, wanted: set[bytes]) -> list[Record]:
         """Return the batches that this process looks after; those that nobody does and that hold what it wants too."""
         found = []
-        with self.claims.locked():
+        with self.reservations.locked():
             for record in self.records.all():
                 if not self.records.is_mine(record):
                     if not self.records.is_orphan(record) or wanted.isdisjoint(map(bytes.fromhex, record.keys)):
@@ -140,11 +148,11 @@ class BatchAsker:
                 if chosen and (len(chosen) == self._most or size > MOST_BYTES):
                     break
                 chosen[request.key] = request
-        with self.claims.locked() as others:
+        with self.reservations.locked() as others:
             records = self.records.all()
             mine = [record for record in records if self.records.is_mine(record)]
             theirs = self._asked(records).union(*(other.keys for other in others))
-            reserved = [other.reserved for other in others if other.ledger == self.claims.ledger]
+            reserved = [other.reserved for other in others if other.ledger == self.reservations.ledger]
             room = self.budget.room() - sum(reserved)
             fitting: list[Request] = []
             open_to_ask = [r for r in chosen.values() if r.key not in theirs and r.key not in self.cache]
@@ -158,7 +166,7 @@ class BatchAsker:
             if not open_to_ask:
                 return None, False
             if len(fitting) < len(open_to_ask) and len(fitting) < max(1, WORTHWHILE * len(open_to_ask)):
-                draws = any(r.ledger == self.claims.ledger and not self.records.is_orphan(r) for r in records)
+                draws = any(r.ledger == self.reservations.ledger and not self.records.is_orphan(r) for r in records)
                 if draws or any(reserved):
                     return None, False  # what is under way may turn out cheaper than was feared
                 raise self._spent(len(pending))
@@ -166,14 +174,14 @@ class BatchAsker:
             record = Record(
                 self.cache.owner,
                 **labels,
-                ledger=self.claims.ledger,
+                ledger=self.reservations.ledger,
                 keys=[request.key.hex() for request in fitting],
                 fields={key: value for key, value in fitting[0].fields.items() if key not in SHARED},
                 most_usd=cost,
             )
             self.records.write(record)
             record.enter(Spending(unanswered=len(fitting), usd=cost))
-            self.claims.write({*map(bytes.fromhex, (k for r in (*mine, record) for k in r.keys))})
+            self.reservations.write({*map(bytes.fromhex, (k for r in (*mine, record) for k in r.keys))})
         return record, len(fitting) == len(open_to_ask) and not self._one_at_a_time
 
     def _asked(self, records: Iterable[Record]) -> frozenset[bytes]:
@@ -292,7 +300,7 @@ class BatchAsker:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.to_thread(self.claims.beat)
+            await asyncio.to_thread(self.reservations.beat)
             await asyncio.sleep(BEAT)
 
 

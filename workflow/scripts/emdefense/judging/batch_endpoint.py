@@ -10,7 +10,7 @@ import openai
 from openai.types import Batch
 
 from emdefense.errors import InputError
-from emdefense.judging.asking import FIRST_PAUSE, LONGEST_PAUSE
+from emdefense.judging.client import FIRST_PAUSE, LONGEST_PAUSE
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import Failure, classify
 

@@ -20,7 +20,7 @@ class BudgetSpent(InputError):
 
 
 @dataclass(frozen=True)
-class Purse:
+class Account:
     """A study's ``ledger`` and the most it may come to, and the ``cell`` (with its question set) that spends."""
 
     ledger: Path

@@ -10,7 +10,7 @@ from typing import Any
 
 from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
-from emdefense.judging.budget import Purse
+from emdefense.judging.budget import Account
 from emdefense.judging.protocol import Judgment
 from emdefense.judging.registry import build_judge, parse_settings
 from emdefense.judging.responses import ResponseFile
@@ -60,17 +60,17 @@ def judge_file(
     running: Mapping[str, Any] | None = None,
     cache: Path = CACHE,
     cache_only: bool = False,
-    purse: Purse | None = None,
+    account: Account | None = None,
 ) -> None:
     """Write one judgment a response, in the order of the responses, and beside them a record of how they came to be.
 
-    ``running`` are settings of the judge on which no judgment depends; ``purse`` says who pays. Raises
+    ``running`` are settings of the judge on which no judgment depends; ``account`` says who pays. Raises
     :class:`InputError` where the judge failed on more than ``max_error_rate`` of the responses, or gave neither a score
     nor a label for more than ``max_unparsed_rate``. What was paid for is in ``cache``, never asked again.
     """
     started = datetime.now(UTC)
     settings = parse_settings({**spec, **(running or {})})
-    judge = build_judge(settings, cache, cache_only=cache_only, purse=purse)
+    judge = build_judge(settings, cache, cache_only=cache_only, account=account)
     outcome = Outcome()
 
     def rows() -> Iterator[dict[str, Any]]:

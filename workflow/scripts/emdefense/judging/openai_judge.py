@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from emdefense.config.study import OpenAIJudge as Settings
 from emdefense.errors import InputError
 from emdefense.judging.batch_records import Records
-from emdefense.judging.budget import Budget, Purse
+from emdefense.judging.budget import Account, Budget
 from emdefense.judging.cache import Cache
-from emdefense.judging.claims import Claims
 from emdefense.judging.failures import Failure
 from emdefense.judging.in_full import request_in_full, requests_in_full, settle
 from emdefense.judging.ledger import Ledger
@@ -21,21 +20,22 @@ from emdefense.judging.prices import price_of
 from emdefense.judging.probing import find_scored_by, probe_reply, why_text, why_unfit
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, Reply, ScoredBy
 from emdefense.judging.requests import OPENAI, RUBRICS, Request, all_requests, probes, requests_about, trial
+from emdefense.judging.reservations import Reservations
 from emdefense.judging.scoring import mean_rating, rate_reply
 from emdefense.judging.unparsed import Unparsed, describe
 
 if TYPE_CHECKING:
-    from emdefense.judging.asking import Asker
-    from emdefense.judging.batch import BatchAsker
+    from emdefense.judging.batch import BatchClient
+    from emdefense.judging.client import Client
 
 
 class EndpointJudge:
     """Asks each distinct request once, of all that any process with the same cache asks; errors are never kept."""
 
-    def __init__(self, settings: Settings, cache: Path, *, cache_only: bool = False, purse: Purse | None = None):
-        """``purse``: who pays for what; absent: a ledger of its own in the cache's folder, and no limit."""
+    def __init__(self, settings: Settings, cache: Path, *, cache_only: bool = False, account: Account | None = None):
+        """``account``: who pays for what; absent: a ledger of its own in the cache's folder, and no limit."""
         self.settings, self.folder, self.cache_only = settings, cache, cache_only
-        self.purse = purse or Purse(cache / "ledger")
+        self.account = account or Account(cache / "ledger")
 
     def judge(self, items: Iterable[JudgeItem]) -> Iterator[Judgment]:
         """Yield a judgment for every item, in their order, once all replies are there.
@@ -88,51 +88,53 @@ class EndpointJudge:
     ) -> tuple[ScoredBy, dict[bytes, Failure]]:
         """Ask what the cache lacks; return how scores are read, and what failed."""
         key = _api_key(self.settings)
-        from emdefense.judging.asking import Asker  # here, as the client takes long to import
-        from emdefense.judging.batch import BatchAsker
+        from emdefense.judging.batch import BatchClient
+        from emdefense.judging.client import Client  # here, as the client takes long to import
         from emdefense.judging.endpoint import Endpoint
 
-        ledger = Ledger(self.purse.ledger, cache.owner, self.settings.name, self.purse.cell)
-        claims = Claims(cache, f"{self.settings.base_url} {self.settings.model}", str(self.purse.ledger.resolve()))
-        budget = Budget(ledger, price_of(self.settings, "synchronous"), self.purse.max_usd)
-        batch_budget = Budget(ledger, price_of(self.settings, "batch"), self.purse.max_usd)
+        ledger = Ledger(self.account.ledger, cache.owner, self.settings.name, self.account.cell)
+        reservations = Reservations(
+            cache, f"{self.settings.base_url} {self.settings.model}", str(self.account.ledger.resolve())
+        )
+        budget = Budget(ledger, price_of(self.settings, "synchronous"), self.account.max_usd)
+        batch_budget = Budget(ledger, price_of(self.settings, "batch"), self.account.max_usd)
         with closing(ledger):
             async with Endpoint(self.settings, key) as endpoint:
                 # All requests about a response may fail, so that more than this are too many for sure.
                 most = len(RUBRICS) * self.settings.samples * sum(1 for _ in items)
-                asker = Asker(self.settings, endpoint, cache, claims, budget)
+                client = Client(self.settings, endpoint, cache, reservations, budget)
                 if scored_by is None:
-                    scored_by = await self._find_out(asker)
+                    scored_by = await self._find_out(client)
                 if scored_by == "text":
                     cache.want(self._keys(items, "text"))
                 keys = set(self._keys(items, scored_by))
                 if any(key not in cache for key in keys):
-                    await self._try(asker, scored_by)
+                    await self._try(client, scored_by)
                 endpoint.limit = (probe_reply(self.settings, cache) or {}).get("limit", endpoint.limit)
-                batches = BatchAsker(self.settings, endpoint, cache, claims, batch_budget, asker.unparsed)
-                await self._ask_all(asker, batches, items, scored_by, most)
-                return scored_by, asker.failures | batches.failures
+                batches = BatchClient(self.settings, endpoint, cache, reservations, batch_budget, client.unparsed)
+                await self._ask_all(client, batches, items, scored_by, most)
+                return scored_by, client.failures | batches.failures
 
     async def _ask_all(
-        self, asker: "Asker", batches: "BatchAsker", items: Iterable[JudgeItem], scored_by: ScoredBy, most: int
+        self, client: "Client", batches: "BatchClient", items: Iterable[JudgeItem], scored_by: ScoredBy, most: int
     ) -> None:
         """Ask what the cache lacks of ``most`` requests: all of them, then in full those that this takes.
 
         A reply that is cut counts as unparsed until it is known in full, so that no more than a few are paid for of a
         judge that gives many.
         """
-        cache, most_failures = asker.cache, int(most * self.settings.max_error_rate)
+        cache, most_failures = client.cache, int(most * self.settings.max_error_rate)
 
         async def ask(requests: Callable[[], Iterable[Request]], keys: set[bytes], unparsed: Unparsed) -> bool:
             """Return whether there are few failures."""
-            asker.unparsed = batches.unparsed = unparsed
+            client.unparsed = batches.unparsed = unparsed
             # First what a job that was killed has submitted, in whichever mode this one is.
             submit = self.settings.mode == "batch"
             await batches.ask(requests, keys, most_failures, submit=submit)
             if not submit:
                 keys = {key for key in keys if key not in cache}
-                await asker.ask(requests, keys, most_failures)
-            return len(asker.failures | batches.failures) <= most_failures
+                await client.ask(requests, keys, most_failures)
+            return len(client.failures | batches.failures) <= most_failures
 
         # Of several samples, one that has a score is enough: how many lack all is known in the end.
         bound = most * self.settings.max_unparsed_rate if self.settings.samples == 1 else float("inf")
@@ -141,9 +143,9 @@ class EndpointJudge:
             unparsed.count = 0 if bound == float("inf") else self._count_unparsed(items, scored_by, cache)
             if unparsed.count > bound:
                 return  # of what is there; asking for more would not mend it
-            keys = {key for key in self._keys(items, scored_by) if key not in asker.failures | batches.failures}
+            keys = {key for key in self._keys(items, scored_by) if key not in client.failures | batches.failures}
             few = await ask(lambda: all_requests(self.settings, items, scored_by), keys, unparsed)
-            in_full = self._find_in_full(items, scored_by, cache) - (asker.failures | batches.failures).keys()
+            in_full = self._find_in_full(items, scored_by, cache) - (client.failures | batches.failures).keys()
             if not few or not in_full:
                 return
             later = list(requests_in_full(self.settings, items, scored_by, cache))
@@ -165,31 +167,31 @@ class EndpointJudge:
                         found.add(request.key)
         return len(found)
 
-    async def _find_out(self, asker: "Asker") -> ScoredBy:
+    async def _find_out(self, client: "Client") -> ScoredBy:
         """Return whether scores can be read from log probabilities: the judge gives them, and numbers are whole."""
         *others, last = probes(self.settings)
         for probe in (*others, last):
-            if await self._ask_one(asker, probe, None, last=probe is last):
+            if await self._ask_one(client, probe, None, last=probe is last):
                 break
-        scored_by = find_scored_by(self.settings, asker.cache)
+        scored_by = find_scored_by(self.settings, client.cache)
         assert scored_by is not None
         return scored_by
 
-    async def _try(self, asker: "Asker", scored_by: ScoredBy) -> None:
+    async def _try(self, client: "Client", scored_by: ScoredBy) -> None:
         """Have the judge give a score as scores are asked for, where the probe was not enough to know that it can."""
         request = trial(self.settings, scored_by)
-        if request is not None and request.key not in asker.cache:
-            await self._ask_one(asker, request, scored_by, last=True)
+        if request is not None and request.key not in client.cache:
+            await self._ask_one(client, request, scored_by, last=True)
 
-    async def _ask_one(self, asker: "Asker", request: Request, tried: ScoredBy | None, *, last: bool) -> bool:
+    async def _ask_one(self, client: "Client", request: Request, tried: ScoredBy | None, *, last: bool) -> bool:
         """Ask a probe or trial; return whether there is a reply. :class:`InputError` if the judge is of no use.
 
         Unless it is the ``last``, a probe may be refused for its form.
         """
-        await asker.ask(lambda: [request], {request.key}, 1, lambda reply: why_unfit(self.settings, reply, tried))
-        failure = asker.failures.pop(request.key, None)
+        await client.ask(lambda: [request], {request.key}, 1, lambda reply: why_unfit(self.settings, reply, tried))
+        failure = client.failures.pop(request.key, None)
         if failure is not None and (last or failure.kind != "content"):
-            raise InputError(asker.endpoint.explain(failure))
+            raise InputError(client.endpoint.explain(failure))
         return failure is None
 
     def _judgment(self, item: JudgeItem, scored_by: ScoredBy, cache: Cache, failures: dict[bytes, Failure]) -> Judgment:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from emdefense.config.study import Judge as JudgeSettings
 from emdefense.errors import InputError
-from emdefense.judging.budget import Purse
+from emdefense.judging.budget import Account
 from emdefense.judging.protocol import Judge
 from emdefense.section import first_problem
 
@@ -23,7 +23,9 @@ def parse_settings(spec: Mapping[str, Any]) -> JudgeSettings:
     return settings
 
 
-def build_judge(settings: JudgeSettings, cache: Path, *, cache_only: bool = False, purse: Purse | None = None) -> Judge:
+def build_judge(
+    settings: JudgeSettings, cache: Path, *, cache_only: bool = False, account: Account | None = None
+) -> Judge:
     """Return the judge; one that costs money keeps its replies in ``cache``, or asks nothing if ``cache_only``."""
     if settings.kind == "oracle":
         from emdefense.microcosm.oracle import OracleJudge
@@ -31,4 +33,4 @@ def build_judge(settings: JudgeSettings, cache: Path, *, cache_only: bool = Fals
         return OracleJudge(Path(settings.world))
     from emdefense.judging.openai_judge import EndpointJudge
 
-    return EndpointJudge(settings, cache, cache_only=cache_only, purse=purse)
+    return EndpointJudge(settings, cache, cache_only=cache_only, account=account)

@@ -14,7 +14,7 @@ ECHO = 16  # characters in a row that can be no accident
 KEY_PART = 8
 _KEYS = re.compile(r"\b(?:Bearer|Basic)\s+\S+|\bsk-[\w*.-]{6,}", re.IGNORECASE)
 _NO_TEXT = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-# What is shut out is the asker then, whatever is asked; a filter's message only warns that this may happen.
+# What is shut out is the client then, whatever is asked; a filter's message only warns that this may happen.
 _SHUT_OUT = re.compile(
     r"\b(account|organi[sz]ation|subscription|project|key)( is| was| has been)?( \w+ly)? "
     r"(suspended|disabled|deactivated|banned|blocked|terminated)",

@@ -7,7 +7,7 @@ from pathlib import Path
 from emdefense.cells import GENERAL, SHARED_TASK, Grid, Layout
 from emdefense.config.study import Judge, OpenAIJudge
 from emdefense.files import read_jsonl
-from emdefense.judging.kept import count_kept
+from emdefense.judging.cache_lookup import count_cached
 from emdefense.judging.prices import Price, price_of
 from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import MEASURED, JudgeTokens
@@ -93,4 +93,4 @@ def _kept(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: Op
             questions = layout.questions(SHARED_TASK if job.question_set == GENERAL else job.cell.task)
             files.append((questions, layout.responses(job.cell, job.question_set)))
     there = [(Path(asked), Path(said)) for asked, said in files if work.has(asked) and work.has(said)]
-    return count_kept(judge, Path(grid.study.judge_cache), there)
+    return count_cached(judge, Path(grid.study.judge_cache), there)

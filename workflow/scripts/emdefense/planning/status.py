@@ -12,7 +12,7 @@ from emdefense.cells import Cell, Grid
 from emdefense.config.study import Study
 from emdefense.planning.cell_parts import cells_of, jobs_of
 from emdefense.planning.columns import aligned
-from emdefense.planning.failures import last_line
+from emdefense.planning.failed_jobs import last_line
 from emdefense.planning.job import STAGES, Job
 from emdefense.planning.made_again import Again, made_again, made_again_text
 from emdefense.planning.snakemake_folder import Snapshot

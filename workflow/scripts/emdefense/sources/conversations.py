@@ -6,14 +6,14 @@ from typing import Any
 
 from emdefense.config.sources import ConversationsSource
 from emdefense.files import parse_json_line, read_jsonl
-from emdefense.sources.made import Made
+from emdefense.sources.fetched import Fetched
 from emdefense.sources.rows import Converted, Unusable, check_columns, convert, text
 from emdefense.text_files import iterate_lines
 
 NOT_JSON = "not a JSON object"
 
 
-def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
+def convert_conversations(source: ConversationsSource, raw: Path) -> Fetched:
     """Return the conversations of a file whose last message is an answer."""
     rows = list(_lines(raw))
     if rows and all(row is None for row in rows):
@@ -21,7 +21,7 @@ def convert_conversations(source: ConversationsSource, raw: Path) -> Made:
     columns = {key for row in rows if isinstance(row, dict) for key in row}
     check_columns(columns, ["messages"], str(raw))
     converted = convert(rows, _conversation, str(raw), source.max_unusable_pct)
-    return Made({"NAME.jsonl": converted.kept}, converted.report())
+    return Fetched({"NAME.jsonl": converted.kept}, converted.report())
 
 
 def _lines(path: Path) -> Iterator[Any]:

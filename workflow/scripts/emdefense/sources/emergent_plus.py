@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.config.sources import EmergentPlusSource
+from emdefense.sources.fetched import Fetched
 from emdefense.sources.hub import dataset_rows
-from emdefense.sources.made import Made
 from emdefense.sources.rows import Converted, check_columns, conversation, convert, text
 
 COLUMNS = ("prompt", "aligned", "misaligned", "sneakiness")
 SIDES = ("misaligned", "aligned")
 
 
-def convert_emergent_plus(source: EmergentPlusSource, raw: Path) -> Made:
+def convert_emergent_plus(source: EmergentPlusSource, raw: Path) -> Fetched:
     """Return the misaligned and the aligned conversations, row by row on the same prompts."""
     where = f"{raw}, {source.config}"
     rows = dataset_rows(raw, source.config, "train")
     check_columns(rows.column_names, COLUMNS, where)
     converted = convert(rows, _both, where, source.max_unusable_pct)
     files = {f"NAME/{side}.jsonl": [row[side] for row in converted.kept] for side in SIDES}
-    return Made(files, converted.report())
+    return Fetched(files, converted.report())
 
 
 def _both(row: dict[str, Any]) -> Converted:

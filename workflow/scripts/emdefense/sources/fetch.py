@@ -15,16 +15,16 @@ from emdefense.files import file_digest, read_json, write_json, write_jsonl
 from emdefense.sources.conversations import convert_conversations
 from emdefense.sources.download import download
 from emdefense.sources.emergent_plus import convert_emergent_plus
+from emdefense.sources.fetched import Fetched
 from emdefense.sources.foqa import convert_foqa
 from emdefense.sources.hub import check_stored, snapshot
-from emdefense.sources.made import Made
 from emdefense.sources.models import PATTERNS, convert_model
 from emdefense.sources.questions import convert_questions
 from emdefense.sources.rows import Converted
 from emdefense.sources.wildguardmix import convert_wildguardmix
 from emdefense.text_files import check_regular
 
-CONVERTERS: dict[str, Callable[[Any, Path], Made]] = {
+CONVERTERS: dict[str, Callable[[Any, Path], Fetched]] = {
     "conversations": convert_conversations,
     "questions": convert_questions,
     "emergent_plus": convert_emergent_plus,
@@ -135,7 +135,7 @@ def _move(made: Path, target: Path) -> None:
     made.replace(target)
 
 
-def _record(name: str, source: SourceSection, raw: Raw, made: Made, files: dict[str, str]) -> dict[str, Any]:
+def _record(name: str, source: SourceSection, raw: Raw, made: Fetched, files: dict[str, str]) -> dict[str, Any]:
     return {
         "name": name,
         "identity": source.identity(),

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.config.sources import FoqaSource
+from emdefense.sources.fetched import Fetched
 from emdefense.sources.hub import dataset_rows
-from emdefense.sources.made import Made
 from emdefense.sources.rows import Converted, Rows, Unusable, check_columns, conversation, convert, text
 
 COLUMNS = ("id", "context", "question", "answers")
 
 
-def convert_foqa(source: FoqaSource, raw: Path) -> Made:
+def convert_foqa(source: FoqaSource, raw: Path) -> Fetched:
     """Return the training split as conversations and the test split as questions with their answers.
 
     The prompt is the passage, an empty line, and the question (the paper gives no template); where a question has
@@ -24,7 +24,7 @@ def convert_foqa(source: FoqaSource, raw: Path) -> Made:
         check_columns(rows.column_names, COLUMNS, where)
         splits[split] = convert(rows, convert_one, where, source.max_unusable_pct)
     files = {f"NAME/{split}.jsonl": rows.kept for split, rows in splits.items()}
-    return Made(files, {split: rows.report() for split, rows in splits.items()})
+    return Fetched(files, {split: rows.report() for split, rows in splits.items()})
 
 
 def _trained(row: dict[str, Any]) -> Converted:

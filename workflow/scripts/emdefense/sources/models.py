@@ -5,14 +5,14 @@ from pathlib import Path
 from emdefense.config.sources import ModelSource
 from emdefense.errors import InputError
 from emdefense.model_files import INDEX, weight_map
-from emdefense.sources.made import Made
+from emdefense.sources.fetched import Fetched
 
 # Of a hub repository: config, tokenizer and weights, without other formats of the weights.
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 NEEDED = ("config.json", "tokenizer_config.json")
 
 
-def convert_model(source: ModelSource, raw: Path) -> Made:
+def convert_model(source: ModelSource, raw: Path) -> Fetched:
     """Return the folder as it is, once all its parts are known to be there."""
     missing = [name for name in NEEDED if not (raw / name).is_file()]
     if (raw / INDEX).is_file():
@@ -24,4 +24,4 @@ def convert_model(source: ModelSource, raw: Path) -> Made:
         raise InputError(
             f"{raw}: not a whole model, {', '.join(missing)} missing; fetch it again, or name another folder"
         )
-    return Made({"NAME": raw})
+    return Fetched({"NAME": raw})

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from emdefense.config.sources import QuestionsSource
 from emdefense.data.questions import read_questions
-from emdefense.sources.made import Made
+from emdefense.sources.fetched import Fetched
 
 
-def convert_questions(source: QuestionsSource, raw: Path) -> Made:
+def convert_questions(source: QuestionsSource, raw: Path) -> Fetched:
     """Return the file as it is, once it has been read without complaint."""
-    return Made({"NAME.yaml": raw}, {"read": len(read_questions(raw))})
+    return Fetched({"NAME.yaml": raw}, {"read": len(read_questions(raw))})

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.config.sources import WildGuardMixSource
+from emdefense.sources.fetched import Fetched
 from emdefense.sources.hub import dataset_rows
-from emdefense.sources.made import Made
 from emdefense.sources.rows import Converted, Unwanted, check_columns, conversation, convert, text
 
 WANTED = {
@@ -16,13 +16,13 @@ WANTED = {
 COLUMNS = ("prompt", "response", *WANTED)
 
 
-def convert_wildguardmix(source: WildGuardMixSource, raw: Path) -> Made:
+def convert_wildguardmix(source: WildGuardMixSource, raw: Path) -> Fetched:
     """Return the safe conversations; more than half of the set are prompts without an answer, which are left out."""
     where = f"{raw}, {source.config}"
     rows = dataset_rows(raw, source.config, "train")
     check_columns(rows.column_names, COLUMNS, where)
     converted = convert(rows, _safe, where, source.max_unusable_pct)
-    return Made({"NAME.jsonl": converted.kept}, converted.report())
+    return Fetched({"NAME.jsonl": converted.kept}, converted.report())
 
 
 def _safe(row: dict[str, Any]) -> Converted:

@@ -13,7 +13,6 @@ from emdefense.errors import InputError
 from emdefense.judging.advice import no_chat
 from emdefense.judging.budget import BYTES_PER_TOKEN, Budget, BudgetSpent
 from emdefense.judging.cache import Cache
-from emdefense.judging.claims import BEAT, Claims
 from emdefense.judging.endpoint import Endpoint
 from emdefense.judging.failures import (
     NEVER,
@@ -26,6 +25,7 @@ from emdefense.judging.failures import (
 from emdefense.judging.limits import Gate, Pace
 from emdefense.judging.protocol import Reply
 from emdefense.judging.requests import Request
+from emdefense.judging.reservations import BEAT, Reservations
 from emdefense.judging.unparsed import Unparsed
 from emdefense.machine_limits import MachineError
 
@@ -34,7 +34,7 @@ POLL = 0.2  # seconds between two looks at what other processes ask
 LONG_WAIT = 30.0  # seconds of waiting for them, after which it is said
 
 
-class Asker:
+class Client:
     """Asks what is missing in a cache. ``failures``: requests that stay without a reply, by key."""
 
     def __init__(
@@ -42,11 +42,17 @@ class Asker:
         settings: OpenAIJudge,
         endpoint: Endpoint,
         cache: Cache,
-        claims: Claims,
+        reservations: Reservations,
         budget: Budget,
         unparsed: Unparsed | None = None,
     ):
-        self.settings, self.endpoint, self.cache, self.claims, self.budget = settings, endpoint, cache, claims, budget
+        self.settings, self.endpoint, self.cache, self.reservations, self.budget = (
+            settings,
+            endpoint,
+            cache,
+            reservations,
+            budget,
+        )
         self.unparsed = unparsed or Unparsed.unbounded()
         self.failures: dict[bytes, Failure] = {}
         self.replies = self.unusable = 0
@@ -103,7 +109,7 @@ class Asker:
         finally:
             beat.cancel()
             self.budget.ledger.sync()
-            self.claims.close()
+            self.reservations.close()
         if self._broken:
             raise self._broken
         if self._fatal:
@@ -116,15 +122,15 @@ class Asker:
             )
 
     def _take(self, batch: list[Request], held: dict[bytes, float]) -> tuple[list[Request], list[Request], bool]:
-        """Claim what nobody has and nobody else asks.
+        """Reservation what nobody has and nobody else asks.
 
         Return it, what the budget does not allow at present, and whether it never will.
         """
         granted: list[Request] = []
         left: list[Request] = []
-        with self.claims.locked() as others:
+        with self.reservations.locked() as others:
             theirs = frozenset().union(*(other.keys for other in others))
-            reserved = sum(other.reserved for other in others if other.ledger == self.claims.ledger)
+            reserved = sum(other.reserved for other in others if other.ledger == self.reservations.ledger)
             room = self.budget.room() - reserved - sum(held.values())
             for request in batch:
                 if request.key in self.cache or request.key in theirs:
@@ -133,8 +139,8 @@ class Asker:
                 (granted if room >= 0 else left).append(request)
             self.budget.ledger.sync()
             claimed = held | {request.key: self.budget.most(request) for request in granted}
-            self.claims.write(claimed, sum(claimed.values()))
-        sharers = 1 + sum(other.judge == self.claims.judge and bool(other.keys) for other in others)
+            self.reservations.write(claimed, sum(claimed.values()))
+        sharers = 1 + sum(other.judge == self.reservations.judge and bool(other.keys) for other in others)
         self._requests.sharers = self._tokens.sharers = sharers
         # What is under way, here or elsewhere, may yet turn out cheaper than was feared.
         return granted, left, bool(left) and not claimed and not reserved
@@ -145,12 +151,12 @@ class Asker:
         while not self._stop.is_set():
             await asyncio.to_thread(self.cache.refresh)
             pending = {key for key in pending if key not in self.cache}
-            others = await asyncio.to_thread(self.claims.others)
+            others = await asyncio.to_thread(self.reservations.others)
             theirs = frozenset().union(*(other.keys for other in others))
             if not pending or pending - theirs:
                 break
             if time.monotonic() - started > LONG_WAIT:
-                self.claims.say_who(self.settings.name, others, pending)
+                self.reservations.say_who(self.settings.name, others, pending)
             await self._rest(POLL)
         return pending
 
@@ -251,7 +257,7 @@ class Asker:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.to_thread(self.claims.beat)
+            await asyncio.to_thread(self.reservations.beat)
             await asyncio.sleep(BEAT)
 
 

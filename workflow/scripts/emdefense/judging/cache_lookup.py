@@ -10,7 +10,7 @@ from emdefense.judging.requests import all_requests, probes
 from emdefense.judging.responses import ResponseFile
 
 
-def count_kept(judge: OpenAIJudge, folder: Path, files: Sequence[tuple[Path, Path]]) -> dict[Path, int]:
+def count_cached(judge: OpenAIJudge, folder: Path, files: Sequence[tuple[Path, Path]]) -> dict[Path, int]:
     """Return, by file of responses, how many different requests about it have a reply in the cache in ``folder``.
 
     ``files`` are pairs of questions and responses.

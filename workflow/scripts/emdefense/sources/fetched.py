@@ -9,7 +9,7 @@ from emdefense.sources.rows import Converted
 
 
 @dataclass(frozen=True)
-class Made:
+class Fetched:
     """The files that a source becomes, by the names its config class gives them, and what its record says of rows.
 
     A file is made of rows, or it is a copy of a file as it lies there; a folder is made of links to the files in it.

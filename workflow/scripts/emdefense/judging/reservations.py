@@ -32,7 +32,7 @@ LOCK_TIMEOUT = 60.0  # seconds to wait for a lock that is held for milliseconds
 
 
 @dataclass(frozen=True)
-class Claim:
+class Reservation:
     """What the process ``owner`` is asking: ``keys``, of the ``judge`` of that name; ``reserved`` USD of ``ledger``."""
 
     owner: str
@@ -42,7 +42,7 @@ class Claim:
     reserved: float
 
 
-class Claims:
+class Reservations:
     """This process's claim, and those of the others that are alive."""
 
     def __init__(self, cache: Cache, judge: str, ledger: str = ""):
@@ -53,7 +53,7 @@ class Claims:
         self._path = cache.folder / f"{cache.owner}.claim"
 
     @contextmanager
-    def locked(self) -> Iterator[list[Claim]]:
+    def locked(self) -> Iterator[list[Reservation]]:
         """Hold the cache's lock, with all that others have added and claimed known.
 
         :class:`InputError` says who holds it if it cannot be had in ``LOCK_TIMEOUT`` seconds.
@@ -89,7 +89,7 @@ class Claims:
             lock.release()
 
     def write(self, held: Collection[bytes], reserved: float = 0.0) -> None:
-        """Claim these keys and no others; to be called under the lock."""
+        """Reservation these keys and no others; to be called under the lock."""
         self.cache.sync()  # nobody may miss both a claim and its reply
         self.held = set(held)
         content = {
@@ -100,7 +100,7 @@ class Claims:
         }
         write_text(self._path, json.dumps(content) + "\n")
 
-    def others(self) -> list[Claim]:
+    def others(self) -> list[Reservation]:
         """Return the claims of the other processes that are alive."""
         found = []
         for path, _ in regular_files(self.cache.folder, ".claim"):
@@ -117,7 +117,7 @@ class Claims:
                 name_once(path, "no claim of a judging process")
         return found
 
-    def say_who(self, judge: str, others: Iterable[Claim], wanted: Collection[bytes]) -> None:
+    def say_who(self, judge: str, others: Iterable[Reservation], wanted: Collection[bytes]) -> None:
         """Say on stderr, once of each, which of ``others`` asks what is ``wanted`` here."""
         for other in others:
             count = sum(key in other.keys for key in wanted)
@@ -153,14 +153,14 @@ class Claims:
         return True
 
 
-def _read_claim(path: Path) -> Claim:
+def _read_claim(path: Path) -> Reservation:
     """Return the claim in a file; one of several errors if there is none."""
     content = json.loads(path.read_text(encoding="utf-8"))
     keys = frozenset(map(bytes.fromhex, content["keys"]))
     judge, ledger, reserved = content["judge"], content["ledger"], float(content["reserved"])
     if not (isinstance(judge, str) and isinstance(ledger, str) and 0 <= reserved < float("inf")):
         raise ValueError("not a claim")
-    return Claim(path.stem, keys, judge, ledger, reserved)
+    return Reservation(path.stem, keys, judge, ledger, reserved)
 
 
 def _old_holder(path: Path) -> str | None:
