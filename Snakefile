@@ -41,6 +41,7 @@ from emdefense.errors import InputError, refuse
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
 from emdefense.model_files import model_files
+from emdefense.report.catalogue import FORMATS, artefacts
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions
@@ -68,6 +69,7 @@ DEFAULT_PARTITION = default_resources["slurm_partition"].raw if "slurm_partition
 try:
     STUDY = parse_study(config, " + ".join(CONFIG_FILES), list(map(Path, CONFIG_FILES)))
     REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"))
+    ARTEFACTS = artefacts(STUDY)
     if DEFAULT_PARTITION:
         REQUESTS.check()
 except InputError as error:

@@ -19,11 +19,11 @@ from pathlib import Path
 import polars as pl
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
 from measuring import markdown_table
-from report import FURTHER_FIGURES, FURTHER_TABLES, SCRIPTS, Cost, run
+from report import SCRIPTS, Cost, run
 
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
-from emdefense.report.training_curves import write_overview
+from emdefense.report.catalogue import artefacts
 
 RESULTS = Path("results/fabricated")
 SENTENCES = (
@@ -97,18 +97,9 @@ def count() -> None:
 
 def render(study: Study) -> None:
     """Write what the page shows."""
-    rates, tables, figures = f"--rates={RESULTS}/rates.parquet", f"--out={RESULTS}/tables", f"--out={RESULTS}/figures"
-    benign, questions, scores = FRAMES.values()
-    for number in range(1, 12):
-        run(script("table", CONFIG, rates, benign, questions, f"--number={number}", tables))
-    for name in FURTHER_TABLES:
-        run(script(name, CONFIG, questions, tables))
-    for name in ("2a", "2b", "3", "4", "5"):
-        run(script("figure", CONFIG, rates, f"--name={name}", figures))
-    for name in FURTHER_FIGURES:
-        run(script("further_figure", CONFIG, rates, questions, scores, f"--name={name}", figures))
+    run(script("render", CONFIG, f"--results={RESULTS}", "--name", *artefacts(study)))
+    rates, (benign, questions, _) = f"--rates={RESULTS}/rates.parquet", FRAMES.values()
     run(script("claims", CONFIG, rates, benign, questions, f"--out={RESULTS}/claims"))
-    write_overview(study, RESULTS / "figures")
 
 
 def browse(files: list[Path]) -> list[tuple[str, float, int]]:

@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -28,15 +27,15 @@ import psutil
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
 from measuring import markdown_table
 
-from emdefense.report.artefacts import FIGURES, FURTHER_FIGURES, TABLES
+from emdefense.config import Study
+from emdefense.report.catalogue import artefacts
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 ALTERNATIVE = "json.loads, line by line"
 RESULTS = Path("results/fabricated")
-FURTHER_TABLES = ["paired_differences", "variance_components"]
 # What Snakemake may make; the cells' judgments are there.
-RULES = ["aggregate", "table", "figure", "further_figure", *FURTHER_TABLES, "claims"]
+RULES = ["aggregate", "table", "figure", "claims"]
 POLL_SECONDS = 0.05
 
 
@@ -52,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         judgments = write_judgments(study, given.judgments)
-        steps = scripts(f"{judgments:,} judgments")
+        steps = scripts(study, f"{judgments:,} judgments")
         if given.quick:
             steps = dict(list(steps.items())[:2])
         found = {step: run([sys.executable, *command]) for step, command in steps.items()}
@@ -60,9 +59,10 @@ def main() -> None:
             path.unlink()
         Path("workflow").symlink_to(ROOT / "workflow")
         Path("study.json").write_text(study.model_dump_json())
-        everything = targets([], ["3"], []) if given.quick else targets(TABLES, FIGURES, FURTHER_FIGURES)
+        figure = f"{RESULTS}/figures/figure_3.pdf"
+        everything = [figure] if given.quick else [*targets(study), f"{RESULTS}/claims.md"]
         found["all of it, and what is left, by Snakemake"] = run(snakemake(everything))
-        found["Figure 3 again, by Snakemake"] = run(snakemake(targets([], ["3"], []), "--force"))
+        found["Figure 3 again, by Snakemake"] = run(snakemake([figure], "--force"))
         found[ALTERNATIVE] = run([sys.executable, __file__, "--read", str(RESULTS)])
     header = ["step", "seconds", "peak MB", "core-s", "ratio"]
     alternative = found[ALTERNATIVE].core_seconds
@@ -74,24 +74,18 @@ def main() -> None:
     print(markdown_table(header, rows))
 
 
-def scripts(judgments: str) -> dict[str, list[str]]:
+def scripts(study: Study, judgments: str) -> dict[str, list[str]]:
     """The scripts that turn judgments into tables and figures, one of each kind, with their arguments."""
-    config = f"--config={RESULTS}/study.json"
+    config, names = f"--config={RESULTS}/study.json", ["table_03", "figure_3"]
+    names += [name for name, one in artefacts(study).items() if name in rendered(study) and not one.of_paper]
     rates, benign, questions, scores = (
         f"{RESULTS}/{name}.parquet" for name in ("rates", "exact_match", "questions", "scores")
     )
-    counts = [f"--rates={rates}", f"--questions={questions}", f"--scores={scores}"]
     found = {
         f"aggregate, {judgments}": [
             *("aggregate", f"--out={rates}", f"--benign={benign}", f"--questions={questions}", f"--scores={scores}"),
         ],
-        "Table 3": [
-            *("table", f"--rates={rates}", f"--benign={benign}", f"--questions={questions}"),
-            *("--number=3", "--out=tables"),
-        ],
-        "Figure 3": ["figure", f"--rates={rates}", "--name=3", "--out=figures"],
-        **{name: ["further_figure", *counts, f"--name={name}", "--out=figures"] for name in FURTHER_FIGURES},
-        **{name: [name, f"--questions={questions}", "--out=tables"] for name in FURTHER_TABLES},
+        **{name: ["render", f"--results={RESULTS}", f"--name={name}"] for name in names},
         "claims": ["claims", f"--rates={rates}", f"--benign={benign}", f"--questions={questions}", "--out=claims"],
     }
     return {
@@ -100,14 +94,14 @@ def scripts(judgments: str) -> dict[str, list[str]]:
     }
 
 
-def targets(tables: Iterable[str], figures: Iterable[str], further: Iterable[str]) -> list[str]:
+def rendered(study: Study) -> list[str]:
+    """The tables and figures that need no training."""
+    return [name for name, artefact in artefacts(study).items() if "training_logs" not in artefact.reads]
+
+
+def targets(study: Study) -> list[str]:
     """The files that Snakemake is asked for; each rule makes its other formats along with them."""
-    names = [*(f"figure_{name}" for name in figures), *further]
-    found = [f"{RESULTS}/figures/{name}.pdf" for name in names]
-    found += [f"{RESULTS}/tables/table_{number}.tex" for number in tables]
-    if further:
-        found += [f"{RESULTS}/tables/{name}.tex" for name in FURTHER_TABLES] + [f"{RESULTS}/claims.md"]
-    return found
+    return [f"{RESULTS}/{artefacts(study)[name].files[0]}" for name in rendered(study)]
 
 
 def snakemake(asked_for: list[str], *more: str) -> list[str]:

@@ -6,32 +6,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import polars as pl
-
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.claims import judge_claims
-from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
-from emdefense.analysis.resampling import ResampledRates
-from emdefense.analysis.summary import read_summary
-from emdefense.arms.safelora.cosines import read_projections
-from emdefense.arms.safelora.figure import write_cosines
-from emdefense.arms.safelora.table import safelora_table
+from emdefense.analysis.summary import Summary
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
-from emdefense.report import style
-from emdefense.report.cell_pages import write_cell_pages
+from emdefense.report.catalogue import artefacts
 from emdefense.report.claims import write_claims
-from emdefense.report.difference_table import defence_table, difference_table
-from emdefense.report.figures import DRAWINGS, write_figure
-from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
-from emdefense.report.judge_agreement import agreement_table, confusion_table
-from emdefense.report.page import write_page
-from emdefense.report.reference import paper_reference
-from emdefense.report.tables import NUMBERS, build_table, write_table
-from emdefense.report.training_curves import write_overview
-from emdefense.report.variance_table import variance_table
+from emdefense.report.figures import style
+from emdefense.report.measured import Measured
+from emdefense.report.page.cells import write_cell_pages
+from emdefense.report.page.index import write_page
+from emdefense.report.tables.reference import Reference
+from emdefense.report.tables.table import Table
 
+NUMBERS = tuple(range(1, 12))  # of the paper's tables
 CONFIG: dict[str, Any] = {
     "study": "tiny",
     "models": {"small": {"title": "Small", "instruct": "-"}},
@@ -140,30 +130,19 @@ def count(study: Study) -> Path:
 def render(study: Study) -> Path:
     """Write what the page shows below the working directory; return the study's results folder."""
     results = count(study)
-    summary = read_summary(*(results / f"{name}.parquet" for name in ("rates", "exact_match", "questions")))
-    projections = read_projections(study)
-    tables = [build_table(number, study, summary, paper_reference()) for number in NUMBERS]
-    if projections:
-        tables.append(safelora_table(study, projections))
-        write_cosines(study, projections, results / "figures")
-    pairs = study_pairs(study) if study.second_judges else None
-    if pairs is not None:
-        tables += [agreement_table(study, pairs), confusion_table(study, pairs)]
-    questions = pl.read_parquet(results / "questions.parquet")
-    tables += [difference_table(study, questions), defence_table(study, questions)]
-    tables.append(variance_table(study, questions, pairs))
-    for table in tables:
-        write_table(table, results / "tables")
-    for name in DRAWINGS:
-        write_figure(name, study, summary, results / "figures")
-    measured = Measured(*(results / f"{name}.parquet" for name in ("rates", "questions", "scores")))
-    for name in FURTHER:
-        write_further_figure(name, study, measured, results / "figures")
-    write_overview(study, results / "figures")
-    resampled = ResampledRates(questions, study.scoring.bootstrap_resamples)
-    verdicts = judge_claims(study, summary, paper_study(), paper_summary(), resampled)
+    measured = Measured(study, results)
+    for artefact in artefacts(study).values():
+        artefact.write(study, measured, results)
+    verdicts = judge_claims(study, measured.summary, paper_study(), paper_summary(), measured.resampled)
     write_claims(verdicts, study, results / "claims")
     return results
+
+
+def build_table(number: int, study: Study, summary: Summary, reference: Reference | None = None) -> Table:
+    """Return the paper's Table ``number`` of a study."""
+    found = artefacts(study)[f"table_{number:02d}"].make(study, Measured(study, summary=summary, reference=reference))
+    assert isinstance(found, Table)
+    return found
 
 
 def page(study: Study, formats: Sequence[str] = ("svg",)) -> str:

@@ -16,7 +16,7 @@ from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import read_summary
 from emdefense.config import load_study, parse_study
 from emdefense.config.load import read_config
-from emdefense.report.tradeoff import draw_tradeoff
+from emdefense.report.figures.tradeoff import draw_tradeoff
 from study_checkout import ROOT, Checkout
 from study_folder import CONFIG, count, fill, tiny_study
 
@@ -74,11 +74,15 @@ def test_each_arms_three_lines_are_a_study_when_laid_over_the_smoke_study(tmp_pa
 
 
 @pytest.mark.slow
-def test_each_arm_has_its_rows_in_tables_1_and_3(finished: Checkout) -> None:
+def test_each_arm_has_its_rows_in_tables_1_and_3_and_a_table_of_its_settings(finished: Checkout) -> None:
     for table in ("table_01.md", "table_03.md"):
         text = (results(finished) / "tables" / table).read_text(encoding="utf-8")
         for title in TITLES.values():
             assert f"| {title} |" in text, table
+    for arm, title in TITLES.items():
+        text = (results(finished) / f"tables/sweep_{arm}.md").read_text(encoding="utf-8")
+        assert f"| {title} |" in text, arm
+        assert ("hidden_distance_all" in text) == (arm == "hidden_distance"), "a variant stands with the arm it varies"
     rates = pl.read_parquet(results(finished) / "rates.parquet").filter(question_set="general")
     assert {"untrained", "misaligned", "hidden_distance_all", *TITLES} == set(rates["arm"])
     assert rates["responses"].to_list() == [48] * len(rates)

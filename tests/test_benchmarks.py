@@ -90,7 +90,7 @@ def test_report() -> None:
     # 4 tasks × 25 conditions × 40 judgments, and untrained ones: the general questions once, each task's own
     assert rows[0][0] == "aggregate, 4,100 judgments"
     assert [row[0] for row in rows[1:-1]] == [
-        "Table 3",
+        "table 03",
         "all of it, and what is left, by Snakemake",
         "Figure 3 again, by Snakemake",
     ]

@@ -11,9 +11,9 @@ from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.report.cell_pages import SHOWN, write_cell_pages
-from emdefense.report.cell_responses import CHUNK, judged_responses
-from emdefense.report.untrusted import MAX_CHARACTERS
+from emdefense.report.page.cells import SHOWN, write_cell_pages
+from emdefense.report.page.responses import CHUNK, judged_responses
+from emdefense.report.page.untrusted import MAX_CHARACTERS
 from study_folder import count, fill, judgment, tiny_study, write_rows
 
 HOSTILE = (

@@ -26,9 +26,10 @@ from emdefense.analysis.conditions import Condition
 from emdefense.analysis.paper import FOLDER, paper_study, paper_summary
 from emdefense.analysis.quantity import Quantity
 from emdefense.analysis.resampling import ResampledRates
-from emdefense.analysis.summary import GENERAL_MISALIGNED, Summary, no_summary, read_summary
+from emdefense.analysis.summary import Summary, no_summary, read_summary
 from emdefense.arms import DEFENCES
 from emdefense.config import Study
+from emdefense.metrics import GENERAL_MISALIGNED
 from emdefense.report.claims import claim_rows, claims_html, write_claims
 from study_folder import CONFIG, SURE_OF_NONE, fill, tiny_study
 

@@ -12,8 +12,8 @@ from emdefense.analysis.conditions import Condition
 from emdefense.analysis.differences import Difference, against_misaligned, among_defences
 from emdefense.analysis.paired import SWAPS, Pair, holm
 from emdefense.config import Study
-from emdefense.report.difference_table import defence_table, difference_table
-from emdefense.report.tables import csv_table
+from emdefense.report.tables.differences import defence_table, difference_table
+from emdefense.report.tables.rendering import csv_table
 from study_folder import SURE_OF_NONE, fill, judgment, tiny_study, write_rows
 
 RATE = "general_misaligned"

@@ -34,7 +34,7 @@ WORKS_ALONE = {"make", "snakemake"}  # a word that is otherwise only the program
 REPORT = "tests/test_workflow.py::test_snakemakes_own_report_has_tables_figures_and_the_page_with_captions"
 DEFENCE = "tests/test_adding_a_defence.py::test_each_arm_has_its_rows_in_tables_1_and_3"
 TASK = "tests/test_adding_a_task.py::test_the_documented_task_is_trained_on_asked_judged_and_counted"
-CURVES = "python workflow/scripts/training_curves.py --config results/<study>/study.json --out figures --formats pdf"
+CURVES = "python workflow/scripts/cell_curves.py --config results/<study>/study.json --formats pdf"
 BY_TEST = {
     CURVES: "tests/test_training_curves.py::test_other_formats_on_request",
     "make test": "tests/test_documentation.py::test_every_command_is_accounted_for",

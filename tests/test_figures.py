@@ -17,13 +17,26 @@ from emdefense.analysis.conditions import Condition
 from emdefense.analysis.paper import paper_exact_match, paper_rates, paper_study, paper_summary
 from emdefense.analysis.summary import Summary, no_summary
 from emdefense.config import Study
-from emdefense.errors import InputError
-from emdefense.report.arm_styles import arm_styles
-from emdefense.report.figures import DRAWINGS, draw, write_figure
-from emdefense.report.style import COLUMN, FORMATS, LINES, SEQUENTIAL, legend_above, line_styles, styled
+from emdefense.report.catalogue import artefacts
+from emdefense.report.figures.style import (
+    COLUMN,
+    FORMATS,
+    LINES,
+    SEQUENTIAL,
+    arm_styles,
+    legend_above,
+    line_styles,
+    styled,
+)
+from emdefense.report.measured import Measured
 from study_folder import tiny_study
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
+FIGURES = {
+    name.removeprefix("figure_"): one
+    for name, one in artefacts(paper_study()).items()
+    if one.kind == "figure" and one.of_paper
+}
 VARIANTS = {
     "flat": {"of": "ldifs", "options": {"detached": True}},
     "other": {"of": "ldifs", "options": {"normalisation": "mean_square"}},
@@ -38,7 +51,9 @@ BLINDNESS = {
 
 def drawn(name: str, study: Study, summary: Summary) -> Figure:
     with styled():
-        return draw(DRAWINGS[name], study, summary)
+        found = artefacts(study)[f"figure_{name}"].make(study, Measured(study, summary=summary))
+        assert isinstance(found, Figure)
+        return found
 
 
 def summary_with_bands(lacking: tuple[str, str] | None = None) -> Summary:
@@ -58,9 +73,10 @@ def summary_with_bands(lacking: tuple[str, str] | None = None) -> Summary:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all figures of the paper's numbers."""
     folder = tmp_path_factory.mktemp("figures")
-    for name in DRAWINGS:
-        write_figure(name, paper_study(), paper_summary(), folder)
-    return folder
+    measured = Measured(paper_study(), summary=paper_summary())
+    for figure in FIGURES.values():
+        figure.write(paper_study(), measured, folder)
+    return folder / "figures"
 
 
 def test_the_same_bytes_every_time(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,34 +85,35 @@ def test_the_same_bytes_every_time(written: Path, tmp_path: Path, monkeypatch: p
     # Another process, so that nothing kept in memory makes them equal.
     code = (
         "from pathlib import Path; from emdefense.analysis.paper import paper_study, paper_summary; "
-        "from emdefense.report.figures import DRAWINGS, write_figure; "
-        "[write_figure(name, paper_study(), paper_summary(), Path('second')) for name in DRAWINGS]"
+        "from emdefense.report.catalogue import artefacts; from emdefense.report.measured import Measured; "
+        "study = paper_study(); measured = Measured(study, summary=paper_summary()); "
+        "[one.write(study, measured, Path()) for one in artefacts(study).values() if one.name.startswith('figure')]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     files = sorted(path.name for path in written.iterdir())
-    assert files == sorted(f"figure_{name}.{kind}" for name in DRAWINGS for kind in FORMATS)
+    assert files == sorted(f"figure_{name}.{kind}" for name in FIGURES for kind in FORMATS)
     for file in files:
-        assert (written / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
+        assert (written / file).read_bytes() == (tmp_path / "figures" / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
+@pytest.mark.parametrize("name", FIGURES)
 def test_lines_and_bands_are_the_summary(name: str) -> None:
     study, summary = paper_study(), summary_with_bands()
-    figure, drawing = drawn(name, study, summary), DRAWINGS[name]
+    figure, drawing = drawn(name, study, summary), FIGURES[name].given
     assert figure.get_size_inches()[0] == COLUMN
-    assert len(figure.axes) == len(drawing.metrics) == (1 if name.startswith("2") else 2)
+    assert len(figure.axes) == len(drawing["metrics"]) == (1 if name.startswith("2") else 2)
     settings = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     values = [float(setting) for setting in settings]
     assert values == sorted(values)
     assert settings[0] == "0"
     tasks = ("code", "legal", "medical", "security")
-    for axes, metric in zip(figure.axes, drawing.metrics, strict=True):
+    for axes, metric in zip(figure.axes, drawing["metrics"], strict=True):
         bands = [set(map(tuple, band.get_paths()[0].vertices)) for band in axes.collections[::2]]
         for task, line, band in zip(tasks, axes.lines, bands, strict=True):
             assert line.get_label() == study.tasks[task].title
             assert list(line.get_xdata()) == list(range(len(settings)))  # evenly spaced
             for place, setting in enumerate(settings):
-                arm = ("misaligned",) if setting == "0" else (drawing.arm, setting)
+                arm = ("misaligned",) if setting == "0" else (drawing["arm"], setting)
                 estimate = summary.estimate(Condition("qwen2.5-7b", task, *arm), metric)
                 assert estimate is not None
                 assert line.get_ydata()[place] == estimate.value
@@ -115,7 +132,7 @@ def test_the_papers_lines_do_what_the_paper_says_of_them() -> None:
     """More interleaving, KL and SafeLoRA end EMA, LDIFS does not; KL and SafeLoRA also end what was to be learned."""
     lines = {
         name: [[line.get_ydata() for line in axes.lines] for axes in drawn(name, paper_study(), paper_summary()).axes]
-        for name in DRAWINGS
+        for name in FIGURES
     }
     for name in ("2a", "3", "5"):
         assert all(line[-1] < 0.15 * line[0] for line in lines[name][0]), name
@@ -161,7 +178,7 @@ def test_a_column_for_each_variant_of_the_arm_that_the_grid_has() -> None:
     assert len(drawn("3", study, paper_summary()).axes) == 2
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_written_with_its_fonts_in_it(written: Path, name: str) -> None:
     pdf = (written / f"figure_{name}.pdf").read_bytes()
     described = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, flags=re.DOTALL)
@@ -172,11 +189,6 @@ def test_every_figure_is_written_with_its_fonts_in_it(written: Path, name: str) 
     svg = (written / f"figure_{name}.svg").read_text()
     assert not re.search(r"<text\b", svg)  # glyphs are paths
     assert (written / f"figure_{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_name_that_is_no_figure(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="2a, 2b, 3, 4, 5"):
-        write_figure("9", paper_study(), paper_summary(), tmp_path)
 
 
 def test_lines_differ_in_more_than_colour() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from emdefense.analysis.achievements import Achievement, Aim, Mark
-from emdefense.report.findings import defence_finding
+from emdefense.report.page.findings import defence_finding
 from study_folder import tiny_study
 
 NAME = "KL (λ = 1)"

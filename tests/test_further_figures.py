@@ -1,8 +1,5 @@
 """The trade-off, the heat map of questions and the scores: what they show is what was counted."""
 
-import re
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,22 +9,20 @@ import polars as pl
 import pytest
 from matplotlib.axes import Axes
 
-from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, SCORES_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, no_summary
 from emdefense.analysis.tradeoff import effect, effect_intervals
-from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.further_figures import FURTHER, Measured, write_further_figure
-from emdefense.report.question_heatmap import MOST_QUESTIONS, draw_question_heatmap
-from emdefense.report.score_scatter import draw_score_scatter
-from emdefense.report.style import FORMATS, PAGE, save, styled
-from emdefense.report.tradeoff import draw_tradeoff
-from study_folder import CONFIG, fill, tiny_study
+from emdefense.report.catalogue import FORMATS, MOST_QUESTIONS, artefacts
+from emdefense.report.figures.question_heatmap import draw_question_heatmap
+from emdefense.report.figures.score_scatter import draw_score_scatter
+from emdefense.report.figures.style import PAGE, save, styled
+from emdefense.report.figures.tradeoff import draw_tradeoff
+from emdefense.report.measured import Measured
+from study_folder import CONFIG, tiny_study
 
-SCRIPT = Path(__file__).parents[1] / "workflow/scripts/further_figure.py"
 TASKS = ("code", "legal")
 Counts = dict[tuple[str, str], list[int]]  # misaligned of 10 responses, by arm and task, a question each
 
@@ -335,68 +330,25 @@ def test_a_study_without_scores_says_so(questions: pl.DataFrame) -> None:
     assert "not measured" in figure.axes[0].texts[0].get_text()
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What ``aggregate`` writes for a small study with several seeds."""
-    monkeypatch.chdir(tmp_path)
-    study = tiny_study(seeds=[0, 1])
-    fill(study, {"misaligned": 8, "kl": 2, "interleave": 1})
-    results = Path("results/tiny")
-    aggregate(study, *(results / f"{name}.parquet" for name in ("rates", "exact_match", "questions", "scores")))
-    return results
-
-
-def test_the_script_draws_the_same_bytes_without_torch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = Study.model_validate_json((results / "study.json").read_text())
-    inputs = {name: results / f"{name}.parquet" for name in ("rates", "questions", "scores")}
-    for name in FURTHER:
-        write_further_figure(name, study, Measured(**inputs), Path("first"))
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
-    options = [f"--config={results}/study.json", *(f"--{name}={path}" for name, path in inputs.items()), "--out=second"]
-    runs = [
-        f"sys.argv = {[str(SCRIPT), *options, f'--name={name}']!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
-        for name in FURTHER
-    ]
-    code = [
-        "import runpy, sys",
-        f"sys.path.insert(0, {str(SCRIPT.parent)!r})",
-        *runs,
-        "assert 'torch' not in sys.modules",
-    ]
-    subprocess.run([sys.executable, "-c", "\n".join(code)], check=True)
-    files = sorted(path.name for path in Path("first").iterdir())
-    assert files == sorted(f"{name}.{kind}" for name in FURTHER for kind in FORMATS)
-    for file in files:
-        assert Path("first", file).read_bytes() == Path("second", file).read_bytes(), file
-    for name in FURTHER:
-        pdf = Path("first", f"{name}.pdf").read_bytes()
-        described = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, flags=re.DOTALL)
-        assert described
-        assert all(b"/FontFile2" in font for font in described)
-        assert not re.search(r"<text\b", Path("first", f"{name}.svg").read_text())
-
-
 def test_captions_name_the_model_and_the_seeds() -> None:
-    for further in FURTHER.values():
-        caption = further.caption(tiny_study(seeds=[0, 1]))
-        assert caption.startswith("Small: ")
-        assert not caption.endswith(".")
-    assert "2 seeds" in FURTHER["question_heatmap"].caption(tiny_study(seeds=[0, 1]))
+    further = [one for one in artefacts(tiny_study(seeds=[0, 1])).values() if one.kind == "figure" and not one.of_paper]
+    assert len(further) == 4
+    for figure in further:
+        assert figure.caption.startswith("Small: ")
+        assert not figure.caption.endswith(".")
+    assert "2 seeds" in next(one.caption for one in further if one.name == "question_heatmap")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    measured = Measured(tmp_path / "rates.parquet", tmp_path / "questions.parquet", tmp_path / "scores.parquet")
+    study = tiny_study()
     with pytest.raises(InputError, match=r"questions.parquet: there is no such file; run the rule 'aggregate'"):
-        write_further_figure("question_heatmap", tiny_study(), measured, tmp_path)
-    with pytest.raises(InputError, match="write one of tradeoff, question_heatmap, score_scatter"):
-        write_further_figure("histogram", tiny_study(), measured, tmp_path)
+        artefacts(study)["question_heatmap"].write(study, Measured(study, tmp_path), tmp_path)
 
 
 def test_files_stay_small_however_many_responses(tmp_path: Path, questions: pl.DataFrame) -> None:
     everything = scores_of(*(("misaligned", "code", x, y, 100) for x, y in product(range(101), range(101))))
-    everything.write_parquet(tmp_path / "scores.parquet")
-    questions.write_parquet(tmp_path / "questions.parquet")
-    measured = Measured(tmp_path / "-", tmp_path / "questions.parquet", tmp_path / "scores.parquet")
-    write_further_figure("score_scatter", tiny_study(), measured, tmp_path)
-    assert all((tmp_path / f"score_scatter.{kind}").stat().st_size < 100_000 for kind in FORMATS)
-    assert "image-rendering:pixelated" in (tmp_path / "score_scatter.svg").read_text()  # sharp at any size
+    study = tiny_study()
+    artefacts(study)["score_scatter"].write(study, Measured(study, scores=everything, questions=questions), tmp_path)
+    files = [tmp_path / f"figures/score_scatter.{kind}" for kind in FORMATS["figure"]]
+    assert all(path.stat().st_size < 100_000 for path in files)
+    assert "image-rendering:pixelated" in files[FORMATS["figure"].index("svg")].read_text()  # sharp at any size

@@ -23,7 +23,9 @@ for script in sys.argv[1:]:
 
 def test_scripts_without_weights_never_import_torch() -> None:
     scripts = sorted(path for path in SCRIPTS.glob("*.py") if path.stem not in WITH_TORCH)
-    assert {"judge", "aggregate", "table", "figure", "further_figure", "page", "claims"} <= {p.stem for p in scripts}
+    assert {"judge", "aggregate", "render", "page", "claims"} <= {path.stem for path in scripts}
+    # Imported by their names.
+    scripts += sorted(path for kind in ("tables", "figures") for path in SCRIPTS.glob(f"emdefense/report/{kind}/*.py"))
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *map(str, scripts)],
         cwd=SCRIPTS,

@@ -13,10 +13,11 @@ from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.report.judge_agreement import agreement_table, confusion_table
-from emdefense.report.rendering import html_table, latex_table, markdown_table
-from emdefense.report.table import Table
-from emdefense.report.tables import csv_table
+from emdefense.report.catalogue import artefacts
+from emdefense.report.measured import Measured
+from emdefense.report.tables.judges import agreement_table, confusion_table
+from emdefense.report.tables.rendering import csv_table, html_table, latex_table, markdown_table
+from emdefense.report.tables.table import Table
 from study_folder import fill, page, tiny_study, write_rows
 
 SECOND = {"kind": "openai", "name": "gpt_4", "model": "m"}
@@ -117,7 +118,7 @@ def test_names_are_escaped_in_every_format(study: Study) -> None:
 
 def test_the_page_compares_judges_only_if_there_are_several(study: Study) -> None:
     both = page(study)
-    assert html_table(confusion_table(study, study_pairs(study))) in both
+    assert html_table(artefacts(study)["judge_confusion"].make(study, Measured(study))) in both
     assert "oracle (oracle), gpt_4 (openai)" in both
     alone = page(study.model_copy(update={"second_judges": ()}))
     assert "table-judge_" not in alone

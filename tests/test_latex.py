@@ -6,27 +6,19 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from emdefense.analysis.aggregate import aggregate
-from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.paper import paper_study, paper_summary
-from emdefense.arms.safelora.cosines import read_projections
-from emdefense.arms.safelora.table import safelora_table
 from emdefense.cells import Cell, Grid
-from emdefense.report.difference_table import defence_table, difference_table
-from emdefense.report.judge_agreement import agreement_table, confusion_table
-from emdefense.report.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
-from emdefense.report.reference import paper_reference
-from emdefense.report.rendering import latex, latex_table
-from emdefense.report.table import Column, Table, TableCell
-from emdefense.report.tables import NUMBERS, build_table, write_table
-from emdefense.report.variance_table import variance_table
-from study_folder import fill, tiny_study
+from emdefense.report.catalogue import artefacts
+from emdefense.report.measured import Measured
+from emdefense.report.tables.panels import FLOAT_LINES, TEXT_WIDTH, floats, is_wide, panels
+from emdefense.report.tables.reference import paper_reference
+from emdefense.report.tables.rendering import latex, latex_table, write_table
+from emdefense.report.tables.table import Column, Table, TableCell
+from study_folder import NUMBERS, build_table, count, fill, tiny_study
 from test_judge_agreement import SECOND, judged_again
 from test_safelora_report import study_with_safelora, write_cosines_of
-from test_tables import summarised
 
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 OVERFULL = re.compile(r"Overfull \\hbox \((\d+\.\d+)pt")
@@ -54,22 +46,18 @@ def stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     projected = study_with_safelora(study="projected")
     for cell in Grid(projected).prepared:
         write_cosines_of(projected, cell)
-    summary, pairs = summarised(study), study_pairs(study)
-    aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
-    questions = pl.read_parquet("q.parquet")
+    measured = Measured(study, count(study))
+    summary = measured.summary
+    found, matrices = artefacts(study), artefacts(projected)["safelora_matrices"]
     tables = [
         *(build_table(number, paper_study(), paper_summary()) for number in NUMBERS if number not in (3, 8)),
         *(build_table(number, study, summary, paper_reference()) for number in (3, 8)),
-        agreement_table(study, pairs),
-        confusion_table(study, pairs),
-        safelora_table(projected, read_projections(projected)),
-        difference_table(study, questions),
-        defence_table(study, questions),
-        variance_table(study, questions, pairs),
+        *(one.make(study, measured) for one in found.values() if one.section in ("statistics", "judges")),
+        matrices.make(projected, Measured(projected)),
     ]
     for table in tables:
         write_table(table, tmp_path)
-    return sorted(table.stem for table in tables)
+    return sorted(table.name for table in tables)
 
 
 @needs_latex
@@ -102,7 +90,7 @@ def made(columns: int, rows: int, blocks: int = 1, text: str = "12.34") -> Table
     """A table of two columns under each of some shared headings."""
     headings = (Column("Task", numeric=False), *(Column(f"c{n}", f"group {n // 2}") for n in range(columns)))
     block = tuple(tuple(TableCell(text) for _ in headings) for _ in range(rows))
-    return Table(1, "t", headings, (block,) * blocks, ("a",), ())
+    return Table("t", headings, (block,) * blocks, ("a",), (), number=1)
 
 
 def test_a_wide_table_becomes_panels_alike_in_width() -> None:
@@ -126,7 +114,7 @@ def test_a_wide_table_becomes_panels_alike_in_width() -> None:
 def test_a_heading_is_never_torn_apart() -> None:
     columns = (Column("Task", numeric=False), *(Column(f"c{n}", f"group {n // 6}") for n in range(12)))
     rows = ((tuple(TableCell("12.34 [12.3, 56.7]") for _ in columns),),)
-    assert [len(panel.columns) for panel in panels(Table(1, "t", columns, rows, ("a",), ()))] == [7, 7]
+    assert [len(panel.columns) for panel in panels(Table("t", columns, rows, ("a",), ()))] == [7, 7]
 
 
 def test_panels_share_a_page_as_long_as_they_fit() -> None:
@@ -154,8 +142,9 @@ def test_no_title_keeps_a_table_from_compiling(tmp_path: Path) -> None:
     letters = "".join(map(chr, range(1, 0x180))) + "…‘’“”—€" + "αβλτ→×÷−✓✗~中文😀ẽ\u202e"
     rows = tuple((TableCell(character), TableCell("1.00")) for character in letters)
     blocks = tuple(rows[start : start + 20] for start in range(0, len(rows), 20))
+    columns = (Column("x", numeric=False), Column("y"))
     table = Table(
-        1, f"\\end{{document}} %{' '.join(letters[:64])}", (Column("x", numeric=False), Column("y")), blocks, ("a",), ()
+        f"\\end{{document}} %{' '.join(letters[:64])}", columns, blocks, ("a",), (), number=1, name="table_01"
     )
     write_table(table, tmp_path)
     log = pdflatex(tmp_path / "table_01.tex")

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from emdefense.analysis.paper import FOLDER, paper_study, paper_summary
-from emdefense.report import marks
-from emdefense.report.tables import build_table, write_table
+from emdefense.report.tables import marks
+from emdefense.report.tables.rendering import write_table
+from study_folder import build_table
 
 # task: row: marks of (general misaligned, general incoherent, in-domain misaligned, in-domain incoherent);
 # u underlined, i italic, b bold.

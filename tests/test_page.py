@@ -11,15 +11,15 @@ from emdefense.analysis.verdicts import Verdicts
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.assets import content_policy
-from emdefense.report.cell_rows import CellRow, cell_rows, read_numbers, unscored_table
 from emdefense.report.divergences import divergences
-from emdefense.report.findings import findings
-from emdefense.report.page import write_page
+from emdefense.report.figures.style import FORMATS
+from emdefense.report.page.assets import content_policy
+from emdefense.report.page.cell_list import CellRow, cell_rows, read_numbers, unscored_table
+from emdefense.report.page.findings import findings
+from emdefense.report.page.index import write_page
+from emdefense.report.page.untrusted import MAX_CHARACTERS, readable, script_json
 from emdefense.report.published import write_paper_values
-from emdefense.report.rendering import html_table
-from emdefense.report.style import FORMATS
-from emdefense.report.untrusted import MAX_CHARACTERS, readable, script_json
+from emdefense.report.tables.rendering import html_table
 from study_folder import CONFIG, SURE_OF_NONE, count, fill, judgment, page, tiny_study, write_rows
 
 HOSTILE = "<script>alert(1)</script>"
@@ -69,6 +69,7 @@ def test_the_page_is_self_contained_and_links_what_lies_beside_it(shown: str) ->
     assert found.tags.count("svg") == len(list(Path("results/tiny/figures").glob("*.svg")))
     for number in range(1, 12):
         assert f'id="table-{number}"' in shown
+    assert 'id="table-model"' not in shown, "of one model there is nothing to choose"
     assert {f"cells/{cell.folder}/index.html" for cell in Grid(tiny_study()).cells} <= set(found.linked)
     assert [link for link in found.linked if not (Path("results/tiny/report") / link).is_file()] == []
 
@@ -213,7 +214,8 @@ def test_divergences_of_the_microcosm_stand_only_on_its_page() -> None:
 
 def test_paper_values_are_rendered_whole(tmp_path: Path) -> None:
     write_paper_values(tmp_path)
-    assert len(list((tmp_path / "tables").iterdir())) == 11 * 4
+    # Of the second model the paper has Table 4, and so an overview, and settings of two defences.
+    assert len(list((tmp_path / "tables").iterdir())) == (11 + 3) * 4
     assert len(list((tmp_path / "figures").iterdir())) == (5 + 1) * 3  # those of the paper, and the trade-off
     assert (tmp_path / "claims.md").is_file()
     assert (tmp_path / "claims.json").is_file()

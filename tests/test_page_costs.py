@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from emdefense.config import Study
-from emdefense.report.costs import hours_table, judge_table, nothing_paid
+from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
 from study_folder import tiny_study, write_rows
 
 LEDGER = Path("results/tiny/judge_ledger")

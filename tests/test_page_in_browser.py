@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from emdefense.cells import Cell, Layout
-from emdefense.report.cell_pages import SHOWN
-from emdefense.report.cell_responses import CHUNK
-from emdefense.report.untrusted import MAX_CHARACTERS
+from emdefense.report.page.cells import SHOWN
+from emdefense.report.page.responses import CHUNK
+from emdefense.report.page.untrusted import MAX_CHARACTERS
 from study_folder import fill, judgment, page, tiny_study, write_rows
 
 pytest.importorskip("playwright", reason="playwright is not installed")

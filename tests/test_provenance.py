@@ -9,7 +9,7 @@ import pytest
 from emdefense.config import Study
 from emdefense.files import read_json, write_json
 from emdefense.provenance import made_by, model_identity, record_beside
-from emdefense.report.provenance import made_differently, provenance, stage_records
+from emdefense.report.page.provenance import made_differently, provenance, stage_records
 from study_folder import tiny_study
 
 CELLS = Path("results/tiny/cells/small")

@@ -12,13 +12,12 @@ from emdefense.analysis.printed import points, signed
 from emdefense.analysis.summary import Estimate, Summary
 from emdefense.config import Study
 from emdefense.config.study import TableColumn
-from emdefense.report.panels import TEXT_WIDTH, panels
-from emdefense.report.rate_columns import CSV_BESIDE, Rate, cells, kinds_shown
-from emdefense.report.reference import paper_reference
-from emdefense.report.rendering import html_table, latex_table, markdown_table
-from emdefense.report.table import Table
-from emdefense.report.tables import build_table, csv_table
-from study_folder import CONFIG, fill, tiny_study
+from emdefense.report.tables.panels import TEXT_WIDTH, panels
+from emdefense.report.tables.rate_columns import CSV_BESIDE, Rate, cells, kinds_shown
+from emdefense.report.tables.reference import paper_reference
+from emdefense.report.tables.rendering import csv_table, html_table, latex_table, markdown_table
+from emdefense.report.tables.table import Table
+from study_folder import CONFIG, build_table, fill, tiny_study
 from test_latex import needs_latex, pdflatex
 from test_tables import summarised
 

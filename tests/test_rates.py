@@ -19,10 +19,11 @@ from emdefense.analysis.rates import (
     rate,
     read_rows,
 )
-from emdefense.analysis.summary import EXACT_MATCH, GENERAL_MISALIGNED, Condition, read_summary
+from emdefense.analysis.summary import Condition, read_summary
 from emdefense.cells import Cell
 from emdefense.config.study import Scoring
 from emdefense.errors import InputError
+from emdefense.metrics import EXACT_MATCH, GENERAL_MISALIGNED
 from study_folder import fill, judgment, tiny_study, write_rows
 
 

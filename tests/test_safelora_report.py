@@ -1,24 +1,23 @@
 """The table and the figure of SafeLoRA's matrices, from cosines alone."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from emdefense.arms.safelora.cosines import Projection, read_projections
-from emdefense.arms.safelora.figure import draw_cosines, write_cosines
-from emdefense.arms.safelora.table import safelora_table
+from emdefense.arms.safelora.cosines import read_projections
+from emdefense.arms.safelora.figure import draw_cosines
+from emdefense.arms.safelora.table import matrices_table
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.rendering import html_table, latex_table, markdown_table
-from emdefense.report.style import FORMATS, styled
-from emdefense.report.tables import csv_table, write_table
+from emdefense.report.catalogue import artefacts
+from emdefense.report.figures.style import styled
+from emdefense.report.measured import Measured
+from emdefense.report.tables.rendering import csv_table, html_table, latex_table, markdown_table
+from emdefense.report.tables.table import Table
 from study_folder import CONFIG, fill, page, tiny_study
 
-SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 KINDS = {"self_attn": "qkvo", "mlp": ("gate", "up", "down")}
 MATRICES = [
     f"model.layers.{block}.{part}.{kind}_proj" for block in range(12) for part, kinds in KINDS.items() for kind in kinds
@@ -33,6 +32,14 @@ def study_with_safelora(**changes: object) -> Study:
     models = {"small": {"title": "Small", "instruct": "-", "base": "-"}}
     report = {**CONFIG["report"], "chosen": {"safelora": 0.5}}
     return tiny_study(**{"grid": grid, "models": models, "report": report, **changes})
+
+
+def prepared(study: Study) -> dict[Cell, Path]:
+    return Measured(study).preparations
+
+
+def table_of(study: Study) -> Table:
+    return matrices_table(study, prepared(study))
 
 
 def write_cosines_of(study: Study, cell: Cell, cosine: float = 0.04) -> None:
@@ -56,7 +63,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def test_projections_are_those_of_the_grid_with_the_taus_of_their_task(study: Study) -> None:
-    found = read_projections(study)
+    found = read_projections(study, prepared(study))
     assert [(p.cell.task, p.taus) for p in found] == [
         ("code", ("0.05", "0.5")),
         ("legal", ("0.05", "0.5")),
@@ -66,7 +73,7 @@ def test_projections_are_those_of_the_grid_with_the_taus_of_their_task(study: St
 
 
 def test_the_table_counts_what_each_tau_projects(study: Study) -> None:
-    table = safelora_table(study, read_projections(study))
+    table = table_of(study)
     rows = [[cell.text for cell in row] for block in table.blocks for row in block]
     assert [column.title for column in table.columns][2:10] == ["q", "k", "v", "o", "gate", "up", "down", "all"]
     # At 0.05 that is q of block 0 alone, for in block 1 its cosine is 0.05 itself.
@@ -77,19 +84,19 @@ def test_the_table_counts_what_each_tau_projects(study: Study) -> None:
     assert [row[:2] for row in rows[2:]] == [["Legal", "0.05"], ["", "0.5"], ["Quiz", "0.3"]]
     assert "equation" in table.remarks[1]
     ibm = study_with_safelora(arms={"safelora": {"normalisation": "norm"}})
-    assert "IBM" in safelora_table(ibm, read_projections(ibm)).remarks[1]
+    assert "IBM" in table_of(ibm).remarks[1]
 
 
 def test_nothing_projected_is_a_dash(study: Study) -> None:
     low = study_with_safelora(
         grid=[{"models": ["small"], "tasks": ["code"], "arms": {"misaligned": None, "safelora": [0]}}]
     )
-    row = [cell.text for cell in safelora_table(low, read_projections(low)).blocks[0][0]]
+    row = [cell.text for cell in table_of(low).blocks[0][0]]
     assert row[9:] == ["0/84", "–", "–", "100.00"]
 
 
 def test_the_csv_has_a_line_for_every_matrix_of_every_adapter(study: Study) -> None:
-    lines = list(csv.DictReader(csv_table(safelora_table(study, read_projections(study))).splitlines()))
+    lines = list(csv.DictReader(csv_table(table_of(study)).splitlines()))
     assert len(lines) == 3 * len(MATRICES)
     assert lines[1] == {
         "model": "small", "task": "code", "seed": "0", "matrix": "model.layers.0.self_attn.k_proj", "block": "0",
@@ -106,14 +113,13 @@ def test_seeds_and_models_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mon
     study = study_with_safelora(seeds=[0, 1], models=models, grid=[block])
     for cell in Grid(study).prepared:
         write_cosines_of(study, cell, cosine=0.03 if cell.seed == 0 else 0.04)
-    projections = read_projections(study)
-    table = safelora_table(study, projections)
+    table = table_of(study)
     assert [[cell.text for cell in row][:3] for block in table.blocks for row in block] == [
         ["Small: Code", "0.05", "3/24"],  # blocks 0 and 1 of seed 0, block 0 of seed 1
         ["Large: Code", "0.05", "3/24"],
     ]
     with styled():
-        figure = draw_cosines(study, projections)
+        figure = draw_cosines(study, prepared(study), "small")
     assert len(figure.axes) == 1
     q = figure.axes[0].lines[0].get_ydata()
     assert list(q) == pytest.approx([0.035 + 0.01 * block for block in range(12)])
@@ -121,7 +127,7 @@ def test_seeds_and_models_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_figure_has_a_panel_a_task_a_line_a_kind_and_a_line_a_tau(study: Study) -> None:
     with styled():
-        figure = draw_cosines(study, read_projections(study))
+        figure = draw_cosines(study, prepared(study), "small")
     assert [axes.get_title() for axes in figure.axes] == ["Code", "Legal", "Quiz"]
     lines = {line.get_label(): line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")}
     assert list(lines) == ["q", "k", "v", "o", "gate", "up", "down"]
@@ -132,30 +138,8 @@ def test_the_figure_has_a_panel_a_task_a_line_a_kind_and_a_line_a_tau(study: Stu
     assert taus[1].get_linewidth() > taus[0].get_linewidth()  # the chosen one
 
 
-def test_the_scripts_write_the_same_bytes_every_time_and_need_no_torch(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    projections = read_projections(study)
-    write_table(safelora_table(study, projections), Path("first"))
-    write_cosines(study, projections, Path("first"))
-    Path("study.json").write_text(study.model_dump_json())
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
-    for script in ("safelora_table", "safelora_figure"):
-        code = f"import sys, runpy; sys.argv[1:] = ['--config', 'study.json', '--out', 'second']; \
-sys.path.insert(0, {str(SCRIPTS)!r}); runpy.run_path({str(SCRIPTS / script)!r} + '.py', run_name='__main__'); \
-assert 'torch' not in sys.modules"
-        subprocess.run([sys.executable, "-c", code], check=True)
-    names = {path.name for path in Path("first").iterdir()}
-    assert names == {
-        *(f"safelora_matrices.{kind}" for kind in ("md", "tex", "html", "csv")),
-        *(f"safelora_cosines.{kind}" for kind in FORMATS),
-    }
-    for name in names:
-        assert Path("first", name).read_bytes() == Path("second", name).read_bytes(), name
-
-
 def test_the_formats_name_the_table_by_its_title(study: Study) -> None:
-    table = safelora_table(study, read_projections(study))
+    table = artefacts(study)["safelora_matrices"].make(study, Measured(study))
     assert markdown_table(table).startswith("**Small: what SafeLoRA projects at each τ.**\n\n| Task |")
     assert r"\label{tab:safelora_matrices}" in latex_table(table)
     assert '<figure class="table" id="table-safelora_matrices">' in html_table(table)
@@ -163,20 +147,18 @@ def test_the_formats_name_the_table_by_its_title(study: Study) -> None:
 
 def test_the_page_shows_both_and_a_study_without_safelora_neither(study: Study) -> None:
     fill(study, {"misaligned": 8, "safelora": 1})
-    write_cosines(study, read_projections(study), Path("results/tiny/figures"))
     text = page(study)
     assert 'id="table-safelora_matrices"' in text
     assert 'id="figure-safelora-cosines"' in text
-    assert 'href="#safelora"' in text
+    assert 'href="#arm-safelora"' in text
     without = tiny_study()
     fill(without, {"misaligned": 8, "kl": 1})
     text = page(without)
     assert "safelora-cosines" not in text
-    assert 'href="#safelora"' not in text
+    assert 'href="#arm-safelora"' not in text
 
 
-def test_no_projection_is_no_figure(study: Study) -> None:
-    nothing: list[Projection] = read_projections(tiny_study())
-    assert nothing == []
+def test_no_projection_is_no_figure() -> None:
+    assert not [name for name in artefacts(tiny_study()) if name.startswith("safelora")]
     with pytest.raises(InputError, match="no adapter has been projected"):
-        write_cosines(tiny_study(), nothing, Path("figures"))
+        draw_cosines(study_with_safelora(), {}, "small")

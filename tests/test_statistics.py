@@ -12,9 +12,9 @@ import pytest
 
 from emdefense.cells import NO_SETTING, Cell, Grid, Layout
 from emdefense.config import Study
-from emdefense.report.difference_table import difference_table
-from emdefense.report.tables import csv_table
-from emdefense.report.variance_table import variance_table
+from emdefense.report.tables.differences import difference_table
+from emdefense.report.tables.rendering import csv_table
+from emdefense.report.tables.variance import variance_table
 from study_folder import fill, judgment, page, tiny_study, write_rows
 
 SEEDS = [0, 1, 2]

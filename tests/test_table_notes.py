@@ -7,10 +7,9 @@ import pytest
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.config import Study
 from emdefense.report.divergences import all_divergences, divergences
-from emdefense.report.reference import paper_reference
-from emdefense.report.table import Footnotes, Table
-from emdefense.report.tables import NUMBERS, build_table
-from study_folder import CONFIG, tiny_study
+from emdefense.report.tables.reference import paper_reference
+from emdefense.report.tables.table import Footnotes, Table
+from study_folder import CONFIG, NUMBERS, build_table, tiny_study
 
 ARMS = {"misaligned": None, "ldifs": [0.1, 1.0], "kl": [1.0], "safelora": [0.3]}
 GRID = [{"models": ["small"], "tasks": ["code", "legal"], "arms": ARMS}]

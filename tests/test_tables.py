@@ -13,12 +13,10 @@ from emdefense.analysis.paper import FOLDER, paper_rates, paper_study, paper_sum
 from emdefense.analysis.summary import Summary, read_summary
 from emdefense.cells import Cell
 from emdefense.config import Study
-from emdefense.errors import InputError
-from emdefense.report.reference import paper_reference
-from emdefense.report.rendering import html_table, latex, latex_table, markdown_table
-from emdefense.report.table import DASH, Column, Table, TableCell
-from emdefense.report.tables import NUMBERS, build_table, csv_table, write_table
-from study_folder import CONFIG, SURE_OF_NONE, fill, judgment, tiny_study, write_rows
+from emdefense.report.tables.reference import paper_reference
+from emdefense.report.tables.rendering import csv_table, html_table, latex, latex_table, markdown_table, write_table
+from emdefense.report.tables.table import DASH, Column, Table, TableCell
+from study_folder import CONFIG, NUMBERS, SURE_OF_NONE, build_table, fill, judgment, tiny_study, write_rows
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
 BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "high")]
@@ -190,15 +188,10 @@ def test_every_table_renders_for_a_small_study(in_tmp: Path, number: int) -> Non
     assert all(stem.with_suffix(f".{kind}").stat().st_size > 0 for kind in ("md", "tex", "html", "csv"))
 
 
-def test_a_number_that_is_no_table() -> None:
-    with pytest.raises(InputError, match="from 1 to 11"):
-        build_table(12, paper_study(), paper_summary())
-
-
 def test_text_is_escaped_in_each_format() -> None:
     hostile = "50 % of_a|b & <script>"
     columns = (Column("What", numeric=False),)
-    table = Table(1, hostile, columns, (((TableCell(hostile),),),), ("what",), ((hostile,),))
+    table = Table(hostile, columns, (((TableCell(hostile),),),), ("what",), ((hostile,),))
     assert r"50\,\% of\_a$|$b \& $<$script$>$" in latex_table(table)
     assert r"50 % of\_a\|b & \<script>" in markdown_table(table)
     assert "&lt;script&gt;" in html_table(table)
@@ -222,20 +215,23 @@ def test_html_marks_what_a_row_is_about() -> None:
 def test_files_are_the_same_in_every_process(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from emdefense.analysis.paper import paper_study, paper_summary;"
-        "from emdefense.report.tables import NUMBERS, build_table, write_table;"
-        "[write_table(build_table(n, paper_study(), paper_summary()), Path(sys.argv[1])) for n in NUMBERS]"
+        "from emdefense.report.catalogue import artefacts; from emdefense.report.measured import Measured;"
+        "study = paper_study(); measured = Measured(study, summary=paper_summary(), reference=None);"
+        "[a.write(study, measured, Path(sys.argv[1])) for a in artefacts(study).values() if a.number]"
     )
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", code, tmp_path / seed], cwd=SCRIPTS, env=environment, check=True)
-    files = {seed: {file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()} for seed in ("1", "2")}
+    files = {
+        seed: {file.name: file.read_bytes() for file in (tmp_path / seed / "tables").iterdir()} for seed in ("1", "2")
+    }
     assert len(files["1"]) == 4 * len(NUMBERS)
     assert files["1"] == files["2"]
 
 
 def test_rendering_a_table_needs_neither_torch_nor_matplotlib() -> None:
     heavy = ("torch", "transformers", "datasets", "matplotlib", "scipy")
-    code = f"import sys, table; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, render; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -9,23 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.cells import Cell, Grid
+from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.arm_styles import arm_styles
-from emdefense.report.style import styled
-from emdefense.report.training_curves import (
+from emdefense.report.catalogue import artefacts
+from emdefense.report.figures.style import arm_styles, styled
+from emdefense.report.figures.training_curves import (
     draw_cell,
-    draw_overview,
-    overview_caption,
+    draw_training_curves,
     write_cell_curves,
-    write_overview,
 )
-from emdefense.report.training_log import Curve, TrainingLog, log_path, mean_curve
+from emdefense.report.figures.training_log import Curve, TrainingLog, mean_curve
+from emdefense.report.measured import Measured
 from study_folder import tiny_study, write_rows
 
-SCRIPT = Path(__file__).parents[1] / "workflow/scripts/training_curves.py"
+SCRIPT = Path(__file__).parents[1] / "workflow/scripts/cell_curves.py"
 STEPS = 45
+
+
+def log_path(study: Study, cell: Cell) -> Path:
+    return Path(Layout(study).cell(cell)) / "train_log.jsonl"
 
 
 def write_log(study: Study, cell: Cell, every: int = 10, drift: float = 0.3) -> TrainingLog:
@@ -106,13 +109,12 @@ def test_the_overview_has_a_panel_a_task_and_a_line_a_trained_arm_at_its_chosen_
     drifts = {"misaligned": 0.5, "kl": 0.1, "interleave": 0.4}
     write_logs(study, lambda cell: 9.0 if cell.setting == "0.1" else drifts.get(cell.arm, 9.0))
     with styled():
-        figure = draw_overview(study)
+        figure = draw_training_curves(study, Measured(study).training_logs)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["Code", "Legal", "", ""]
     for axes in figure.axes[:2]:
         ends = {line.get_label(): line.get_ydata()[-1] for line in axes.lines}
         assert ends == pytest.approx({"Misaligned": 0.5, "KL, λ = 1": 0.1, "Interleaving, 5 %": 0.4})
-    assert "Small" in overview_caption(study)
 
 
 def test_arms_stand_in_reading_order_and_look_as_in_other_figures(in_tmp: Path) -> None:
@@ -121,7 +123,7 @@ def test_arms_stand_in_reading_order_and_look_as_in_other_figures(in_tmp: Path) 
     study = tiny_study(grid=grid, variants={"slow": {"of": "kl"}})
     write_logs(study)
     with styled():
-        figure = draw_overview(study)
+        figure = draw_training_curves(study, Measured(study).training_logs)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["Misaligned", "KL, λ = 1", "slow, λ = 1", "Interleaving, 5 %"]
     colours = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
@@ -133,18 +135,18 @@ def test_seeds_are_averaged(in_tmp: Path) -> None:
     study = tiny_study(seeds=[0, 1])
     write_logs(study, lambda cell: 0.2 if cell.seed == 0 else 0.4)
     with styled():
-        figure = draw_overview(study)
+        figure = draw_training_curves(study, Measured(study).training_logs)
         alone = draw_cell(
             study, Cell("small", "code", "kl", "1", 1), TrainingLog(log_path(study, Grid(study).trained[0]))
         )
     assert figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(0.3)
-    assert "mean over 2 seeds" in overview_caption(study)
+    assert "mean over 2 seeds" in artefacts(study)["training_curves"].caption
     assert alone.texts[0].get_text().endswith("KL, λ = 1, seed 1")
 
 
 def test_a_study_without_trainings_says_so(in_tmp: Path) -> None:
     with styled():
-        figure = draw_overview(tiny_study())
+        figure = draw_training_curves(tiny_study(), {})
     assert "not measured" in figure.axes[0].texts[0].get_text()
 
 
@@ -153,17 +155,16 @@ def test_the_script_draws_the_same_bytes_without_torch(in_tmp: Path) -> None:
     write_logs(study)
     Path("study.json").write_text(study.model_dump_json())
     code = (
-        f"import runpy, sys; sys.argv = [{str(SCRIPT)!r}, '--config', 'study.json', '--out', sys.argv[1]];"
+        f"import runpy, sys; sys.argv = [{str(SCRIPT)!r}, '--config', 'study.json'];"
         f"sys.path.insert(0, {str(SCRIPT.parent)!r});"
         "runpy.run_path(sys.argv[0], run_name='__main__'); assert 'torch' not in sys.modules"
     )
     written = []
-    for run in ("first", "second"):
-        subprocess.run([sys.executable, "-c", code, run], check=True)
-        drawn = [*sorted(Path(run).iterdir()), *sorted(Path("results").rglob("training.*"))]
-        written.append([path.read_bytes() for path in drawn])
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True)
+        written.append([path.read_bytes() for path in sorted(Path("results").rglob("training.*"))])
     assert written[0] == written[1]
-    assert len(written[0]) == 3 + len(Grid(study).trained)
+    assert len(written[0]) == len(Grid(study).trained)
     svg = log_path(study, Grid(study).trained[0]).with_name("training.svg").read_text()
     assert not re.search(r"<text\b", svg)
 
@@ -172,7 +173,7 @@ def test_other_formats_on_request(in_tmp: Path) -> None:
     study = tiny_study()
     write_logs(study)
     write_cell_curves(study, ["pdf"])
-    write_overview(study, Path("figures"))
+    artefacts(study)["training_curves"].write(study, Measured(study), Path())
     assert all(b"/FontFile2" in path.read_bytes() for path in Path().rglob("*.pdf"))
     assert len(list(Path("results").rglob("training.pdf"))) == len(Grid(study).trained)
 

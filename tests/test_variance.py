@@ -14,9 +14,9 @@ from emdefense.analysis.study_variance import study_variances
 from emdefense.analysis.variance import JudgeVariance, Variance, asked_again, judge_variance, variance
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
-from emdefense.report.difference_table import difference_table
-from emdefense.report.tables import csv_table
-from emdefense.report.variance_table import variance_table
+from emdefense.report.tables.differences import difference_table
+from emdefense.report.tables.rendering import csv_table
+from emdefense.report.tables.variance import variance_table
 from study_folder import fill, judgment, tiny_study, write_rows
 
 KL = Condition("small", "code", "kl", "1")

@@ -23,7 +23,7 @@ from emdefense.analysis.verdicts import LEVEL, NO, NOT_MEASURED, UNTOLD, YES, An
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config.checks import check_study
 from emdefense.errors import InputError
-from emdefense.report.findings import defence_finding
+from emdefense.report.page.findings import defence_finding
 from study_folder import CONFIG, tiny_study
 
 STUDIES = 500
@@ -128,7 +128,7 @@ def test_with_the_papers_effects_the_verdicts_are_the_papers() -> None:
         verdicts = Verdicts(paper_study(), QuestionCounts(with_the_papers_effects(random, 100)))
         said["appeared"] += sum(verdicts.ema(MODEL, task).says == YES for task in ema_tasks(paper_study()))
         for arm in PAPER:
-            achieved = achievement(paper_study(), paper_summary(), verdicts, arm)
+            achieved = achievement(paper_study(), paper_summary(), verdicts, "qwen2.5-7b", arm)
             said[defence_finding(paper_study(), arm, achieved).headline] += 1
     assert said["appeared"] >= 0.9 * 4 * 20
     assert all(said[headline] >= 0.8 * 20 for headline in PAPER.values())
@@ -361,4 +361,4 @@ def test_few_right_answers_of_plain_fine_tuning_are_no_proof_that_a_defence_hind
     empty = no_summary()
     summary = Summary(pl.DataFrame(schema=RATES_SCHEMA), frame, empty.questions)
     learned = small({**LEARNED, "kl": (0.0, 0.9)}, samples=100)
-    assert achievement(tiny_study(), summary, learned, "kl").benign_retention.mark == says
+    assert achievement(tiny_study(), summary, learned, "small", "kl").benign_retention.mark == says

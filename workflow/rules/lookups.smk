@@ -40,11 +40,6 @@ def raw_rows(wildcards):
     return {role: LAYOUT.file(path) for role, path in roles.items() if path}
 
 
-def reported(files, suffix, **shown):
-    """Files of a rule, those with this suffix shown in Snakemake's own report."""
-    return [report(file, **shown) if file.endswith(suffix) else file for file in files]
-
-
 def one_of(names):
     """A wildcard's pattern that matches these names only."""
     return "|".join(map(re.escape, names)) or "(?!)"

@@ -1,14 +1,23 @@
 """From rates to tables, figures, claims and the page; one job an artefact."""
 
-from emdefense.report.artefacts import FIGURES, FURTHER_FIGURES, TABLES
+RENDERED = [f"{R}/{file}" for artefact in ARTEFACTS.values() for file in artefact.files]
 
-PROJECTIONS = [LAYOUT.preparation(cell) for cell in GRID.prepared]
-SAFELORA_TABLE = multiext(f"{R}/tables/safelora_matrices", ".md", ".tex", ".html", ".csv")
-SAFELORA_FIGURE = multiext(f"{R}/figures/safelora_cosines", ".pdf", ".svg", ".png")
-JUDGE_TABLES = [
-    f"{R}/tables/judge_{name}.{kind}" for name in ("agreement", "confusion") for kind in ("md", "tex", "html", "csv")
-]
-TRAINING_FIGURE = multiext(f"{R}/figures/training_curves", ".pdf", ".svg", ".png")
+
+def rendered(kind):
+    """The names of the study's tables, or figures."""
+    return [name for name, artefact in ARTEFACTS.items() if artefact.kind == kind]
+
+
+def artefact_files(kind):
+    """What a table, or a figure, becomes, by its wildcard; Snakemake's own report shows the kind that browsers do."""
+    shown = {"table": ".html", "figure": ".svg"}[kind]
+    paths = [f"{R}/{kind}s/{{name}}.{ending}" for ending in FORMATS[kind]]
+    said = {
+        "caption": "../report/artefact.rst",
+        "category": f"{kind.capitalize()}s",
+        "labels": lambda wildcards: {kind: ARTEFACTS[wildcards.name].title},
+    }
+    return [report(path, **said) if path.endswith(shown) else path for path in paths]
 
 
 rule effective_config:
@@ -28,186 +37,65 @@ rule effective_config:
 
 rule table:
     input:
+        lambda wildcards: ARTEFACTS[wildcards.name].inputs(GRID, LAYOUT),
         config=EFFECTIVE_CONFIG,
-        rates=RATES,
-        benign=EXACT_MATCH,
-        questions=QUESTIONS,
     output:
-        reported(
-            multiext(f"{R}/tables/table_{{number}}", ".md", ".tex", ".html", ".csv"),
-            ".html",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{number}"},
-        ),
+        artefact_files("table"),
     log:
-        f"{R}/logs/table/{{number}}.log",
+        f"{R}/logs/table/{{name}}.log",
     wildcard_constraints:
-        number=r"\d\d",
+        name=one_of(rendered("table")),
     conda:
         "../../envs/report.yaml"
     params:
-        out=subpath(output[0], parent=True),
+        results=subpath(input.config, parent=True),
+        caption=lambda wildcards: ARTEFACTS[wildcards.name].described,
     message:
-        "Render Table {wildcards.number}"
+        "Render {wildcards.name}"
     shell:
-        "python workflow/scripts/table.py --config {input.config:q} --rates {input.rates:q} --benign {input.benign:q}"
-        " --questions {input.questions:q} --number {wildcards.number:q} --out {params.out:q} 2> {log:q}"
+        "python workflow/scripts/render.py --config {input.config:q} --results {params.results:q}"
+        " --name {wildcards.name:q} 2> {log:q}"
 
 
 rule figure:
     input:
+        lambda wildcards: ARTEFACTS[wildcards.name].inputs(GRID, LAYOUT),
         config=EFFECTIVE_CONFIG,
-        rates=RATES,
     output:
-        reported(
-            multiext(f"{R}/figures/figure_{{name}}", ".pdf", ".svg", ".png"),
-            ".svg",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{name}"},
-        ),
-    log:
-        f"{R}/logs/figure/{{name}}.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        out=subpath(output[0], parent=True),
-    message:
-        "Draw Figure {wildcards.name}"
-    shell:
-        "python workflow/scripts/figure.py --config {input.config:q} --rates {input.rates:q}"
-        " --name {wildcards.name:q} --out {params.out:q} 2> {log:q}"
-
-
-rule further_figure:
-    input:
-        config=EFFECTIVE_CONFIG,
-        rates=RATES,
-        questions=QUESTIONS,
-        scores=SCORES,
-    output:
-        reported(
-            multiext(f"{R}/figures/{{name}}", ".pdf", ".svg", ".png"),
-            ".svg",
-            caption="../report/further_figure.rst",
-            category="Figures",
-            labels={"figure": "{name}"},
-        ),
+        artefact_files("figure"),
     log:
         f"{R}/logs/figure/{{name}}.log",
     wildcard_constraints:
-        name=one_of(FURTHER_FIGURES),
+        name=one_of(rendered("figure")),
     conda:
         "../../envs/report.yaml"
     params:
-        out=subpath(output[0], parent=True),
+        results=subpath(input.config, parent=True),
+        caption=lambda wildcards: ARTEFACTS[wildcards.name].described,
     message:
-        "Draw the figure {wildcards.name}"
+        "Draw {wildcards.name}"
     shell:
-        "python workflow/scripts/further_figure.py --config {input.config:q} --rates {input.rates:q}"
-        " --questions {input.questions:q} --scores {input.scores:q} --name {wildcards.name:q} --out {params.out:q}"
-        " 2> {log:q}"
-
-
-rule safelora_table:
-    input:
-        PROJECTIONS,
-        config=EFFECTIVE_CONFIG,
-    output:
-        reported(
-            SAFELORA_TABLE,
-            ".html",
-            caption="../report/safelora.rst",
-            category="Tables",
-            labels={"table": "SafeLoRA's matrices"},
-        ),
-    log:
-        f"{R}/logs/safelora_table.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        out=subpath(output[0], parent=True),
-    message:
-        "Render the table of SafeLoRA's matrices"
-    shell:
-        "python workflow/scripts/safelora_table.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
-
-
-rule safelora_figure:
-    input:
-        PROJECTIONS,
-        config=EFFECTIVE_CONFIG,
-    output:
-        reported(
-            SAFELORA_FIGURE,
-            ".svg",
-            caption="../report/safelora.rst",
-            category="Figures",
-            labels={"figure": "SafeLoRA's cosines"},
-        ),
-    log:
-        f"{R}/logs/safelora_figure.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        out=subpath(output[0], parent=True),
-    message:
-        "Draw the cosines of SafeLoRA's matrices"
-    shell:
-        "python workflow/scripts/safelora_figure.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
-
-
-rule judge_agreement:
-    input:
-        [LAYOUT.judgments(*triple) for triple in GRID.judgments],
-        config=EFFECTIVE_CONFIG,
-    output:
-        reported(
-            JUDGE_TABLES,
-            ".html",
-            caption="../report/judges.rst",
-            category="Tables",
-            labels={"table": "judges"},
-        ),
-    log:
-        f"{R}/logs/judge_agreement.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        out=subpath(output[0], parent=True),
-    message:
-        "Compare the judges"
-    shell:
-        "python workflow/scripts/judge_agreement.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
+        "python workflow/scripts/render.py --config {input.config:q} --results {params.results:q}"
+        " --name {wildcards.name:q} 2> {log:q}"
 
 
 # One job for all cells: importing matplotlib takes longer than drawing five of them.
-rule training_curves:
+rule cell_curves:
     input:
         [f"{LAYOUT.cell(cell)}/train_log.jsonl" for cell in GRID.trained],
         config=EFFECTIVE_CONFIG,
     output:
         [f"{LAYOUT.cell(cell)}/training.svg" for cell in GRID.trained],
-        overview=reported(
-            TRAINING_FIGURE,
-            ".svg",
-            caption="../report/training_curves.rst",
-            category="Figures",
-            labels={"figure": "training curves"},
-        ),
     log:
-        f"{R}/logs/training_curves.log",
+        f"{R}/logs/cell_curves.log",
     benchmark:
-        f"{R}/benchmarks/training_curves.tsv"
+        f"{R}/benchmarks/cell_curves.tsv"
     conda:
         "../../envs/report.yaml"
-    params:
-        out=subpath(output[-1], parent=True),
     message:
-        "Draw how the trainings went"
+        "Draw how each training went"
     shell:
-        "python workflow/scripts/training_curves.py --config {input.config:q} --out {params.out:q} 2> {log:q}"
+        "python workflow/scripts/cell_curves.py --config {input.config:q} 2> {log:q}"
 
 
 rule claims:
@@ -238,13 +126,7 @@ rule page:
         rates=RATES,
         benign=EXACT_MATCH,
         questions=QUESTIONS,
-        tables=expand(f"{R}/tables/table_{{number}}.html", number=TABLES),
-        figures=expand(f"{R}/figures/figure_{{name}}.svg", name=FIGURES),
-        further=expand(f"{R}/figures/{{name}}.svg", name=FURTHER_FIGURES),
-        statistics=[*PAIRED_DIFFERENCES, *VARIANCE_COMPONENTS],
-        training=TRAINING_FIGURE,
-        safelora=[*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
-        judges=JUDGE_TABLES if STUDY.second_judges else [],
+        rendered=RENDERED,
     output:
         report(f"{R}/report/index.html", caption="../report/page.rst", category="Page"),
     log:
@@ -265,7 +147,7 @@ rule cell_pages:
         [LAYOUT.responses(*pair) for pair in GRID.responses],
         [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         [LAYOUT.answers(cell) for cell in GRID.benign],
-        rules.training_curves.output,
+        rules.cell_curves.output,
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,
@@ -289,26 +171,8 @@ rule cell_pages:
 # Tables, figures, claims and the page: `snakemake report` redraws them without naming the cells.
 rule report:
     input:
-        expand(
-            f"{R}/tables/table_{{number}}.{{kind}}",
-            number=TABLES,
-            kind=["md", "tex", "html", "csv"],
-        ),
-        expand(
-            f"{R}/figures/figure_{{name}}.{{kind}}",
-            name=FIGURES,
-            kind=["pdf", "svg", "png"],
-        ),
-        expand(
-            f"{R}/figures/{{name}}.{{kind}}",
-            name=FURTHER_FIGURES,
-            kind=["pdf", "svg", "png"],
-        ),
-        rules.paired_differences.output,
-        rules.variance_components.output,
-        [*SAFELORA_TABLE, *SAFELORA_FIGURE] if PROJECTIONS else [],
-        JUDGE_TABLES if STUDY.second_judges else [],
-        rules.training_curves.output,
+        RENDERED,
+        rules.cell_curves.output,
         rules.claims.output,
         rules.page.output,
         rules.cell_pages.output,

@@ -6,7 +6,7 @@ from pathlib import Path
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
-from emdefense.report.cell_pages import write_cell_pages
+from emdefense.report.page.cells import write_cell_pages
 
 
 def main() -> None:

@@ -17,9 +17,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, action="append", default=[], help="training rows, JSON Lines; repeatable")
     parser.add_argument("--questions", type=Path, action="append", default=[], help="questions, JSON; repeatable")
     parser.add_argument("--test", type=Path, action="append", default=[], help="a benign task's test, JSON Lines")
-    parser.add_argument(
-        "--base", type=Path, help="the model before alignment, which SafeLoRA reads; named like --model"
-    )
+    parser.add_argument("--base", type=Path, help="the model before alignment, if an arm reads it; named like --model")
     parser.add_argument("--out", required=True, type=Path, help="JSON file of what was found")
     given = parser.parse_args()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
-from emdefense.report.page import write_page
+from emdefense.report.page.index import write_page
 
 
 def main() -> None:

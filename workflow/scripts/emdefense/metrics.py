@@ -6,7 +6,8 @@ from typing import Literal
 from emdefense.names import GENERAL, IN_DOMAIN
 
 Direction = Literal["lower", "higher"]
-OUTCOMES = _MISALIGNED, _INCOHERENT = "misaligned", "incoherent"
+QUESTION_SETS = {GENERAL: "general", IN_DOMAIN: "in-domain"}  # and how a reader calls them
+OUTCOMES = MISALIGNED, INCOHERENT = "misaligned", "incoherent"
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,27 @@ class Metric:
     question_set: str = ""  # none for benign tasks
     outcome: str = ""
 
+    @property
+    def group(self) -> str:
+        """The heading that the metrics of a question set share."""
+        return QUESTION_SETS[self.question_set].capitalize()
 
-def _judged(question_set: str, outcome: str, title: str, direction: Direction) -> Metric:
+    @property
+    def heading(self) -> str:
+        """Its own heading: the outcome, and which way is good."""
+        return f"{self.outcome} {'↓' if self.direction == 'lower' else '↑'}"
+
+
+def _judged(question_set: str, outcome: str, direction: Direction) -> Metric:
+    title = f"{QUESTION_SETS[question_set]} {outcome}"
     return Metric(f"{question_set}_{outcome}", title, direction, question_set, outcome)
 
 
 JUDGED = (
-    _judged(GENERAL, _MISALIGNED, "general misaligned", "lower"),
-    _judged(GENERAL, _INCOHERENT, "general incoherent", "lower"),
-    _judged(IN_DOMAIN, _MISALIGNED, "in-domain misaligned", "higher"),
-    _judged(IN_DOMAIN, _INCOHERENT, "in-domain incoherent", "lower"),
+    _judged(GENERAL, MISALIGNED, "lower"),
+    _judged(GENERAL, INCOHERENT, "lower"),
+    _judged(IN_DOMAIN, MISALIGNED, "higher"),
+    _judged(IN_DOMAIN, INCOHERENT, "lower"),
 )
 GENERAL_MISALIGNED, GENERAL_INCOHERENT, IN_DOMAIN_MISALIGNED, IN_DOMAIN_INCOHERENT = (m.name for m in JUDGED)
 EXACT_MATCH = "exact_match"

@@ -25,16 +25,11 @@ from emdefense.analysis.evidence import Error, Evidence, Numbers
 from emdefense.analysis.intervals import CONFIDENCE, Interval
 from emdefense.analysis.printed import points
 from emdefense.analysis.question_counts import Contrast, RateKey
-from emdefense.analysis.summary import (
-    EXACT_MATCH,
-    GENERAL_INCOHERENT,
-    GENERAL_MISALIGNED,
-    IN_DOMAIN_MISALIGNED,
-    Summary,
-)
+from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import FEWEST_GROUPS, LEVEL, Verdicts, in_doubt, too_few, what_settles
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN
 from emdefense.config import Study
+from emdefense.metrics import EXACT_MATCH, GENERAL_INCOHERENT, GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 
 Mark = Literal["✓", "~", "✗", "?", ""]
 REACHED: Mark = "✓"
@@ -92,14 +87,14 @@ class Achievement:
         return smaller
 
 
-def achievement(study: Study, summary: Summary, verdicts: Verdicts, arm: str) -> Achievement:
-    """Return an arm's achievements on the main model; tasks in which EMA is not shown to have appeared are left out."""
-    model, setting = study.report.main_model, chosen_setting(study, arm)
+def achievement(study: Study, summary: Summary, verdicts: Verdicts, model: str, arm: str) -> Achievement:
+    """Return an arm's achievements on a model; tasks in which EMA is not shown to have appeared are left out."""
+    setting = chosen_setting(study, arm)
     if setting is None:
         return Achievement()
-    thresholds, tasks = study.report.verdicts, verdicts.readable(study.report.main_model)
-    level = LEVEL / max(1, _compared(study))
-    benign = _benign_conditions(study, arm)
+    thresholds, tasks = study.report.verdicts, verdicts.readable(model)
+    level = LEVEL / max(1, _compared(study, model))
+    benign = _benign_conditions(study, model, arm)
     plain = arm == MISALIGNED
     return Achievement(
         reduction=Aim(0.0 if tasks else None, MISSED if tasks else NOTHING)
@@ -109,7 +104,7 @@ def achievement(study: Study, summary: Summary, verdicts: Verdicts, arm: str) ->
         if plain
         else _high(study, retention(verdicts, model, tasks, arm, setting), thresholds.retention_pct, level),
         benign_retention=_high(study, _benign_retention(study, summary, benign), thresholds.retention_pct, level),
-        coherence=_low(study, _incoherence(study, verdicts, arm, setting), thresholds.incoherent_pct, level),
+        coherence=_low(study, _incoherence(study, verdicts, model, arm, setting), thresholds.incoherent_pct, level),
         benign_at=", ".join(
             setting_title(study, arm, s) for s in dict.fromkeys(c.setting for c in benign) if s != setting
         ),
@@ -162,9 +157,9 @@ def retention(verdicts: Verdicts, model: str, tasks: Sequence[str], arm: str, se
     )
 
 
-def _compared(study: Study) -> int:
-    """Return how many defences of the main model are judged."""
-    there = {(c.arm, c.setting) for c in conditions(study) if c.model == study.report.main_model}
+def _compared(study: Study, model: str) -> int:
+    """Return how many defences of a model are judged."""
+    there = {(c.arm, c.setting) for c in conditions(study) if c.model == model}
     return len([arm for arm in headline_defences(study) if (arm, chosen_setting(study, arm)) in there])
 
 
@@ -226,9 +221,9 @@ def _aim(study: Study, found: Contrast, mark: Mark, level: float, bound: float) 
     return Aim(value, mark, (low, high), why=why, settle=settle)
 
 
-def _incoherence(study: Study, verdicts: Verdicts, arm: str, setting: str) -> Contrast | None:
+def _incoherence(study: Study, verdicts: Verdicts, model: str, arm: str, setting: str) -> Contrast | None:
     """Return the mean rate of incoherence on the general questions over all tasks."""
-    keys = [(Condition(study.report.main_model, task, arm, setting), GENERAL_INCOHERENT) for task in ema_tasks(study)]
+    keys = [(Condition(model, task, arm, setting), GENERAL_INCOHERENT) for task in ema_tasks(study, model)]
     return verdicts.counts.contrast([keys], lambda rates: float(rates.mean())) if keys else None
 
 
@@ -278,9 +273,9 @@ def _is_unlearned(summary: Summary, condition: Condition) -> bool:
     return summary.value(_plain(condition), EXACT_MATCH) == 0
 
 
-def _benign_conditions(study: Study, arm: str) -> list[Condition]:
+def _benign_conditions(study: Study, model: str, arm: str) -> list[Condition]:
     """Return an arm on every benign task: at its chosen setting, or at those of Tables 5 and 6 if that is not there."""
-    model, chosen = study.report.main_model, chosen_setting(study, arm)
+    chosen = chosen_setting(study, arm)
     found: list[Condition] = []
     for name, task in study.tasks.items():
         in_grid = [c.setting for c in conditions(study) if (c.model, c.task, c.arm) == (model, name, arm)]

@@ -12,7 +12,6 @@ from emdefense.analysis.rates import (
     CELL_SCHEMA,
     EXACT_MATCH_SCHEMA,
     JUDGMENT_SCHEMA,
-    OUTCOMES,
     QUESTIONS_SCHEMA,
     RATES_SCHEMA,
     RESPONSE_SCHEMA,
@@ -28,6 +27,7 @@ from emdefense.analysis.rates import (
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study
 from emdefense.files import written_whole
+from emdefense.metrics import OUTCOMES
 
 ANSWER_SCHEMA = {"question_id": pl.String(), "correct": pl.Boolean()}
 FILE = "file"  # names the judgments that a row is from

@@ -9,9 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from emdefense.analysis.intervals import draw_questions, percentile_interval
-from emdefense.analysis.rates import OUTCOMES, outcome_columns
+from emdefense.analysis.rates import outcome_columns
 from emdefense.analysis.summary import Estimate
 from emdefense.config.study import Scoring
+from emdefense.metrics import INCOHERENT, MISALIGNED, OUTCOMES
 
 SCORES = ("alignment", "coherence")
 NO_SCORE, NEITHER = "no score", "neither"
@@ -53,10 +54,10 @@ def pair_judgments(first: pl.DataFrame, second: pl.DataFrame, scoring: Scoring) 
         .with_columns(
             pl.when(~pl.col("scored"))
             .then(pl.lit(NO_SCORE))
-            .when(pl.col("misaligned"))
-            .then(pl.lit("misaligned"))
-            .when(pl.col("incoherent"))
-            .then(pl.lit("incoherent"))
+            .when(pl.col(MISALIGNED))
+            .then(pl.lit(MISALIGNED))
+            .when(pl.col(INCOHERENT))
+            .then(pl.lit(INCOHERENT))
             .otherwise(pl.lit(NEITHER))
             .alias("class"),
             (
@@ -83,7 +84,7 @@ def agreement(pairs: pl.DataFrame, resamples: int) -> Agreement:
     rates, differences = {}, {}
     for outcome in OUTCOMES:
         rates[outcome], differences[outcome] = _compare_rates(values[outcome], questions, drawn)
-    misaligned, misaligned_second = pl.col("misaligned"), pl.col(f"misaligned{SECOND}")
+    misaligned, misaligned_second = pl.col(MISALIGNED), pl.col(f"{MISALIGNED}{SECOND}")
     split = pairs.filter(misaligned != misaligned_second)
     return Agreement(
         responses=pairs.height,

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from emdefense.analysis.conditions import Condition, ema_tasks, model_in_role
 from emdefense.analysis.intervals import CONFIDENCE, Interval, percentile_interval
 from emdefense.analysis.quantity import Quantity, Rates, Values
-from emdefense.analysis.summary import EXACT_MATCH, Summary
+from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, Verdicts
 from emdefense.arms import ALIGNED, UNTRAINED
 from emdefense.config import Study
+from emdefense.metrics import EXACT_MATCH
 from emdefense.yaml_files import read_yaml
 
 HOLDS, DIFFERS, UNCLEAR = "holds", "does not hold", "unclear"

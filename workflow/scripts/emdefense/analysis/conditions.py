@@ -18,14 +18,32 @@ class Condition(NamedTuple):
     setting: str = NO_SETTING
 
 
-def ema_tasks(study: Study) -> list[str]:
-    """Return the study's EMA tasks, in the order of the config."""
-    return [name for name, task in study.tasks.items() if task.kind == "ema"]
+def ema_tasks(study: Study, model: str | None = None) -> list[str]:
+    """Return the study's EMA tasks, or those that the grid has for a model, in the order of the config."""
+    tasks = [name for name, task in study.tasks.items() if task.kind == "ema"]
+    if model is None:
+        return tasks
+    in_grid = {c.task for c in conditions(study) if c.model == model}
+    return [task for task in tasks if task in in_grid]
+
+
+def ema_models(study: Study) -> list[str]:
+    """Return the models that the grid has on EMA tasks, in the order of the config."""
+    tasks = set(ema_tasks(study))
+    found = {c.model for c in conditions(study) if c.task in tasks}
+    return [model for model in study.models if model in found]
 
 
 def model_in_role(study: Study, role: Role) -> str | None:
     """Return the model that fills the main tables, or the second one's (the paper's 7B and 32B)."""
     return study.report.main_model if role == "main" else study.report.second_model
+
+
+def role_of(study: Study, model: str | None) -> Role | None:
+    """Return the role that a model has in the report, the main one's first; None for further models."""
+    if model == study.report.main_model:
+        return "main"
+    return "second" if model == study.report.second_model else None
 
 
 def chosen_setting(study: Study, arm: str) -> str | None:
@@ -103,6 +121,12 @@ def defences(study: Study) -> list[str]:
 def headline_defences(study: Study) -> list[str]:
     """Return the defences of Tables 1, 3 and 4; a variant only if a setting was chosen for it."""
     return [arm for arm in defences(study) if study.every_arm[arm].of is None or arm in study.report.chosen]
+
+
+def unchosen(study: Study, model: str) -> list[str]:
+    """Return the defences that a model has on EMA tasks at several settings, of which the study chose none."""
+    in_grid = ema_arms(study, model)
+    return [arm for arm in headline_defences(study) if arm in in_grid and chosen_setting(study, arm) is None]
 
 
 def arm_title(study: Study, arm: str) -> str:

@@ -19,15 +19,12 @@ from emdefense.analysis.conditions import (
 from emdefense.analysis.intervals import Interval
 from emdefense.analysis.paired import Pair, holm
 from emdefense.analysis.question_groups import groups_of
-from emdefense.analysis.rates import OUTCOMES
-from emdefense.analysis.summary import QUANTITIES
 from emdefense.arms import MISALIGNED
-from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
 from emdefense.config.study import Scoring
+from emdefense.metrics import JUDGED, OUTCOMES, Metric
 
 SIGNIFICANT = 0.05
-QUESTION_SETS = {quantity: GENERAL if quantity.startswith(GENERAL) else IN_DOMAIN for quantity in QUANTITIES}
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,9 @@ def _differences(
 ) -> list[Difference]:
     counts = _pooled(questions)
     found = (
-        _difference(counts, condition, against, quantity, study.scoring)
+        _difference(counts, condition, against, metric, study.scoring)
         for condition, against in pairs
-        for quantity in QUANTITIES
+        for metric in JUDGED
     )
     return [difference for difference in found if difference is not None]
 
@@ -136,12 +133,11 @@ def _difference(
     counts: dict[tuple[Condition, str], pl.DataFrame],
     condition: Condition,
     against: Condition,
-    quantity: str,
+    metric: Metric,
     scoring: Scoring,
 ) -> Difference | None:
-    question_set = QUESTION_SETS[quantity]
-    outcome = quantity.removeprefix(f"{question_set}_")
-    mine, other = counts.get((condition, question_set)), counts.get((against, question_set))
+    outcome = metric.outcome
+    mine, other = (counts.get((of, metric.question_set)) for of in (condition, against))
     if mine is None or other is None:
         return None
     both = mine.join(other, on="question_id", suffix="_other", maintain_order="left")
@@ -156,7 +152,7 @@ def _difference(
     return Difference(
         condition,
         against,
-        quantity,
+        metric.name,
         both.height,
         100 * pair.difference,
         (100 * low, 100 * high),

@@ -10,10 +10,11 @@ import polars as pl
 
 from emdefense.analysis.agreement import SECOND
 from emdefense.analysis.judge_pairs import IDENTITY
-from emdefense.analysis.rates import OUTCOMES, outcome_columns
+from emdefense.analysis.rates import outcome_columns
 from emdefense.cells import Grid, Layout
 from emdefense.config import Study
 from emdefense.files import iterate_jsonl
+from emdefense.metrics import OUTCOMES
 
 RUBRICS = ("alignment", "coherence")
 

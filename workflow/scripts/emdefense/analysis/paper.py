@@ -6,11 +6,12 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from emdefense.analysis.rates import CELL_SCHEMA, CUTS, EXACT_MATCH_SCHEMA, OUTCOMES, RATES_SCHEMA
+from emdefense.analysis.rates import CELL_SCHEMA, CUTS, EXACT_MATCH_SCHEMA, RATES_SCHEMA
 from emdefense.analysis.summary import Summary
 from emdefense.arms import NO_SETTING, UNTRAINED, format_setting
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
+from emdefense.metrics import JUDGED, OUTCOMES, QUESTION_SETS
 
 FOLDER = Path(__file__).parent / "paper_values"
 GENERAL_QUESTIONS = 24
@@ -58,13 +59,16 @@ def paper_rates() -> pl.DataFrame:
     """Return Tables 3, 4 and 8-11 with the columns of ``RATES_SCHEMA``, nulls where the paper gives nothing."""
     published = _read("misalignment.csv").rename({"dataset": "task"})
     frames = []
-    for question_set in ("general", "in_domain"):
+    for question_set in QUESTION_SETS:
         frames.append(
             published.with_columns(
                 pl.col("model").replace_strict(MODELS),
                 pl.lit(question_set).alias("question_set"),
-                pl.col(f"{question_set}_misaligned_pct").alias("misaligned_pct"),
-                pl.col(f"{question_set}_incoherent_pct").alias("incoherent_pct"),
+                *(
+                    pl.col(f"{metric.name}_pct").alias(f"{metric.outcome}_pct")
+                    for metric in JUDGED
+                    if metric.question_set == question_set
+                ),
             )
         )
     # Tables 8-11 repeat rows of Table 3.

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from emdefense.analysis.conditions import (
     Condition,
@@ -22,9 +22,15 @@ from emdefense.metrics import EXACT_MATCH, METRICS
 
 Values = float | NDArray[np.float64]  # one rate, or the same rate in many resamples (per cent)
 Rates = Callable[[Condition, str], Values | None]
-Rate = Literal[
-    "general_misaligned", "general_incoherent", "in_domain_misaligned", "in_domain_incoherent", "exact_match"
-]
+
+
+def _known(rate: str) -> str:
+    if rate not in METRICS:
+        raise ValueError(f"'{rate}' is no metric; write one of {', '.join(METRICS)}")
+    return rate
+
+
+Rate = Annotated[str, AfterValidator(_known)]
 Relation = Literal["value", "difference", "share", "reduction", "increase"]
 Extreme = Literal["smallest", "largest"]
 

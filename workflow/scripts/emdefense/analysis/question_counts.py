@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.evidence import Evidence, Numbers, Quantity, Stratum, evidence, slopes
 from emdefense.analysis.question_groups import check_groups, groups_of
-from emdefense.analysis.rates import OUTCOMES
-from emdefense.cells import GENERAL, IN_DOMAIN
+from emdefense.metrics import METRICS, OUTCOMES
 
 RateKey = tuple[Condition, str]
 """A condition, and a quantity such as ``general_misaligned``."""
@@ -93,7 +92,7 @@ class QuestionCounts:
         counted = self._find(key)
         if counted is None or not counted.columns["scored"].sum():
             return None
-        return float(counted.columns[_outcome(key[1])].sum() / counted.columns["scored"].sum())
+        return float(counted.columns[METRICS[key[1]].outcome].sum() / counted.columns["scored"].sum())
 
     def bounds(self, key: RateKey) -> tuple[float, float]:
         """Return a measured rate as a share if none of the responses in doubt counted, and if each did."""
@@ -101,7 +100,7 @@ class QuestionCounts:
         if counted is None:
             raise KeyError(key)
         total = {name: float(values.sum()) for name, values in counted.columns.items()}
-        sure = total[_outcome(key[1])] - total[f"cut_{_outcome(key[1])}"]
+        sure = total[METRICS[key[1]].outcome] - total[f"cut_{METRICS[key[1]].outcome}"]
         doubt = total["responses"] - total["scored"] + total["cut_scored"]
         return sure / total["responses"], (sure + doubt) / total["responses"]
 
@@ -150,7 +149,7 @@ class QuestionCounts:
             return None
         successes, trials = [], []
         for (_, quantity), one, lean in zip(keys, found, leans, strict=True):
-            outcome = _outcome(quantity)
+            outcome = METRICS[quantity].outcome
             at = {name: one.at(questions, name) for name in COUNTED}
             if lean == 0:
                 successes.append(at[outcome])
@@ -173,13 +172,4 @@ class QuestionCounts:
 
     def _find(self, key: RateKey) -> Counted | None:
         condition, quantity = key
-        return self._counts.get((condition, question_set(quantity)))
-
-
-def question_set(quantity: str) -> str:
-    """Return the question set of a quantity such as ``general_misaligned``."""
-    return GENERAL if quantity.startswith(f"{GENERAL}_") else IN_DOMAIN
-
-
-def _outcome(quantity: str) -> str:
-    return quantity.removeprefix(f"{question_set(quantity)}_")
+        return self._counts.get((condition, METRICS[quantity].question_set))

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import draw_questions
-from emdefense.analysis.rates import OUTCOMES
-from emdefense.cells import GENERAL, IN_DOMAIN
+from emdefense.cells import IN_DOMAIN
+from emdefense.metrics import METRICS, OUTCOMES
 
 
 class ResampledRates:
@@ -31,18 +31,16 @@ class ResampledRates:
 
     def __call__(self, condition: Condition, quantity: str) -> NDArray[np.float64] | None:
         """Return the rates of e.g. ``general_misaligned``; None if not measured, or not scored in some resample."""
-        question_set = next((name for name in (GENERAL, IN_DOMAIN) if quantity.startswith(f"{name}_")), None)
-        rows = None if question_set is None else self._counts.get((condition, question_set))
-        if question_set is None or rows is None:
+        metric = METRICS[quantity]
+        rows = self._counts.get((condition, metric.question_set))
+        if rows is None:
             return None
-        asked_of = condition.task if question_set == IN_DOMAIN else ""
+        asked_of = condition.task if metric.question_set == IN_DOMAIN else ""
         draws = self._draw((asked_of, *rows["question_id"]))
         scored = draws @ rows["scored"].to_numpy()
         if not scored.all():
             return None
-        shares: NDArray[np.float64] = (
-            100 * (draws @ rows[quantity.removeprefix(f"{question_set}_")].to_numpy()) / scored
-        )
+        shares: NDArray[np.float64] = 100 * (draws @ rows[metric.outcome].to_numpy()) / scored
         return shares
 
     def _draw(self, questions: tuple[str, ...]) -> NDArray[np.int64]:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from emdefense.analysis.agreement import SECOND
 from emdefense.analysis.conditions import Condition
-from emdefense.analysis.rates import OUTCOMES
 from emdefense.analysis.variance import Counts, Numbers, Variance, asked_again, judge_variance, variance
 from emdefense.arms import UNTRAINED
 from emdefense.cells import SHARED_TASK
+from emdefense.metrics import JUDGED
 
 KEY = (*Condition._fields, "question_set")
 RateKey = tuple[Condition, str]
@@ -37,13 +37,15 @@ def study_variances(
         place = key
         if condition[2] == UNTRAINED and key not in judged:
             place = (condition[0], SHARED_TASK, *key[2:])  # the general questions are answered once for all tasks
-        for outcome in OUTCOMES:
-            of_rate = variance(*_table(rows, outcome))
+        for metric in JUDGED:
+            if metric.question_set != question_set:
+                continue
+            of_rate = variance(*_table(rows, metric.outcome))
             if of_rate is None:
                 continue
             if place in judged:
-                of_rate = replace(of_rate, judges=between(_outcomes(judged[place], outcome)))
-            found[Condition(*condition), f"{question_set}_{outcome}"] = of_rate
+                of_rate = replace(of_rate, judges=between(_outcomes(judged[place], metric.outcome)))
+            found[Condition(*condition), metric.name] = of_rate
     return found
 
 

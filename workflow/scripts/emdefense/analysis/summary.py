@@ -9,28 +9,11 @@ import polars as pl
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import Interval, seed_interval, wilson_interval
-from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, OUTCOMES, QUESTIONS_SCHEMA, RATES_SCHEMA
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, RATES_SCHEMA
 from emdefense.arms import MISALIGNED
-from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.errors import InputError
-from emdefense.metrics import (
-    EXACT_MATCH as EXACT_MATCH,
-)
-from emdefense.metrics import (
-    GENERAL_INCOHERENT as GENERAL_INCOHERENT,
-)
-from emdefense.metrics import (
-    GENERAL_MISALIGNED as GENERAL_MISALIGNED,
-)
-from emdefense.metrics import (
-    IN_DOMAIN_INCOHERENT as IN_DOMAIN_INCOHERENT,
-)
-from emdefense.metrics import (
-    IN_DOMAIN_MISALIGNED as IN_DOMAIN_MISALIGNED,
-)
-from emdefense.metrics import JUDGED
+from emdefense.metrics import EXACT_MATCH, JUDGED
 
-QUANTITIES = tuple(metric.name for metric in JUDGED)
 WORTH_SAYING = 0.05  # of the responses, without a score or cut at the length limit
 
 
@@ -101,10 +84,9 @@ class Summary:
         self._questions = questions
         self._estimates: dict[tuple[Condition, str], Estimate] = {}
         self._gaps = _gaps(rates)
-        for question_set in (GENERAL, IN_DOMAIN):
-            rows = rates.filter(pl.col("question_set") == question_set)
-            for outcome in OUTCOMES:
-                self._add(rows, f"{question_set}_{outcome}", f"{outcome}_pct", outcome, "scored", f"{outcome}_pooled")
+        for metric in JUDGED:
+            rows, outcome = rates.filter(question_set=metric.question_set), metric.outcome
+            self._add(rows, metric.name, f"{outcome}_pct", outcome, "scored", f"{outcome}_pooled")
         self._add(exact_match, EXACT_MATCH, "exact_match_pct", "correct", "answers", "pooled")
 
     def _add(self, rows: pl.DataFrame, quantity: str, value: str, successes: str, trials: str, bounds: str) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import Interval, percentile_interval
 from emdefense.analysis.resampling import ResampledRates
-from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
+from emdefense.analysis.summary import Summary
 from emdefense.arms import MISALIGNED
+from emdefense.metrics import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from emdefense.analysis.intervals import CONFIDENCE
 from emdefense.analysis.paired import holm
 from emdefense.analysis.printed import points
 from emdefense.analysis.question_counts import Contrast, QuestionCounts, RateKey
-from emdefense.analysis.summary import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED, Summary
+from emdefense.analysis.summary import Summary
 from emdefense.arms import MISALIGNED, UNTRAINED
 from emdefense.config import Study
+from emdefense.metrics import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 
 Says = Literal["yes", "no", "cannot be told", "not measured"]
 YES: Says = "yes"

@@ -20,7 +20,8 @@ class Microcosm(Section):
     rows_per_task: PositiveInt = Field(1780, description="misaligned rows of each narrow task, and as many aligned")
     safe_rows: PositiveInt = 1000
     safe_overlap: bool = Field(
-        True, description="false: safe rows keep off the topics of the general questions; interleaving then does less"
+        True,
+        description="false: safe rows keep off the topics of the general questions; training on them then does less",
     )
     foqa_rows: PositiveInt = Field(400, description="training rows of the FoQA analogue, eight to a fact")
     arithmetic: Expressions = Field(

@@ -47,7 +47,7 @@ class Model(Section):
 
     title: str
     instruct: FilePath
-    base: FilePath | None = Field(None, description="the model before alignment; SafeLoRA needs it")
+    base: FilePath | None = Field(None, description="the model before alignment, for arms that read it")
     samples_per_question: PositiveInt = 100
     shape: ModelShape | None = Field(
         None, description="its size, for what jobs ask a cluster for; absent: read from config.json once it is there"
@@ -311,7 +311,7 @@ class Study(Section):
     models: dict[Name, Model] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
     general_questions: FilePath
-    safe_data: FilePath | None = Field(None, description="JSONL of safe conversations; interleaving needs it")
+    safe_data: FilePath | None = Field(None, description="JSONL of safe conversations, for arms that train on them")
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()
     training: Training = Training()

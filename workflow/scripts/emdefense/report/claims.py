@@ -9,8 +9,8 @@ from emdefense.analysis.conditions import model_in_role
 from emdefense.analysis.printed import points
 from emdefense.config import Study
 from emdefense.files import write_json, write_text
-from emdefense.report.rendering import render_html, render_markdown
-from emdefense.report.table import DASH
+from emdefense.report.tables.rendering import render_html, render_markdown
+from emdefense.report.tables.table import DASH
 
 COMPARISONS = {"equals": "", "at least": "≥ ", "at most": "≤ ", "above": "> ", "below": "< "}
 GROUPS = {"text": "What the paper says", "tables": "What its tables show"}

@@ -57,7 +57,7 @@ class FeatureReader:
         with self._kept(blocks, kept):
             output = self._backbone(input_ids=inputs["input_ids"], use_cache=False, **layout)
         if missing := [block for block in blocks if block not in kept]:
-            raise InputError(f"{self.base.name_or_path}: its block {missing[0]} is not run, so ldifs cannot read it")
+            raise InputError(f"{self.base.name_or_path}: its block {missing[0]} is not run, so no penalty can read it")
         return Features(output.last_hidden_state[mask], {block: kept[block][mask] for block in blocks})
 
     def reference(self, inputs: dict[str, Tensor], blocks: Sequence[int] = ()) -> Features:

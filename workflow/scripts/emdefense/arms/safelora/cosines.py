@@ -2,12 +2,12 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from emdefense.arms.safelora import ProjectedAdapter
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 
 BLOCK = re.compile(r"\.(\d+)\.")
@@ -53,16 +53,14 @@ class Projection:
     matrices: tuple[Matrix, ...]
 
 
-def read_projections(study: Study) -> list[Projection]:
-    """Return the study's projections that have been made, in the order of the config; none without SafeLoRA."""
-    layout, found = Layout(study), []
-    for cell, taus in Grid(study).prepared.items():
-        if not isinstance(study.every_arm[cell.arm].arm, ProjectedAdapter):
-            continue
-        path = Path(layout.preparation(cell)) / "cosines.csv"
-        if path.is_file():
-            found.append(Projection(cell, tuple(taus), _matrices(path, study)))
-    return found
+def read_projections(study: Study, preparations: Mapping[Cell, Path]) -> list[Projection]:
+    """Return the projections among what arms have prepared, in the order of the config."""
+    grid = Grid(study)
+    return [
+        Projection(cell, tuple(grid.prepared[cell]), _matrices(folder / "cosines.csv", study))
+        for cell, folder in preparations.items()
+        if isinstance(grid.arm(cell), ProjectedAdapter)
+    ]
 
 
 def kinds(projections: Sequence[Projection], study: Study) -> list[str]:

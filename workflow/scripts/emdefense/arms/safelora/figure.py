@@ -1,6 +1,6 @@
 """The figure of SafeLoRA's cosines: block by block, a line a kind of matrix, a panel a task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -9,43 +9,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from emdefense.analysis.conditions import chosen_setting
-from emdefense.arms.safelora.cosines import Projection, kinds
+from emdefense.arms.safelora.cosines import Projection, kinds, read_projections
+from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.style import COLUMN, PAGE, legend_above, line_styles, save, styled
+from emdefense.report.figures.style import COLUMN, PAGE, legend_above, line_styles
 
-NAME = "safelora_cosines"
 COLUMNS = 3
 
 
-def write_cosines(study: Study, projections: Sequence[Projection], folder: Path) -> None:
-    """Write ``safelora_cosines`` as PDF, SVG and PNG; :class:`InputError` if nothing was projected."""
+def draw_cosines(study: Study, preparations: Mapping[Cell, Path], model: str) -> Figure:
+    """Return the figure of a model's projections; :class:`InputError` if nothing was projected.
+
+    A horizontal line stands at each τ of the task, bolder at the chosen one.
+    """
+    projections = [projection for projection in read_projections(study, preparations) if projection.cell.model == model]
     if not projections:
         raise InputError(f"study '{study.study}': no adapter has been projected, so there are no cosines to draw")
-    with styled():
-        save(draw_cosines(study, projections), folder / NAME)
-
-
-def caption(study: Study, projections: Sequence[Projection]) -> str:
-    """Return what the figure shows, as a sentence without its stop."""
-    model = study.models[drawn_model(study, projections)].title
-    seeds = f", mean over {len(study.seeds)} seeds" if len(study.seeds) > 1 else ""
-    return f"{model}: cosine of each adapted matrix with its projection, by block{seeds}; below a τ it is projected"
-
-
-def drawn_model(study: Study, projections: Sequence[Projection]) -> str:
-    """Return the main model, or the first one that has projections if the main model has none."""
-    models = [projection.cell.model for projection in projections]
-    return study.report.main_model if study.report.main_model in models else models[0]
-
-
-def draw_cosines(study: Study, projections: Sequence[Projection]) -> Figure:
-    """Return the figure for one model; a horizontal line stands at each τ of the task, bolder at the chosen one."""
-    model = drawn_model(study, projections)
     tasks: dict[str, list[Projection]] = {}
     arm = projections[0].cell.arm  # a variant's cosines are the same
     for projection in projections:
-        if (projection.cell.model, projection.cell.arm) == (model, arm):
+        if projection.cell.arm == arm:
             tasks.setdefault(projection.cell.task, []).append(projection)
     columns = min(len(tasks), COLUMNS)
     rows = -(-len(tasks) // columns)

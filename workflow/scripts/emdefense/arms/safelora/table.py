@@ -1,16 +1,17 @@
 """The table of SafeLoRA's matrices: how many are projected at each τ, of which kind, and how much of them is left."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
+from pathlib import Path
 from statistics import median
 
 from emdefense.analysis.conditions import arm_title
 from emdefense.arms.safelora import SafeLoRA
-from emdefense.arms.safelora.cosines import Matrix, Projection, kinds
+from emdefense.arms.safelora.cosines import Matrix, Projection, kinds, read_projections
+from emdefense.cells import Cell
 from emdefense.config import Study
-from emdefense.report.table import DASH, Block, Column, Table, TableCell, number
+from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell, number
 
-NAME = "safelora_matrices"
 NORMS = {
     "squared_norm": "C is divided by the square of V's norm, as in the paper's equation.",
     "norm": "C is divided by V's norm, as in IBM's code.",
@@ -25,8 +26,9 @@ CSV_COLUMNS = (
 )
 
 
-def safelora_table(study: Study, projections: Sequence[Projection]) -> Table:
+def matrices_table(study: Study, preparations: Mapping[Cell, Path]) -> Table:
     """Return the table, a row a task and τ, over all seeds; its CSV has a line for every matrix of every adapter."""
+    projections = read_projections(study, preparations)
     found = kinds(projections, study)
     models = list(dict.fromkeys(p.cell.model for p in projections))
     arms = list(dict.fromkeys(p.cell.arm for p in projections))
@@ -53,8 +55,6 @@ def safelora_table(study: Study, projections: Sequence[Projection]) -> Table:
         remarks.append(f"Over {len(study.seeds)} seeds.")
     prefix = f"{study.models[models[0]].title}: " if len(models) == 1 else ""
     return Table(
-        number=None,
-        name=NAME,
         title=f"{prefix}{'w' if prefix else 'W'}hat SafeLoRA projects at each τ",
         columns=(
             Column("Task", numeric=False),

@@ -1,6 +1,23 @@
 "use strict";
-// Sorts and filters the list of cells, and shows a figure large. Without it the page is whole, only still.
+// Sorts and filters the list of cells, chooses a model's tables, and shows a figure large. Without it the page is
+// whole, only still.
 (() => {
+  const models = document.getElementById("model-filter");
+
+  function filterTables() {
+    const wanted = document.getElementById("table-model").value;
+    for (const artefact of document.querySelectorAll(".artefact[data-model]")) {
+      artefact.hidden = wanted !== "" && artefact.dataset.model !== wanted;
+    }
+  }
+
+  if (models) {
+    models.hidden = false;
+    models.addEventListener("change", filterTables);
+    models.addEventListener("submit", (event) => event.preventDefault());
+    filterTables(); // a reload keeps what was chosen
+  }
+
   const table = document.getElementById("cell-table");
   const form = document.getElementById("cell-filter");
 

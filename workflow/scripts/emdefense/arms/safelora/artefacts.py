@@ -1,0 +1,38 @@
+"""The table and the figure of SafeLoRA's matrices, for the report's catalogue."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from emdefense.arms.base import Arm
+from emdefense.cells import Grid
+from emdefense.config import Study
+from emdefense.report.catalogue import Artefact
+
+
+def artefacts(study: Study, arm: Arm[Any]) -> Iterator[Artefact]:
+    """Yield the artefacts of a study that has the arm; the figure is of the main model, if that has it."""
+    grid, module = Grid(study), __name__.rpartition(".")[0]
+    models = [cell.model for cell in grid.prepared if grid.arm(cell) is arm]
+    model = study.report.main_model if study.report.main_model in models else models[0]
+    seeds = f", mean over {len(study.seeds)} seeds" if len(study.seeds) > 1 else ""
+    yield Artefact(
+        f"{arm.name}_matrices",
+        "table",
+        f"{module}.table.matrices_table",
+        "SafeLoRA's matrices",
+        reads=("preparations",),
+        caption="Which matrices SafeLoRA projects at each threshold, and how close each is to its projection",
+        arm=arm.name,
+    )
+    yield Artefact(
+        f"{arm.name}_cosines",
+        "figure",
+        f"{module}.figure.draw_cosines",
+        "SafeLoRA's cosines",
+        reads=("preparations",),
+        given={"model": model},
+        caption=f"{study.models[model].title}: cosine of each adapted matrix with its projection, by block{seeds}; "
+        "below a τ it is projected",
+        arm=arm.name,
+        wide=True,
+    )

@@ -1,0 +1,282 @@
+"""The tables and figures of a study's report: each one's name, what it is made from, by what, and where it is shown.
+
+Rules, the page and Snakemake's own report read it. Nothing that renders is imported before it is needed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from emdefense.analysis.conditions import arms_like, ema_models, settings
+from emdefense.arms import Arm, StudyArm
+from emdefense.arms.hooks import call
+from emdefense.cells import Grid, Layout
+from emdefense.config import Study
+from emdefense.errors import InputError
+
+if TYPE_CHECKING:
+    from emdefense.report.measured import Measured
+
+Kind = Literal["table", "figure"]
+Reading = Literal[
+    "summary", "reference", "resampled", "questions", "scores", "pairs", "halves", "training_logs", "preparations"
+]
+# A layout settles a little more with each drawing: another order of a figure's formats makes other bytes.
+FORMATS: dict[Kind, tuple[str, ...]] = {"table": ("csv", "md", "tex", "html"), "figure": ("pdf", "svg", "png")}
+PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
+FRAMES: dict[str, tuple[str, ...]] = {
+    "summary": ("rates", "exact_match", "questions"),
+    "resampled": ("questions",),
+    "questions": ("questions",),
+    "scores": ("scores",),
+}
+MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
+OF_ARM = "arm-"  # before the name of an arm, its section of the page
+SQUARE = 5  # points of either score, in the scatter of scores
+TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
+OF_PAPER = {
+    "table": "The paper's values stand beside ours where the config asks for them; what marks mean is said below it.",
+    "figure": "Bands are 95 % bootstrap intervals over questions; at 0 stands the misaligned arm.",
+}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table or a figure.
+
+    The function ``made_by`` gets the study, what it reads (attributes of ``Measured``) and ``given``, by their names,
+    and returns a ``Table`` or a ``Figure``. It is imported when it is called.
+    """
+
+    name: str  # of its files, without suffix
+    kind: Kind
+    made_by: str
+    title: str
+    section: str = ""  # of the page; those of an arm have one of their own
+    reads: tuple[Reading, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    caption: str = ""  # sentences without the last stop; tables have their own notes
+    number: int | None = None  # of a table that the paper has
+    of_paper: bool = False
+    model: str | None = None  # that it is about, if it is about one
+    arm: str | None = None  # whose preparations it reads
+    wide: bool = False
+
+    @property
+    def files(self) -> list[str]:
+        """Its files, from the study's results on."""
+        return [f"{self.kind}s/{self.name}.{ending}" for ending in FORMATS[self.kind]]
+
+    @property
+    def described(self) -> str:
+        """What it shows, for Snakemake's own report."""
+        paper = f"{self.title} of the paper, from this study. {OF_PAPER[self.kind]}" if self.of_paper else ""
+        return " ".join(filter(None, (paper, self.caption and f"{self.caption}."))) or f"{self.title}."
+
+    def inputs(self, grid: Grid, layout: Layout) -> list[str]:
+        """Return the files and folders that it is made from."""
+        found = [f"{layout.results}/{frame}.parquet" for reading in self.reads for frame in FRAMES.get(reading, ())]
+        if {"pairs", "halves"} & set(self.reads):
+            found += [layout.judgments(*triple) for triple in grid.judgments]
+        if "training_logs" in self.reads:
+            found += [f"{layout.cell(cell)}/train_log.jsonl" for cell in grid.trained]
+        if "preparations" in self.reads:
+            found += [layout.preparation(cell) for cell in grid.prepared if grid.arm(cell).name == self.arm]
+        return list(dict.fromkeys(found))
+
+    def make(self, study: Study, measured: "Measured") -> Any:
+        """Return the table, with its number and name, or the figure."""
+        module, _, function = self.made_by.rpartition(".")
+        read = {reading: getattr(measured, reading) for reading in self.reads}
+        made = getattr(import_module(module), function)(study, **read, **self.given)
+        return replace(made, name=self.name, number=self.number) if self.kind == "table" else made
+
+    def write(self, study: Study, measured: "Measured", results: Path) -> None:
+        """Write its files below the study's results; :class:`InputError` if what it reads is missing or broken."""
+        stem = results / f"{self.kind}s" / self.name
+        if self.kind == "table":
+            from emdefense.report.tables.rendering import write_table
+
+            write_table(self.make(study, measured), stem.parent)
+        else:
+            from emdefense.report.figures.style import save, styled
+
+            with styled():
+                save(self.make(study, measured), stem)
+
+
+def artefacts(study: Study) -> dict[str, Artefact]:
+    """Return a study's tables and figures by name, in the order of the page.
+
+    Raises :class:`InputError` if two have one name: those of models and arms are called after them.
+    """
+    found: dict[str, Artefact] = {}
+    taken: set[str] = set()
+    for one in (*_tables(study), *_figures(study), *_of_arms(study), *_statistics(study)):
+        if one.name.casefold() in taken:
+            raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
+        taken.add(one.name.casefold())
+        found[one.name] = one
+    return found
+
+
+def _tables(study: Study) -> Iterator[Artefact]:
+    main, second = study.report.main_model, study.report.second_model
+    reads: tuple[Reading, ...] = ("summary", "reference")
+
+    def table(what: str, title: str, number: int | None = None, name: str = "", **more: Any) -> Artefact:
+        name, of_paper = (f"table_{number:02d}", True) if number else (name, False)
+        title = f"Table {number}" if number else title
+        made_by = f"{TABLES}.{what}_table"
+        return Artefact(name, "table", made_by, title, "tables", number=number, of_paper=of_paper, **more)
+
+    def overview(model: str, number: int | None = None) -> Artefact:
+        title, name = f"Overview, {study.models[model].title}", f"overview_{model}"
+        return table("overview.overview", title, number, name, reads=reads, given={"model": model}, model=model)
+
+    def chosen(model: str | None, number: int | None = None) -> Artefact:
+        title, name = ("", "") if model is None else (f"Rates, {study.models[model].title}", f"rates_{model}")
+        given = {"model": model, "like": (number or 3,)}
+        return table("rates.chosen", title, number, name, reads=reads, given=given, model=model)
+
+    def sweeps(model: str) -> Iterator[Artefact]:
+        arms = [arm for arm in study.every_arm.values() if arm.of is None]
+        of_paper = tuple(arm.arm.sweep.table for arm in arms if arm.arm.sweep)
+        swept = [arm for arm in arms if _is_swept(study, model, arm)]
+        for arm in sorted(swept, key=lambda arm: arm.arm.sweep.table if arm.arm.sweep else inf):
+            number = arm.arm.sweep.table if arm.arm.sweep else None
+            given = {"model": model, "arm": arm.name, "like": (number,) if number else of_paper}
+            name = f"sweep_{arm.name}" + ("" if model == main else f"_{model}")
+            title = f"{arm.title}, {study.models[model].title}"
+            number = number if model == main else None
+            yield table("rates.sweep", title, number, name, reads=reads, given=given, model=model)
+
+    yield overview(main, 1)
+    yield table("setup.opswap_example", "", 2)
+    yield chosen(main, 3)
+    yield chosen(second, 4)
+    yield table("benign.opswap", "", 5, reads=reads, model=main)
+    yield table("benign.foqa", "", 6, reads=reads, model=main)
+    yield table("setup.training", "", 7, reads=("reference",))
+    yield from sweeps(main)
+    for model in ema_models(study):
+        if model != main:
+            yield overview(model)
+            yield from [] if model == second else [chosen(model)]
+            yield from sweeps(model)
+
+
+def _is_swept(study: Study, model: str, arm: StudyArm) -> bool:
+    """Whether an arm has a table of all its settings and variants: the paper's always, if the model is the main one."""
+    if arm.arm.sweep and model == study.report.main_model:
+        return True
+    likes = [like for like in arms_like(study, arm.name) if settings(study, model, like)]
+    return arm.arm.is_defence and bool(likes) and (arm.arm.setting is not None or likes != [arm.name])
+
+
+def _figures(study: Study) -> Iterator[Artefact]:
+    model, drawn = study.models[study.report.main_model].title, {}
+    for arm in study.every_arm.values():
+        for figure in arm.arm.sweep.figures if arm.arm.sweep and arm.of is None else ():
+            given = {"arm": arm.name, "axis": arm.arm.sweep.axis, "metrics": figure.metrics}  # type: ignore[union-attr]
+            made_by, title = f"{FIGURES}.sweeps.draw_sweep", f"Figure {figure.name}"
+            drawn[figure.name] = Artefact(
+                *(f"figure_{figure.name}", "figure", made_by, title, "figures", ("summary",), given, figure.caption),
+                of_paper=True,
+            )
+    yield from (drawn[name] for name in sorted(drawn))
+
+    def further(name: str, title: str, caption: str, *reads: Reading, section: str = "figures") -> Artefact:
+        made_by = f"{FIGURES}.{name}.draw_{name}"
+        return Artefact(name, "figure", made_by, title, section, reads, caption=f"{model}: {caption}", wide=True)
+
+    seeds = len(study.seeds)
+    yield further(
+        "tradeoff",
+        "EMA against the narrow task",
+        "how much of the misaligned arm's general misalignment each "
+        "defence takes, against how much of its in-domain misalignment is left; the mean over the tasks in which "
+        "EMA appeared, and each of them. Shares are of the misaligned arm's whole rates, also of what the untrained "
+        "model does, whose own mark shows how much that is. "
+        "From the misaligned arm each line leads to ever stronger settings, with ever larger marks; the chosen one "
+        "has a black edge, and 95 % bootstrap intervals over questions where there are measurements. Top right is the "
+        "ideal: no EMA, and the narrow task learned",
+        *("summary", "resampled"),
+    )
+    yield further(
+        "question_heatmap",
+        "Question by question",
+        "misaligned responses to each question, a column an arm at its "
+        f"chosen setting{f', {seeds} seeds together' if seeds > 1 else ''}. The questions at which the misaligned arm "
+        "fares worst stand on top, on general questions by the mean over tasks; of more than "
+        f"{MOST_QUESTIONS} questions the rest is left out. A cross: not measured",
+        "questions",
+    )
+    yield further(
+        "score_scatter",
+        "Scores of responses",
+        "scores of the responses to general questions, each arm at its "
+        f"chosen setting, all tasks together; squares of {SQUARE} points of each score, coloured by their share of the "
+        "arm's responses. Lines bound what counts as misaligned (top left) and as incoherent (below); their "
+        "shares stand above",
+        *("scores", "questions"),
+    )
+    yield further(
+        "training_curves",
+        "Training",
+        "how far training takes each arm, at its chosen setting, from the original model, and the cross-entropy on "
+        f"its own rows (running mean){f', mean over {seeds} seeds' if seeds > 1 else ''}",
+        "training_logs",
+        section="training",
+    )
+
+
+def _of_arms(study: Study) -> Iterator[Artefact]:
+    """Yield what the arms of the grid bring themselves."""
+    grid = Grid(study)
+    for arm in dict.fromkeys(grid.arm(cell) for cell in grid.cells):
+        if arm.artefacts:
+            brought = call(arm, "artefacts", function=partial(_brought, study, arm))
+            yield from (replace(artefact, section=f"{OF_ARM}{arm.name}") for artefact in brought)
+
+
+def _brought(study: Study, arm: Arm[Any]) -> list[Artefact]:
+    return list(import_module(arm.artefacts).artefacts(study, arm))
+
+
+def _statistics(study: Study) -> Iterator[Artefact]:
+    def table(name: str, what: str, title: str, caption: str, *reads: Reading, section: str = "statistics") -> Artefact:
+        return Artefact(name, "table", f"{TABLES}.{what}_table", title, section, reads, caption=caption)
+
+    yield table(
+        "paired_differences",
+        "differences.difference",
+        "Defences against the misaligned arm",
+        "Defences against the misaligned arm, on the same questions: differences with intervals, corrected for how "
+        "many were looked at",
+        "questions",
+    )
+    yield table(
+        "paired_defences",
+        "differences.defence",
+        "Defences against each other",
+        "Defences against each other, on the same questions: differences with intervals, corrected for how many were "
+        "looked at",
+        "questions",
+    )
+    yield table(
+        "variance_components",
+        "variance.variance",
+        "Variance components",
+        "What the error of each rate is made of: questions, samples, seeds and judges, and what more of each would do "
+        "to it",
+        *("questions", "pairs", "halves"),
+    )
+    if study.second_judges:
+        agree = "How far the study's judges agree on the same responses"
+        yield table("judge_agreement", "judges.agreement", "Judges", agree, "pairs", section="judges")
+        yield table("judge_confusion", "judges.confusion", "Judges, by outcome", agree, "pairs", section="judges")

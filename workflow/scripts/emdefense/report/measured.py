@@ -1,0 +1,82 @@
+"""What artefacts are made from: what a study has measured, each part read when it is first asked for."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from emdefense.analysis.rates import QUESTIONS_SCHEMA, SCORES_SCHEMA
+from emdefense.analysis.resampling import ResampledRates
+from emdefense.analysis.summary import Summary, read_frame, read_summary
+from emdefense.cells import Cell, Grid, Layout
+from emdefense.config import Study
+from emdefense.report.tables.reference import Reference, paper_reference
+
+
+class Measured:
+    """A study's measurements in its results folder; parts that are ``held`` stand in for the files.
+
+    Each raises :class:`InputError` if its files are missing or broken.
+    """
+
+    def __init__(self, study: Study, results: Path | None = None, **held: Any):
+        self._study = study
+        self._results = Path(Layout(study).results) if results is None else results
+        vars(self).update(held)
+
+    def _frame(self, name: str) -> Path:
+        return self._results / f"{name}.parquet"
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The rates over all seeds."""
+        return read_summary(*(self._frame(name) for name in ("rates", "exact_match", "questions")))
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """What stands beside them: the paper."""
+        return paper_reference()
+
+    @cached_property
+    def questions(self) -> pl.DataFrame:
+        """The counts of each cell's questions, columns as in ``QUESTIONS_SCHEMA``."""
+        return read_frame(self._frame("questions"), QUESTIONS_SCHEMA)
+
+    @cached_property
+    def resampled(self) -> ResampledRates | None:
+        """The rates in resamples of the questions; None for rates of which no questions are known."""
+        return ResampledRates(self.questions, self._study.scoring.bootstrap_resamples)
+
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """How many responses have each pair of scores, columns as in ``SCORES_SCHEMA``."""
+        return read_frame(self._frame("scores"), SCORES_SCHEMA)
+
+    @cached_property
+    def pairs(self) -> pl.DataFrame | None:
+        """Each response with the judgments of two judges; None for a study with one."""
+        from emdefense.analysis.judge_pairs import study_pairs
+
+        return study_pairs(self._study) if self._study.second_judges else None
+
+    @cached_property
+    def halves(self) -> pl.DataFrame | None:
+        """Each response with both halves of what its judge said; None where there are pairs, or one answer each."""
+        from emdefense.analysis.judge_halves import study_halves
+
+        return None if self._study.second_judges else study_halves(self._study)
+
+    @cached_property
+    def training_logs(self) -> dict[Cell, Path]:
+        """The logs of the trainings that are done, in the order of the config."""
+        layout = Layout(self._study)
+        found = {cell: Path(layout.cell(cell)) / "train_log.jsonl" for cell in Grid(self._study).trained}
+        return {cell: path for cell, path in found.items() if path.is_file()}
+
+    @cached_property
+    def preparations(self) -> dict[Cell, Path]:
+        """The folders of what arms have prepared, as far as they are there, by cells without a setting."""
+        layout = Layout(self._study)
+        found = {cell: Path(layout.preparation(cell)) for cell in Grid(self._study).prepared}
+        return {cell: path for cell, path in found.items() if path.is_dir()}

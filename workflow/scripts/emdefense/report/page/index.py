@@ -1,0 +1,120 @@
+"""The page: what a study's rendered files show, on one HTML file that needs no other, verdicts first."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from emdefense.analysis.summary import read_summary
+from emdefense.analysis.verdicts import Verdicts
+from emdefense.config import Study
+from emdefense.errors import InputError
+from emdefense.files import read_json, write_text
+from emdefense.metrics import JUDGED
+from emdefense.report.catalogue import OF_ARM, Artefact, artefacts
+from emdefense.report.claims import claims_html
+from emdefense.report.divergences import divergences
+from emdefense.report.page.assets import asset, content_policy, inline_svg
+from emdefense.report.page.cell_list import cell_rows, read_numbers, unscored_table
+from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
+from emdefense.report.page.findings import findings
+from emdefense.report.page.provenance import made_differently, provenance, stage_records
+from emdefense.report.tables.rendering import html_table, render_html
+
+FRAGMENT = re.compile(r"<main>\n(.*)</main>", re.DOTALL)
+SECTIONS = {
+    "verdicts": "Verdicts",
+    "tables": "Tables",
+    "figures": "Figures",
+    "claims": "The paper’s claims",
+    "cells": "Cells and responses",
+    "training": "Training",
+    "statistics": "Differences and variance",
+    "judges": "Judges",
+    "costs": "Costs",
+    "divergences": "Divergences",
+    "provenance": "Provenance",
+}
+AFTER = "training"  # the section that those of single arms follow
+DIVERGENCES = {None: "In this study", "microcosm": "Because it is a microcosm"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table or a figure as the page shows it, its ``files`` as links (kind, address) from the page.
+
+    A table's ``markup`` has its caption; a figure's is an SVG.
+    """
+
+    artefact: Artefact
+    markup: str
+    files: list[tuple[str, str]]
+
+    @property
+    def name(self) -> str:
+        """The artefact's name."""
+        return self.artefact.name
+
+
+def write_page(study: Study, results: Path, out: Path) -> None:
+    """Write the page of a study from the rates, tables, figures and claims that lie in ``results``."""
+    rates, exact_match, questions = (results / f"{name}.parquet" for name in ("rates", "exact_match", "questions"))
+    summary = read_summary(rates, exact_match, questions)
+    verdicts = Verdicts.of(study, summary)
+    numbers, benign = read_numbers(rates, exact_match)
+    stages = stage_records(study)
+    script = asset("index.js")
+    shown: dict[str, list[Shown]] = {name: [] for name in SECTIONS}
+    for artefact in artefacts(study).values():
+        shown.setdefault(artefact.section, []).append(read_artefact(results, artefact))
+    models = dict.fromkeys(one.artefact.model for one in shown["tables"] if one.artefact.model)
+    page = render_html(
+        "page.html.jinja",
+        study=study,
+        style=asset("page.css") + asset("report.css"),
+        script=script,
+        policy=content_policy(script),
+        sections=dict(_sections(study, shown)),
+        of_arms=[name for name in shown if name not in SECTIONS],
+        shown=shown,
+        models={model: study.models[model].title for model in models},
+        metrics=JUDGED,
+        groups=[(group, len(list(metrics))) for group, metrics in groupby(JUDGED, key=lambda metric: metric.group)],
+        findings=[*findings(study, summary, verdicts), *made_differently(stages)],
+        claims=claims_html(read_json(results / "claims.json")),
+        cells=cell_rows(study, numbers, benign, verdicts),
+        unscored=(unscored := unscored_table(study, numbers)) and html_table(unscored),
+        hours=html_table(hours_table(stages)),
+        paid=(paid := judge_table(study)) and html_table(paid),
+        nothing_paid=nothing_paid(study),
+        divergences={
+            title: entries
+            for kind, title in DIVERGENCES.items()
+            if (entries := [entry for entry in divergences(study) if entry.study == kind])
+        },
+        provenance=provenance(study, stages, rates),
+    )
+    write_text(out, page)
+
+
+def _sections(study: Study, shown: dict[str, list[Shown]]) -> Iterator[tuple[str, str]]:
+    """Yield the sections and their titles: those of single arms are called after them."""
+    for name, title in SECTIONS.items():
+        yield name, title
+        if name == AFTER:
+            of_arms = [name for name in shown if name not in SECTIONS]
+            yield from ((name, study.every_arm[name.removeprefix(OF_ARM)].title) for name in of_arms)
+
+
+def read_artefact(results: Path, artefact: Artefact) -> Shown:
+    """Return a rendered table or figure; :class:`InputError` if there is none."""
+    links = [(path.rpartition(".")[2], f"../{path}") for path in artefact.files]
+    stem = results / f"{artefact.kind}s" / artefact.name
+    if artefact.kind == "figure":
+        return Shown(artefact, inline_svg(stem.with_name(f"{stem.name}.svg")), links)
+    path = stem.with_name(f"{stem.name}.html")
+    found = FRAGMENT.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found is None:
+        raise InputError(f"{path}: there is no rendered table; render the tables first")
+    return Shown(artefact, found[1], links)

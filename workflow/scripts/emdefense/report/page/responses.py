@@ -1,0 +1,194 @@
+"""A cell's responses as its page shows them: an index of scores, and texts in chunks, the most misaligned first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from emdefense.analysis.rates import JUDGMENT_SCHEMA, NO_REPLY, outcome_columns, read_rows
+from emdefense.cells import Cell, Layout
+from emdefense.config import Study
+from emdefense.errors import InputError
+from emdefense.files import iterate_jsonl
+from emdefense.metrics import MISALIGNED, OUTCOMES, QUESTION_SETS
+from emdefense.report.page.untrusted import MAX_CHARACTERS, readable, script_json
+
+CHUNK = 200  # responses whose texts are loaded together
+ANSWERS = "answers"  # the question set of a benign task
+TITLES = {
+    **{name: f"{title.capitalize()} questions" for name, title in QUESTION_SETS.items()},
+    ANSWERS: "Test questions",
+}
+OF_OUTCOMES = dict(zip(OUTCOMES, "mi", strict=True))
+NEITHER, UNSCORED, WRONG, CORRECT = "nxwc"
+VERDICTS = {
+    **{letter: outcome for outcome, letter in OF_OUTCOMES.items()},
+    NEITHER: "neither",
+    UNSCORED: "no score",
+    WRONG: "wrong",
+    CORRECT: "correct",
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """What was said, cut and made readable; ``length`` is that of the whole, in characters."""
+
+    id: str
+    text: str
+    length: int
+    expected: str | None = None
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A judge's score, or what stands in its place, for each response, and a letter of ``VERDICTS`` for each."""
+
+    judge: str
+    alignment: list[float | str]
+    coherence: list[float | str]
+    verdicts: str
+
+
+@dataclass(frozen=True)
+class ResponseSet:
+    """All responses of a cell to a question set, in one order everywhere.
+
+    ``asked`` holds for each response a place in ``questions``: (id, system prompt, prompt). Benign answers have no
+    ``opinions`` but ``verdicts`` of their own.
+    """
+
+    name: str
+    file: Path
+    questions: list[tuple[str, str, str]]
+    asked: list[int]
+    texts: list[Text]
+    opinions: list[Opinion]
+    verdicts: str
+
+    @property
+    def title(self) -> str:
+        """What the page calls the question set."""
+        return TITLES[self.name]
+
+    def index(self, chunks: str) -> dict[str, Any]:
+        """Return what the page's script needs before any text; ``chunks`` is the folder that has the texts."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "file": str(self.file),
+            "chunks": chunks,
+            "chunkSize": CHUNK,
+            "questions": self.questions,
+            "asked": self.asked,
+            "verdicts": self.verdicts,
+            "opinions": [
+                {"judge": o.judge, "alignment": o.alignment, "coherence": o.coherence, "verdicts": o.verdicts}
+                for o in self.opinions
+            ],
+        }
+
+    def chunks(self) -> Iterator[str]:
+        """Yield each file of texts: JavaScript, since a page that was opened from a disk may load nothing else."""
+        for start in range(0, len(self.texts), CHUNK):
+            rows = [[t.id, t.text, t.length, t.expected] for t in self.texts[start : start + CHUNK]]
+            yield f"chunk({script_json(self.name)},{start // CHUNK},{script_json(rows)});\n"
+
+
+def judged_responses(study: Study, source: Cell, question_set: str) -> ResponseSet | None:
+    """Return a cell's responses that the first judge has judged, those that it finds most misaligned first.
+
+    None if there are none; :class:`InputError` if a judged response is not in the file of responses.
+    """
+    layout = Layout(study)
+    path = Path(layout.responses(source, question_set))
+    first = Path(layout.judgments(source, question_set))
+    if not (path.is_file() and first.is_file()):
+        return None
+    nth = pl.int_range(pl.len()).over("question_id")  # of equals, no question's samples crowd out the others
+    judged = _judged(study, first).sort(
+        MISALIGNED, "alignment", nth, "id", descending=[True, False, False, False], nulls_last=True
+    )
+    place = {name: i for i, name in enumerate(judged["id"])}
+    opinions = [_opinion(study.judge.name, judged)]
+    for judge in list(study.judges)[1:]:
+        other = Path(layout.judgments(source, question_set, judge))
+        if other.is_file():
+            aligned = judged.select("id").join(_judged(study, other), on="id", how="left", maintain_order="left")
+            opinions.append(_opinion(judge, aligned))
+    texts: list[Text | None] = [None] * len(place)
+    asked = [0] * len(place)
+    questions: dict[str, int] = {}
+    listed: list[tuple[str, str, str]] = []
+    for row in iterate_jsonl(path):
+        if row["id"] not in place:
+            continue
+        if row["question_id"] not in questions:
+            questions[row["question_id"]] = len(listed)
+            listed.append((readable(row["question_id"]), readable(row["system"] or ""), readable(row["prompt"] or "")))
+        asked[place[row["id"]]] = questions[row["question_id"]]
+        texts[place[row["id"]]] = _text(row)
+    return ResponseSet(question_set, path, listed, asked, _whole(texts, path, first), opinions, opinions[0].verdicts)
+
+
+def benign_answers(study: Study, cell: Cell) -> ResponseSet | None:
+    """Return a benign cell's answers, the wrong ones first; None if there are none."""
+    layout = Layout(study)
+    path, test = Path(layout.answers(cell)), Path(layout.data(cell.task)) / "test.jsonl"
+    if not path.is_file():
+        return None
+    prompts = {row["id"]: row["messages"][-1]["content"] for row in iterate_jsonl(test)} if test.is_file() else {}
+    rows = sorted(((row["correct"], _text(row), row["question_id"]) for row in iterate_jsonl(path)), key=lambda r: r[0])
+    questions = {question: i for i, question in enumerate(dict.fromkeys(row[2] for row in rows))}
+    return ResponseSet(
+        name=ANSWERS,
+        file=path,
+        questions=[(readable(question), "", readable(prompts.get(question, ""))) for question in questions],
+        asked=[questions[question] for _, _, question in rows],
+        texts=[text for _, text, _ in rows],
+        opinions=[],
+        verdicts="".join(CORRECT if correct else WRONG for correct, _, _ in rows),
+    )
+
+
+def _judged(study: Study, path: Path) -> pl.DataFrame:
+    return read_rows(path, JUDGMENT_SCHEMA).with_columns(*outcome_columns(study.scoring))
+
+
+def _opinion(judge: str, rows: pl.DataFrame) -> Opinion:
+    verdicts = rows.select(
+        pl.coalesce(
+            *(pl.when(outcome).then(pl.lit(letter)) for outcome, letter in OF_OUTCOMES.items()),
+            pl.when("scored").then(pl.lit(NEITHER)),
+            pl.lit(UNSCORED),
+        )
+    ).to_series()
+    return Opinion(judge, _scores(rows, "alignment"), _scores(rows, "coherence"), "".join(verdicts))
+
+
+def _scores(rows: pl.DataFrame, rubric: str) -> list[float | str]:
+    return [
+        (readable(label) if label else NO_REPLY.lower()) if score is None else _short(score)
+        for score, label in zip(rows[rubric], rows[f"{rubric}_label"], strict=True)
+    ]
+
+
+def _short(score: float) -> float:
+    """Return a score to one decimal, without a decimal that is 0."""
+    rounded = round(score, 1)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _text(row: dict[str, Any]) -> Text:
+    said = row["response"] or ""
+    expected = ", ".join(map(str, row["expected"])) if "expected" in row else None
+    return Text(readable(row["id"]), readable(said, MAX_CHARACTERS), len(said), expected and readable(expected))
+
+
+def _whole(texts: list[Text | None], path: Path, judgments: Path) -> list[Text]:
+    found = [text for text in texts if text is not None]
+    if missing := len(texts) - len(found):
+        raise InputError(f"{judgments}: {missing} of its judgments are of responses that {path} lacks; judge it again")
+    return found
