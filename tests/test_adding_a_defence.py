@@ -82,7 +82,9 @@ def test_each_arm_has_its_rows_in_tables_1_and_3_and_a_table_of_its_settings(fin
     for arm, title in TITLES.items():
         text = (results(finished) / f"tables/sweep_{arm}.md").read_text(encoding="utf-8")
         assert f"| {title} |" in text, arm
-        assert ("hidden_distance_all" in text) == (arm == "hidden_distance"), "a variant stands with the arm it varies"
+        rows = pl.read_csv(results(finished) / f"tables/sweep_{arm}.csv")
+        variants = {"hidden_distance_all"} if arm == "hidden_distance" else set()
+        assert set(rows["arm"]) == {"misaligned", arm, *variants}
     rates = pl.read_parquet(results(finished) / "rates.parquet").filter(question_set="general")
     assert {"untrained", "misaligned", "hidden_distance_all", *TITLES} == set(rates["arm"])
     assert rates["responses"].to_list() == [48] * len(rates)

@@ -42,6 +42,6 @@ JUDGED = (
     _judged(IN_DOMAIN, MISALIGNED, "higher"),
     _judged(IN_DOMAIN, INCOHERENT, "lower"),
 )
-GENERAL_MISALIGNED, GENERAL_INCOHERENT, IN_DOMAIN_MISALIGNED, IN_DOMAIN_INCOHERENT = (m.name for m in JUDGED)
+GENERAL_MISALIGNED, GENERAL_INCOHERENT, IN_DOMAIN_MISALIGNED, IN_DOMAIN_INCOHERENT, *_ = (m.name for m in JUDGED)
 EXACT_MATCH = "exact_match"
 METRICS = {metric.name: metric for metric in (*JUDGED, Metric(EXACT_MATCH, "exact match", "higher"))}

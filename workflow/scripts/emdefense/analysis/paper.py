@@ -11,7 +11,7 @@ from emdefense.analysis.summary import Summary
 from emdefense.arms import NO_SETTING, UNTRAINED, format_setting
 from emdefense.cells import GENERAL, IN_DOMAIN
 from emdefense.config import Study
-from emdefense.metrics import JUDGED, OUTCOMES, QUESTION_SETS
+from emdefense.metrics import JUDGED, OUTCOMES
 
 FOLDER = Path(__file__).parent / "paper_values"
 GENERAL_QUESTIONS = 24
@@ -59,14 +59,15 @@ def paper_rates() -> pl.DataFrame:
     """Return Tables 3, 4 and 8-11 with the columns of ``RATES_SCHEMA``, nulls where the paper gives nothing."""
     published = _read("misalignment.csv").rename({"dataset": "task"})
     frames = []
-    for question_set in QUESTION_SETS:
+    there = [metric for metric in JUDGED if f"{metric.name}_pct" in published.columns]
+    for question_set in dict.fromkeys(metric.question_set for metric in there):
         frames.append(
             published.with_columns(
                 pl.col("model").replace_strict(MODELS),
                 pl.lit(question_set).alias("question_set"),
                 *(
                     pl.col(f"{metric.name}_pct").alias(f"{metric.outcome}_pct")
-                    for metric in JUDGED
+                    for metric in there
                     if metric.question_set == question_set
                 ),
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emdefense import metrics
 from emdefense.analysis.conditions import chosen_arms, ema_tasks, titled
 from emdefense.arms import MISALIGNED
-from emdefense.cells import GENERAL, IN_DOMAIN
+from emdefense.cells import IN_DOMAIN
 from emdefense.config import Study
 from emdefense.metrics import QUESTION_SETS
 from emdefense.report.catalogue import MOST_QUESTIONS
@@ -25,7 +25,7 @@ from emdefense.report.figures.style import COLUMN, PAGE, SEQUENTIAL, UNMEASURED,
 TITLES = {name: f"{title.capitalize()} questions" for name, title in QUESTION_SETS.items()}
 COLUMNS = 4
 ROW, CELL, BETWEEN = 0.1, 0.18, 0.3  # inches: a question, an arm, and what stands above a row of panels
-LONGEST_ID = {GENERAL: 32, IN_DOMAIN: 14}  # characters of a question's id that there is room for
+LONGEST_ID, LONGEST_IN_DOMAIN = 32, 14  # characters of a question's id that there is room for
 LABELS = 1.5  # inches: the names of general questions, and the colour bar
 HEADER = 1.0  # inches: the arms' names
 
@@ -42,9 +42,9 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
     rates = {question_set: _rates(questions, model, arms, question_set) for question_set in TITLES}
     if not any(rates.values()):
         return empty_figure(UNMEASURED)
-    rows = {  # general questions are the same in each task
-        GENERAL: dict.fromkeys(tasks, _worst_first(rates[GENERAL], tasks)),
-        IN_DOMAIN: {task: _worst_first(rates[IN_DOMAIN], [task]) for task in tasks},
+    rows = {  # all but in-domain questions are the same in each task
+        name: {task: _worst_first(rates[name], [task] if name == IN_DOMAIN else tasks) for task in tasks}
+        for name in TITLES
     }
     highest = max(value for found in rates.values() for value in found.values())
     scale = Normalize(0, 10 * ceil(max(highest, 1) / 10))
@@ -52,10 +52,11 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
     groups = [tasks[first : first + columns] for first in range(0, len(tasks), columns)]
     heights = [ROW * max(1, *map(len, rows[question_set].values())) for question_set in TITLES]
     width = min(PAGE, max(COLUMN, LABELS + columns * (LABELS / 2 + CELL * len(arms))))
-    figure = Figure(figsize=(width, len(groups) * (HEADER + 2 * BETWEEN + sum(heights))))
-    grid = figure.subplots(2 * len(groups), columns, squeeze=False, height_ratios=heights * len(groups))
-    for group, pair in zip(groups, grid.reshape(len(groups), 2, columns), strict=True):
+    figure = Figure(figsize=(width, len(groups) * (HEADER + len(TITLES) * BETWEEN + sum(heights))))
+    grid = figure.subplots(len(TITLES) * len(groups), columns, squeeze=False, height_ratios=heights * len(groups))
+    for group, pair in zip(groups, grid.reshape(len(groups), len(TITLES), columns), strict=True):
         for panels, question_set in zip(pair, TITLES, strict=True):
+            longest = LONGEST_IN_DOMAIN if question_set == IN_DOMAIN else LONGEST_ID
             for axes, task in zip(panels, group, strict=False):
                 names = rows[question_set][task]
                 if not names:
@@ -63,7 +64,7 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
                 values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
                 _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
                 if question_set == IN_DOMAIN or task == group[0]:
-                    shown = [_shortened(name, LONGEST_ID[question_set]) for name in names]
+                    shown = [_shortened(name, longest) for name in names]
                     axes.set_yticks(range(len(names)), shown, fontsize=5.5)
             panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
         for axes, task in zip(pair[0], group, strict=False):

@@ -21,7 +21,7 @@ TITLES = {
     **{name: f"{title.capitalize()} questions" for name, title in QUESTION_SETS.items()},
     ANSWERS: "Test questions",
 }
-OF_OUTCOMES = dict(zip(OUTCOMES, "mi", strict=True))
+OF_OUTCOMES = {outcome: outcome[0] for outcome in OUTCOMES}
 NEITHER, UNSCORED, WRONG, CORRECT = "nxwc"
 VERDICTS = {
     **{letter: outcome for outcome, letter in OF_OUTCOMES.items()},
