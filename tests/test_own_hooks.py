@@ -131,6 +131,19 @@ WRONG = [
     (ADAPTER, "scale * x if", "x / 0 if", "is not finite"),
     (ADAPTER, "scale * x if", "3 if", "is no tensor of shape ["),
     (ADAPTER, '["scaled"] = scale', '["scaled"] = finished', "hook adapter: record holds what JSON does not"),
+    (
+        TOKEN,
+        "\n    def",
+        "\n    def check(self, *_): return None\n\n    def",
+        "hook check: it returned no mapping that JSON holds",
+    ),
+    (
+        TOKEN,
+        "\n    def",
+        "\n    def check(self, *_): return {1: {2}}\n\n    def",
+        "hook check: it returned no mapping that",
+    ),
+    (TOKEN, "\n    def", "\n    def check(self, *_): 1 / 0\n\n    def", "hook check, line 11: ZeroDivisionError"),
     (ADAPTER, 'finished.preparation / "scale"', 'finished.preparation / "sale"', "hook adapter, line 20: FileNotFound"),
 ]
 

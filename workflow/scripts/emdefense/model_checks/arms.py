@@ -1,5 +1,6 @@
 """Whether the study's arms can be had of the model: each hook that acts in or after training is tried once."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from emdefense.arms.base import Arm, FinishedAdapter, Options
-from emdefense.arms.hooks import call, named
+from emdefense.arms.hooks import call, named, wrong_result
 from emdefense.arms.own import find_arm
 from emdefense.errors import InputError
 from emdefense.model_checks.subject import Subject
@@ -45,13 +46,23 @@ def check_arms(
             if (tried.name, options) in done:
                 continue
             done.append((tried.name, options))
-            found[tried.name] = dict(call(arm, "check", options, subject, reader.base))
+            found[tried.name] = _checked(arm, options, subject, reader)
             if arm.has_penalty:
                 _try_penalty(Penalty(arm, options), subject, reader, rows, device)
             if arm.file is not None and arm.changes_adapter:
                 same = [one for one in subject.spec.arms if (one.name, one.options) == (tried.name, tried.options)]
                 _try_adapter(arm, options, [one.setting for one in same], subject, model)
     return found
+
+
+def _checked(arm: Arm[Any], options: Options, subject: Subject, reader: FeatureReader) -> Mapping[str, Any]:
+    """Return what an arm's own check found, for the record."""
+    found = call(arm, "check", options, subject, reader.base)
+    try:
+        json.dumps(dict(found), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise wrong_result(arm, "check", f"it returned no mapping that JSON holds: {error}") from None
+    return dict(found)
 
 
 def _try_penalty(
