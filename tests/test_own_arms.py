@@ -331,6 +331,30 @@ def test_a_cell_depends_on_the_content_of_its_arms_file_and_no_others_does(tmp_p
     assert [arm for arm in before if before[arm] != after[arm]] == ["mine"]
 
 
+def test_cached_features_are_apart_for_all_options_but_those_that_are_not_read(tmp_path: Path) -> None:
+    def folders(source: str) -> list[str]:
+        arms = {"mine": [1.0, 2.0], "mine2": [1.0], "mine3": [1.0]}
+        options = {"mine2": {"strength": 2}, "mine3": {"word": "a/b c"}}
+        variants = {name: {"of": "mine", "options": changed} for name, changed in options.items()}
+        training = {**SMOKE["training"], "reference": "cached"}
+        grid = [{"models": ["world-a"], "tasks": ["code"], "arms": arms}]
+        study = load_study(written(tmp_path, source, variants=variants, training=training, grid=grid))
+        found = Grid(study)
+        return [str(found.features(cell, Layout(study))).rpartition("/")[2] for cell in found.trained]
+
+    first, second, other, text = folders(ARM)
+    assert first == second == "mine-strength_1.0-word_a"
+    assert other == "mine-strength_2.0-word_a"
+    assert text.startswith("mine-strength_1.0-word_")
+    assert text not in (first, other)
+    assert folders(ARM.replace("    word:", "    reads = ('word',)\n    word:")) == ["mine-word_a"] * 3 + [
+        text.replace("strength_1.0-", "")
+    ]
+    assert set(folders(ARM.replace("    word:", "    reads = ()\n    word:"))) == {"mine"}
+    line = refused(written(tmp_path, ARM.replace("    word:", "    reads = ('wrod',)\n    word:")))
+    assert line.endswith("arm 'mine': options: reads names 'wrod', and there is no such option")
+
+
 def test_every_arm_with_options_has_variants(tmp_path: Path) -> None:
     arms = {"misaligned": None, "safelora": [0.3, 0.5], "safelora_norm": [0.5]}
     variants = {"safelora_norm": {"of": "safelora", "options": {"normalisation": "norm"}}}
