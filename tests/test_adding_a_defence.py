@@ -12,11 +12,10 @@ import pytest
 import yaml
 
 from dry_run import planned_outputs
-from emdefense.analysis.resampling import ResampledRates
-from emdefense.analysis.summary import read_summary
 from emdefense.config import load_study, parse_study
 from emdefense.config.load import read_config
 from emdefense.report.figures.tradeoff import draw_tradeoff
+from emdefense.report.measured import Measured
 from study_checkout import ROOT, Checkout
 from study_folder import CONFIG, count, fill, tiny_study
 
@@ -74,20 +73,25 @@ def test_each_arms_three_lines_are_a_study_when_laid_over_the_smoke_study(tmp_pa
 
 
 @pytest.mark.slow
-def test_each_arm_has_its_rows_in_tables_1_and_3_and_a_table_of_its_settings(finished: Checkout) -> None:
+def test_each_arm_has_its_rows_in_tables_1_and_3(finished: Checkout) -> None:
     for table in ("table_01.md", "table_03.md"):
         text = (results(finished) / "tables" / table).read_text(encoding="utf-8")
         for title in TITLES.values():
             assert f"| {title} |" in text, table
-    for arm, title in TITLES.items():
-        text = (results(finished) / f"tables/sweep_{arm}.md").read_text(encoding="utf-8")
-        assert f"| {title} |" in text, arm
-        rows = pl.read_csv(results(finished) / f"tables/sweep_{arm}.csv")
-        variants = {"hidden_distance_all"} if arm == "hidden_distance" else set()
-        assert set(rows["arm"]) == {"misaligned", arm, *variants}
     rates = pl.read_parquet(results(finished) / "rates.parquet").filter(question_set="general")
     assert {"untrained", "misaligned", "hidden_distance_all", *TITLES} == set(rates["arm"])
     assert rates["responses"].to_list() == [48] * len(rates)
+
+
+@pytest.mark.slow
+def test_each_arm_has_a_table_of_its_settings_and_variants(finished: Checkout) -> None:
+    tables = results(finished) / "tables"
+    assert {path.stem for path in tables.glob("sweep_*.csv")} == {f"sweep_{arm}" for arm in TITLES}
+    for arm, title in TITLES.items():
+        assert f"| {title} |" in (tables / f"sweep_{arm}.md").read_text(encoding="utf-8")
+        assert f"sweep_{arm}" in (results(finished) / "report/index.html").read_text(encoding="utf-8")
+        variants = ["hidden_distance_all"] if arm == "hidden_distance" else []
+        assert pl.read_csv(tables / f"sweep_{arm}.csv")["arm"].to_list() == ["misaligned", arm, *variants]
 
 
 @pytest.mark.slow
@@ -243,10 +247,8 @@ def test_the_tradeoff_has_each_arm_in_its_legend(tmp_path: Path, monkeypatch: py
         report={**CONFIG["report"], "chosen": {arm: settings[0] for arm, settings in arms.items() if settings}},
     )
     fill(study, {"misaligned": 8, **dict.fromkeys(TITLES, 2)}, questions=40)
-    folder = count(study)
-    summary = read_summary(*(folder / f"{name}.parquet" for name in ("rates", "exact_match", "questions")))
-    rates = ResampledRates(pl.read_parquet(folder / "questions.parquet"), 20)
-    (legend,) = draw_tradeoff(study, summary, rates).legends
+    measured = Measured(study, count(study))
+    (legend,) = draw_tradeoff(study, measured.summary, measured.resampled).legends
     shown = [text.get_text() for text in legend.get_texts()]
     assert shown == [*TITLES.values(), "Untrained", "Misaligned"]
     colours = {handle.get_color() for handle in legend.get_lines()[: len(TITLES)]}
