@@ -40,6 +40,23 @@ def raw_rows(wildcards):
     return {role: LAYOUT.file(path) for role, path in roles.items() if path}
 
 
+def rendered(kind):
+    """The names of the study's tables, or figures."""
+    return [name for name, artefact in ARTEFACTS.items() if artefact.kind == kind]
+
+
+def artefact_files(kind):
+    """What a table, or a figure, becomes, by its wildcard; Snakemake's own report shows the kind that browsers do."""
+    shown = {"table": ".html", "figure": ".svg"}[kind]
+    paths = [f"{R}/{kind}s/{{name}}.{ending}" for ending in FORMATS[kind]]
+    said = {
+        "caption": "../report/artefact.rst",
+        "category": f"{kind.capitalize()}s",
+        "labels": lambda wildcards: {kind: ARTEFACTS[wildcards.name].title},
+    }
+    return [report(path, **said) if path.endswith(shown) else path for path in paths]
+
+
 def one_of(names):
     """A wildcard's pattern that matches these names only."""
     return "|".join(map(re.escape, names)) or "(?!)"

@@ -3,23 +3,6 @@
 RENDERED = [f"{R}/{file}" for artefact in ARTEFACTS.values() for file in artefact.files]
 
 
-def rendered(kind):
-    """The names of the study's tables, or figures."""
-    return [name for name, artefact in ARTEFACTS.items() if artefact.kind == kind]
-
-
-def artefact_files(kind):
-    """What a table, or a figure, becomes, by its wildcard; Snakemake's own report shows the kind that browsers do."""
-    shown = {"table": ".html", "figure": ".svg"}[kind]
-    paths = [f"{R}/{kind}s/{{name}}.{ending}" for ending in FORMATS[kind]]
-    said = {
-        "caption": "../report/artefact.rst",
-        "category": f"{kind.capitalize()}s",
-        "labels": lambda wildcards: {kind: ARTEFACTS[wildcards.name].title},
-    }
-    return [report(path, **said) if path.endswith(shown) else path for path in paths]
-
-
 rule effective_config:
     output:
         EFFECTIVE_CONFIG,
