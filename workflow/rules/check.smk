@@ -11,8 +11,7 @@ rule check_model:
         questions=lambda wildcards: GRID.checked_questions(wildcards.model, LAYOUT),
         tests=lambda wildcards: GRID.checked_tests(wildcards.model, LAYOUT),
     output:
-        # Kept when a check fails: were it gone, all cells of the model would be trained again.
-        update(f"{R}/models/{{model}}.json"),
+        f"{R}/models/{{model}}.json",
     log:
         f"{R}/logs/check_model/{{model}}.log",
     benchmark:
