@@ -10,12 +10,13 @@ import yaml
 
 from emdefense.config import Study, load_study, parse_study
 from emdefense.config.reference import reference
+from emdefense.config.supplied import with_supplied
 from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.report.divergences import divergences_document
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+DEFAULT = with_supplied(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
 def test_default_and_smoke_studies_are_valid() -> None:
@@ -53,7 +54,6 @@ def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at("training.learning_rat", 1), "unknown key 'training.learning_rat'; did you mean 'learning_rate'?"),
         (at("tasks.code.misalined", "x"), "unknown key 'tasks.code.misalined'; did you mean 'misaligned'?"),
         (at("tasks.code.kind", None), "key 'tasks.code.kind': write one of ema, benign"),
-        (at("tasks.code.misaligned", None), "key 'tasks.code.misaligned' is missing"),
         (at("tasks.code.misaligned", "no.jsonl"), "key 'tasks.code.misaligned': no.jsonl does not exist"),
         (at("tasks.code.misaligned", "{data_folder}/x"), "needs the key 'data_folder'; set it with --config"),
         (at("grid.0.arms.safelora", [1.2]), "τ = 1.2 lies outside [0, 1]"),
@@ -76,7 +76,6 @@ def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at("grid.0.arms.sft", []), "task 'code' has no arm 'sft'"),
         (at("grid.0.arms.misaligned", [1]), "this arm has no settings"),
         (at("grid.0.tasks", ["cod"]), "unknown task 'cod'"),
-        (at("safe_data", None), "key 'safe_data': 'grid.0.arms.interleave' needs a JSONL file of safe conversations"),
         (at("models.world-a.base", None), "key 'models.world-a.base': SafeLoRA needs the model before alignment"),
         (at("training.learning_rate", -1), "key 'training.learning_rate': Input should be greater than 0 (got -1)"),
         (at("report.main_model", "world-z"), "unknown model 'world-z'; write one of world-a, world-b"),
@@ -94,6 +93,20 @@ def test_a_mistake_gets_one_line_that_names_the_key(change: Callable[[dict[str, 
     assert str(caught.value).startswith("config.yaml: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_safe_rows_are_named_where_nothing_supplies_them() -> None:
+    config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    del config["safe_data"]
+    with pytest.raises(InputError, match=r"key 'safe_data': 'grid\.0\.arms\.interleave' needs a JSONL file of safe"):
+        parse_study(config, "paper.yaml")
+
+
+def test_a_file_of_a_task_is_missing_where_nothing_supplies_it() -> None:
+    config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    del config["tasks"]["code"]["misaligned"]
+    with pytest.raises(InputError, match=r"^paper.yaml: key 'tasks\.code\.misaligned' is missing; add it$"):
+        parse_study(config, "paper.yaml")
 
 
 def test_a_model_folder_without_tokenizer_is_named(tmp_path: Path) -> None:

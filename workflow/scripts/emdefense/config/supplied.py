@@ -26,7 +26,8 @@ def with_supplied(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key, supplied in (("tasks", tasks), ("models", models)):
         written = _section(raw, key) if key in raw else {}
         if any(supplied.values()) and written is not None:
-            found[key] = {name: _merged(known, written, name) for name, known in supplied.items()}
+            there = {name: known for name, known in supplied.items() if known or name in written}
+            found[key] = {name: _merged(known, written, name) for name, known in there.items()}
     return found
 
 
