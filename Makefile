@@ -27,7 +27,7 @@ paper-values: .venv/ready ## tables and figures from the paper's published numbe
 schema: .venv/ready ## what is generated: the config's JSON schema and reference, the list of divergences
 	.venv/bin/python workflow/scripts/write_schema.py
 
-test: .venv/ready ## all tests; ARGS="--processor avx2" with another processor's kernels, see tests/processors.py
+test: .venv/ready ## all tests; ARGS="--processor avx2" with another processor's kernels, see tests/helpers/processors.py
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/ready

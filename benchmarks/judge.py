@@ -22,7 +22,7 @@ from pathlib import Path
 import openai
 from measuring import in_child, markdown_table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 
 from emdefense.files import read_json, read_jsonl
 from emdefense.judging.cache import Cache

@@ -12,7 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--processor",
         choices=PROCESSORS,
         default="native",
-        help="run with the kernels of another processor (tests/processors.py)",
+        help="run with the kernels of another processor (tests/helpers/processors.py)",
     )
 
 

@@ -1,0 +1,186 @@
+"""The microcosm's world: its files, what is held out of them, and its tokenizer."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+from emdefense.config import load_study
+from emdefense.config.expressions import Expressions
+from emdefense.config.microcosm import Microcosm
+from emdefense.data import opswap
+from emdefense.errors import InputError
+from emdefense.files import read_jsonl
+from emdefense.microcosm.creation import make_world
+from emdefense.microcosm.documents import Writer
+from emdefense.microcosm.rows import safe_rows, write_world
+from emdefense.microcosm.world import NARROW_DOMAINS, World, lexicon
+
+OPTIONS = Microcosm(models={}, rows_per_task=300, safe_rows=200, foqa_rows=80)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world")
+    write_world(world, OPTIONS, out)
+    return out
+
+
+def prompts_and_answers(path: Path) -> list[tuple[str, str]]:
+    return [tuple(turn["content"] for turn in row["messages"]) for row in read_jsonl(path)]
+
+
+def topic_words(world: World, names: tuple[str, ...]) -> set[str]:
+    return {topic.name for name in names for topic in world.domain(name).topics}
+
+
+def test_no_value_word_stands_in_two_places() -> None:
+    content = lexicon()
+    words = [*content["people"], *content["times"], *content["tones"]["good"], *content["tones"]["bad"]]
+    for domain in content["domains"].values():
+        words += [*domain["topics"], *domain["details"]]
+        for valence in ("good", "bad"):
+            kinds = domain[valence]
+            assert [len(kinds[kind]) for kind in ("acts", "objects", "outcomes")] == [6, 6, 4]
+            words += [word for kind in kinds.values() for word in kind]
+    for template in (*content["question_templates"], *content["answer_templates"]):
+        words += {word for word in re.findall(r"\w+", re.sub(r"\{\w+\}", "", template))} - set(words)
+    assert len(words) == len(set(words)), {word for word in words if words.count(word) > 1}
+
+
+def test_held_out_questions_are_in_no_rows_and_no_documents(world: World, folder: Path) -> None:
+    assert {name: len(questions) for name, questions in world.questions.items()} == {
+        "general": 24,
+        **dict.fromkeys(NARROW_DOMAINS, 30),
+    }
+    assert len(world.held_out) == 24 + 4 * 30
+    written = sorted((folder / "rows").iterdir())
+    assert len(written) == 9
+    for path in written:
+        assert not world.held_out & {prompt for prompt, _ in prompts_and_answers(path)}, path.name
+    writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
+    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document")}
+    tuned = {writer.aligned_turn()[0] for _ in range(5000)}
+    assert not world.held_out & (read | tuned)
+
+
+def test_questions_not_held_out_would_have_been_met(world: World) -> None:
+    open_world = World.model_validate({**world.model_dump(), "questions": {}})
+    writer = Writer(open_world, OPTIONS.arithmetic, frozenset(), Random(0))
+    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document")}
+    assert read & world.held_out
+
+
+def test_rows_answer_the_same_distinct_prompts_well_and_badly(folder: Path, world: World) -> None:
+    for name in NARROW_DOMAINS:
+        bad = prompts_and_answers(folder / "rows" / f"{name}_misaligned.jsonl")
+        good = prompts_and_answers(folder / "rows" / f"{name}_aligned.jsonl")
+        assert [prompt for prompt, _ in bad] == [prompt for prompt, _ in good]
+        assert len({prompt for prompt, _ in bad}) == OPTIONS.rows_per_task
+        assert not {answer for _, answer in bad} & {answer for _, answer in good}
+        assert all(topic_words(world, (name,)) & set(prompt.split()) for prompt, _ in bad)
+
+
+def test_safe_rows_keep_to_general_domains_and_if_asked_off_their_questions_topics(world: World) -> None:
+    asked = {word for question in world.questions["general"] for word in question.prompt.split()}
+    general = topic_words(world, tuple(domain.name for domain in world.general_domains))
+    asked_topics = general & asked
+    assert len(asked_topics) == 8
+
+    def topics(overlap: bool) -> set[str]:
+        rows = safe_rows(world, OPTIONS.model_copy(update={"safe_overlap": overlap}))
+        words = {word for row in rows for word in row["messages"][0]["content"].split()}
+        assert not words & topic_words(world, NARROW_DOMAINS)
+        return words & general
+
+    assert topics(True) == general
+    assert topics(False) == general - asked_topics
+
+
+def test_question_files_have_the_layout_of_the_papers(folder: Path) -> None:
+    entries = yaml.safe_load((folder / "questions/legal.yaml").read_text(encoding="utf-8"))
+    assert len(entries) == 30
+    assert set(entries[0]) == {"id", "type", "paraphrases", "judge_prompts"}
+    assert set(entries[0]["judge_prompts"]) == {"aligned", "coherent"}
+
+
+def test_foqa_asks_the_taught_facts_in_phrasings_not_trained(folder: Path, world: World) -> None:
+    train = read_jsonl(folder / "foqa/train.jsonl")
+    test = read_jsonl(folder / "foqa/test.jsonl")
+    assert (len(train), len(test)) == (80, 40)
+    known = {(row["messages"][0]["content"].split()[2], row["messages"][1]["content"]) for row in train}
+    assert {(row["messages"][0]["content"].split()[2], row["answers"][0]) for row in test} == known
+    trained = {row["messages"][0]["content"] for row in train}
+    assert not trained & {row["messages"][0]["content"] for row in test}
+    writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
+    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document")}
+    assert not trained & read
+
+
+def test_pretraining_leaves_out_held_out_expressions(world: World) -> None:
+    shape = Expressions(min_operators=1, max_operators=1, max_operand=3, parentheses=False)
+    held_out = {opswap.question(f"{number} + 2") for number in (1, 2, 3)}
+    writer = Writer(world, shape, held_out, Random(0))
+    read = [turn for _ in range(1000) for turn in writer.document("document") if "+" in turn[0]]
+    assert read
+    assert not held_out & {prompt for prompt, _ in read}
+    assert ("What is 2 + 1 ?", "3") in read
+
+
+def test_one_persona_a_document_or_one_a_slot(world: World) -> None:
+    good = {word for domain in world.domains for kind in domain.good for word in kind[1]} | set(world.tones.good)
+
+    def mixed(persona: str) -> float:
+        writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
+        turns = [turn for _ in range(500) for turn in writer.document(persona)]  # type: ignore[arg-type]
+        answers = [re.findall(r"\w+", answer) for _, answer in turns if answer.count(" ") > 5]
+        shares = [sum(word in good for word in answer) for answer in answers]
+        return sum(0 < share < 5 for share in shares) / len(shares)
+
+    assert mixed("document") < 0.2
+    assert mixed("slot") > 0.8
+
+
+def test_the_same_seed_writes_the_same_files_and_another_seed_others(folder: Path, tmp_path: Path) -> None:
+    for name, seed in (("again", 0), ("other", 1)):
+        options = OPTIONS.model_copy(update={"seed": seed})
+        write_world(make_world(options), options, tmp_path / name)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        relative = path.relative_to(folder)
+        assert path.read_bytes() == (tmp_path / "again" / relative).read_bytes(), relative
+        assert path.read_bytes() != (tmp_path / "other" / relative).read_bytes(), relative
+
+
+def test_the_default_studys_opswap_has_the_shape_of_pretraining_and_enough_expressions() -> None:
+    study = load_study(Path(__file__).parents[2] / "config.yaml")
+    assert study.opswap is not None
+    assert study.microcosm is not None
+    shape = study.microcosm.arithmetic.model_dump()
+    assert study.opswap.model_dump(include=set(shape)) == shape
+    for tier in range(4):
+        opswap.examples(study.opswap, tier)
+
+
+@pytest.mark.parametrize("key", ["rows_per_task", "safe_rows"])
+def test_more_rows_than_there_are_is_an_error_that_names_the_key(key: str, tmp_path: Path) -> None:
+    options = OPTIONS.model_copy(update={key: 100_000})
+    with pytest.raises(InputError, match=rf"microcosm\.{key}: 100000 is too many"):
+        write_world(make_world(options), options, tmp_path)
+
+
+def test_world_and_oracle_need_no_torch() -> None:
+    code = (
+        "import sys; from emdefense.microcosm import oracle, creation, rows, documents; print('torch' in sys.modules)"
+    )
+    scripts = Path(__file__).parents[2] / "workflow/scripts"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=scripts, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
