@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from emdefense.arms import STANDARD
 from emdefense.chat.chat import IGNORED
 from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
@@ -231,7 +232,8 @@ def _measured(name: str, setting: Setting, checkpointing: bool) -> Measured:
             )
             seconds = clock(step, setting.repeats, warm_up=False)
     size = peak.bytes if setting.device == "cpu" else torch.cuda.max_memory_allocated(setting.device)
-    flop = training_flop(shape, training, arm.penalty, setting.length, setting.response_share).useful
+    declared = STANDARD[arm.penalty] if arm.penalty else None
+    flop = training_flop(shape, training, declared, setting.length, setting.response_share).useful
     return Measured(name, checkpointing, seconds, size, setting.tokens / seconds, flop, type(optimiser).__name__)
 
 
