@@ -286,8 +286,8 @@ def test_a_cell_shows_the_failure_of_what_it_shares(tmp_path: Path, monkeypatch:
 def test_a_run_that_is_killed_and_fails_ends_by_pasting_what_status_says(tmp_path: Path) -> None:
     checkout = Checkout.into(tmp_path)
     wanted = "results/smoke/cells/world-a/code/kl/1/seed0/adapter"
-    # Two epochs: status takes a second, and must meet the training.
-    options = ["--configfile", "config/smoke.yaml", "--config", "training={epochs: 2}"]
+    # Many epochs: status takes a second or more, and must meet the training.
+    options = ["--configfile", "config/smoke.yaml", "--config", "training={epochs: 25}"]
 
     def status() -> Any:
         words = [sys.executable, "workflow/scripts/status.py", *options, "--json"]
