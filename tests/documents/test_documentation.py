@@ -150,10 +150,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.mark.parametrize("command", RUN)
 def test_the_command_works(checkout: Checkout, command: str) -> None:
     path = f"{checkout.folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+    # The arguments of a `make test` are not for the commands of the documents.
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=checkout.folder,
-        env=os.environ | {"PATH": path},
+        env=environment | {"PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

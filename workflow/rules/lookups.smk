@@ -1,11 +1,11 @@
 """What the rules look up for the wildcards of a job."""
 
-SETTING_REGEX = r"-?[a-z0-9][a-z0-9.+-]*"  # `none`, a preparation's name, or a number as `format_setting` writes it
+SETTING_REGEX = r"[a-z]+|-?[0-9][0-9.e+-]*"  # `none`, or a number as `format_setting` writes it
 
 
 def cells(arm=NAME_REGEX, setting=SETTING_REGEX):
     """A wildcard's pattern that matches cells' folders, those of some arms and settings only."""
-    return rf"{NAME_REGEX}/{NAME_REGEX}/(?:{arm})/{setting}/seed\d+"
+    return rf"{NAME_REGEX}/{NAME_REGEX}/(?:{arm})/(?:{setting})/seed\d+"
 
 
 def cell_of(wildcards):
