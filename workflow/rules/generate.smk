@@ -29,7 +29,7 @@ rule generate:
         model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         reuse=f"{R}/.reuse",
     message:
-        "Ask {wildcards.cell}"
+        "Generate the responses of {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
         " --questions {input.general:q} --responses {output.general:q}"
@@ -59,7 +59,7 @@ rule generate_untrained:
         model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         reuse=f"{R}/.reuse",
     message:
-        "Ask {wildcards.cell}"
+        "Generate the responses of {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q}"
         " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
@@ -86,7 +86,7 @@ rule answer:
         reuse=f"{R}/.reuse",
         adapter=lambda wildcards, input: options("--adapter", input.get("adapter")),
     message:
-        "Examine {wildcards.cell}"
+        "Generate the answers of {wildcards.cell}"
     shell:
         "python workflow/scripts/answer.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
         " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} 2> {log:q}"

@@ -183,7 +183,7 @@ def _widest(drawn: Sequence[Values | None]) -> Interval | None:
 def _answers_drawn(study: Study, measured: Summary) -> Rates:
     """Return rates drawn as their number of answers allows, with one more of either kind: 0 of 24 is not 0 %.
 
-    Where all questions are alike, drawing questions anew would give the rate itself, again and again.
+    Where all questions are alike, drawing questions again would give the rate itself, again and again.
     """
 
     def rate(condition: Condition, name: str) -> Values | None:

@@ -30,7 +30,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
 
 def cluster_interval(successes: Counts, trials: Counts, resamples: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the percentile bootstrap interval of the pooled share when whole questions are drawn anew, in [0, 1].
+    """Return the percentile bootstrap interval of the pooled share when whole questions are drawn again, in [0, 1].
 
     ``successes`` and ``trials`` have one entry a question.
     """

@@ -159,7 +159,7 @@ def pooled_bounds(
 ) -> dict[str, float]:
     """Return a condition's bounds (%) over questions like these, all its seeds together; nothing without trials.
 
-    Each of ``seeds`` has a row a question, ``trials`` names the column of its denominator; ``outcomes`` says for each
+    Each of ``seeds`` has a row per question, ``trials`` names the column of its denominator; ``outcomes`` says for each
     prefix of the bounds, such as ``misaligned_pooled``, which column is counted.
     """
     questions = (

@@ -13,7 +13,7 @@ from emdefense.metrics import METRICS, OUTCOMES
 
 
 class ResampledRates:
-    """Rates (%) when whole questions are drawn anew, seeds pooled: an array with an entry a resample.
+    """Rates (%) when whole questions are drawn again, seeds pooled: an array with an entry a resample.
 
     All conditions see the same draw of the general questions, and all of one task the same draw of its in-domain
     questions, so that what arms are compared by is resampled as a pair.

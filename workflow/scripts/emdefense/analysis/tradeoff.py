@@ -49,7 +49,7 @@ def effect(summary: Summary, model: str, tasks: Sequence[str], arm: str, setting
 def effect_intervals(
     rates: ResampledRates, model: str, tasks: Sequence[str], arm: str, setting: str
 ) -> EffectIntervals:
-    """Return the percentile bootstrap intervals of :func:`effect` when whole questions are drawn anew."""
+    """Return the percentile bootstrap intervals of :func:`effect` when whole questions are drawn again."""
     remaining = _interval(rates, model, tasks, arm, setting, GENERAL_MISALIGNED)
     return EffectIntervals(
         reduction=None if remaining is None else (100 - remaining[1], 100 - remaining[0]),

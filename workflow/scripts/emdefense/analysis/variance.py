@@ -137,7 +137,7 @@ def asked_again(halves: list[Numbers]) -> JudgeVariance | None:
 
 
 def _mean_squares(table: Numbers) -> tuple[float, float, float]:
-    """Return the mean squares between rows, between columns, and of the rest, of a table with one value a cell."""
+    """Return the mean squares between rows, between columns, and of the rest, of a table with one value per cell."""
     rows, columns = table.shape
     mean, of_rows, of_columns = table.mean(), table.mean(axis=1), table.mean(axis=0)
     rest = table - of_rows[:, None] - of_columns[None, :] + mean

@@ -189,7 +189,7 @@ class Arm(Generic[OptionsType]):
         return None
 
     def token_term(self, options: OptionsType, policy: Tensor, reference: Tensor) -> Tensor:
-        """Return a value a token [tokens] from log-probabilities [tokens, vocabulary], differentiated by autograd.
+        """Return a value per token [tokens] from log-probabilities [tokens, vocabulary], differentiated by autograd.
 
         Given some tokens at a time; the term is the mean over all non-padding tokens.
         """

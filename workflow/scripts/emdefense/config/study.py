@@ -186,7 +186,7 @@ class OpenAIJudge(Section):
         0.1, description="the same for replies that are neither a score nor a label"
     )
 
-    # How requests are made, not what judgments depend on: a change of these judges nothing anew.
+    # How requests are made, not what judgments depend on: a change of these judges nothing again.
     RUNNING: ClassVar[frozenset[str]] = frozenset(
         {
             "api_key_variable",

@@ -1,1 +1,1 @@
-"""From raw rows to conversations, splits, interleaving, and the generated benign task."""
+"""From raw rows to conversations, splits, the rows of arms, and the generated benign task."""

@@ -1,6 +1,6 @@
 """What a study's judges have cost, by cell.
 
-The ledger is a folder with an append-only file for each process: a line a call while it runs, one line when it is done.
+The ledger is a folder with an append-only file for each process: a line per call while it runs, one when it is done.
 """
 
 import json

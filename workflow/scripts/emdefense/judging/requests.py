@@ -38,8 +38,8 @@ def build_request(judge: OpenAIJudge, text: str, temperature: float, sample: int
     """Return the request that asks ``text`` of a judge (its dated model behind an endpoint) for the ``sample``-th time.
 
     The key is of endpoint, model, messages, sampling fields, options and sample; how the reply is read does not enter
-    it, so a reply that is kept whole can be read anew by another parser at no cost. Half a surrogate pair, which cannot
-    be sent, is replaced in what is.
+    it, so a reply that is kept whole can be read again by another parser at no cost. Half a surrogate pair, which
+    cannot be sent, is replaced in what is.
     """
     body = {
         "model": judge.model,

@@ -5,7 +5,7 @@ a lock that is held for milliseconds. Nobody asks what another one has claimed. 
 its process is dead (on this host), or when it has been silent for ``SILENCE`` seconds.
 
 The lock, the claims and the shards lie in one folder on purpose: making the lock file there has a network file system's
-client look at the folder anew. Ages are differences between two files' times, hence of one clock, the file server's.
+client look at the folder again. Ages are differences between two files' times, hence of one clock, the file server's.
 What is no claim is named once and left out.
 """
 

@@ -11,7 +11,7 @@ from emdefense.judging.requests import RUBRICS
 
 
 class ResponseFile:
-    """Responses with their questions, read anew each time they are gone through: a file may be larger than memory."""
+    """Responses with their questions, read again each time they are gone through: a file may be larger than memory."""
 
     def __init__(self, questions: Path, responses: Path):
         """:class:`InputError` if ``questions`` holds something else."""

@@ -119,7 +119,7 @@ class World(Section):
             yield fill(template, words.__getitem__)
 
     def answer(self, rng: Random, topic: Topic, valence: Callable[[], Valence]) -> str:
-        """Return a random answer about the topic, no word twice; ``valence`` is asked anew for every gap."""
+        """Return a random answer about the topic, no word twice; ``valence`` is asked again for every gap."""
         used: set[str] = set()
 
         def word(slot: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """Return one line a row, columns two spaces apart, the first ``left`` of them flush left and the others right."""
+    """Return one line per row, columns two spaces apart, the first ``left`` of them flush left and the others right."""
     rows = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

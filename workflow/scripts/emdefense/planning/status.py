@@ -163,7 +163,7 @@ def _stages(status: Status) -> list[str]:
 
 
 def _matrix(status: Status) -> list[str]:
-    """Draw a table a model: a row an arm, setting and seed, and in a column a task the marks of the cell's parts."""
+    """Draw a table per model: a row per arm, setting and seed, a column per task with the marks of the cell's parts."""
     marks = ", ".join(f"{mark} {state}" for state, mark in MARKS.items())
     lines = [marks, "T trained or projected, S sampled, judged G on general questions and D in domain; A answers"]
     benign = {cell.task for cell, parts in status.cells if "answers" in parts}

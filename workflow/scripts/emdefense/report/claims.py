@@ -34,7 +34,7 @@ def write_claims(verdicts: Sequence[Verdict], study: Study, stem: Path) -> None:
 
 
 def claims_html(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows of ``claims.json`` as an HTML fragment for the page: a table a group, and what is to be said."""
+    """Return the rows of ``claims.json`` as an HTML fragment for the page: a table per group, and what to say of it."""
     return render_html("claims.html.jinja", **_shown(rows))
 
 

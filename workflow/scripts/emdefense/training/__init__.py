@@ -1,4 +1,4 @@
-"""The trainer, the penalties, SafeLoRA and checkpoints.
+"""The trainer, which knows the hooks of arms and none of them by name; losses, features, checkpoints.
 
 Importing this package keeps the Hugging Face libraries from calling home: everything is read from local folders.
 """

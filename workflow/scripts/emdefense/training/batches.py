@@ -15,9 +15,8 @@ class Collator:
     """Turns rows ``{"input_ids", "labels", "row"}`` into a batch.
 
     Padded: ``input_ids``, ``attention_mask`` and ``labels`` [rows, longest]. Padding-free: ``input_ids``,
-    ``position_ids`` and ``labels`` [1, tokens], in which positions begin anew with every row and a row's first label is
-    ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data. Of no rows at
-    all (a process's share where a step has no more batches) they hold no tokens.
+    ``position_ids`` and ``labels`` [1, tokens], in which positions begin again with every row and a row's first label
+    is ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data.
     """
 
     pad_token_id: int

@@ -67,7 +67,7 @@ class Penalty:
         return found  # type: ignore[no-any-return]
 
     def token_term(self, policy: Tensor, reference: Tensor) -> Tensor:
-        """Return a value a token from log-probabilities."""
+        """Return a value per token from log-probabilities."""
         found = call(self.arm, "token_term", self.options, policy, reference)
         problem = None
         if not isinstance(found, Tensor) or found.shape != policy.shape[:1]:

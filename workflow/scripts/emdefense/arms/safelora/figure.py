@@ -1,4 +1,4 @@
-"""The figure of SafeLoRA's cosines: block by block, a line a kind of matrix, a panel a task."""
+"""The figure of SafeLoRA's cosines: block by block, a line per kind of matrix, a panel per task."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -27,7 +27,7 @@ CSV_COLUMNS = (
 
 
 def matrices_table(study: Study, preparations: Mapping[Cell, Path]) -> Table:
-    """Return the table, a row a task and τ, over all seeds; its CSV has a line for every matrix of every adapter."""
+    """Return the table, a row per task and τ, over all seeds; its CSV has a line for every matrix of every adapter."""
     projections = read_projections(study, preparations)
     found = kinds(projections, study)
     models = list(dict.fromkeys(p.cell.model for p in projections))

@@ -33,7 +33,7 @@ Rates = dict[tuple[str, str, str], float]  # misaligned responses (%) by arm, ta
 
 
 def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
-    """Return the figure: a column a task, general questions above in-domain ones; after four tasks a new such row.
+    """Return the figure: a column per task, general questions above in-domain ones; after four tasks a new such row.
 
     ``questions`` has the columns of ``QUESTIONS_SCHEMA``.
     """
@@ -110,7 +110,7 @@ def _shortened(name: str, longest: int) -> str:
 def _draw_panel(axes: Axes, values: NDArray[Any], scale: Normalize) -> None:
     """Draw a question a row, the first on top, and an arm a column; NaN is what was not measured."""
     rows, columns = values.shape
-    # Not interpolated, an image is a pixel a cell in PDF and SVG too: sharp at any size, and small.
+    # Not interpolated, an image is a pixel per cell in PDF and SVG too: sharp at any size, and small.
     axes.imshow(values, norm=scale, cmap=SEQUENTIAL, interpolation="none", aspect="auto")
     axes.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, color="white", linewidth=0.4)
     axes.vlines(np.arange(columns + 1) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)

@@ -25,7 +25,7 @@ SMALLEST_SHARE = 0.01  # per cent; what is rarer looks as rare
 
 
 def draw_score_scatter(study: Study, scores: pl.DataFrame, questions: pl.DataFrame) -> Figure:
-    """Return the figure: a panel an arm at its chosen setting.
+    """Return the figure: a panel per arm at its chosen setting.
 
     ``scores`` (columns of ``SCORES_SCHEMA``) has scores as whole points; the shares that are written down are those of
     the exact scores, from ``questions`` (columns of ``QUESTIONS_SCHEMA``).
@@ -65,7 +65,7 @@ def _draw_squares(axes: Axes, scores: pl.DataFrame, scale: LogNorm) -> None:
     alignment, coherence, responses = scores.select("alignment", "coherence", "responses").to_numpy().T
     counts, _, _ = np.histogram2d(coherence, alignment, bins=(edges, edges), weights=responses)
     shares = np.ma.masked_equal(100 * counts / counts.sum(), 0)
-    # Not interpolated, an image is a pixel a square in PDF and SVG too: sharp at any size, and small.
+    # Not interpolated, an image is a pixel per square in PDF and SVG too: sharp at any size, and small.
     axes.imshow(
         shares, norm=scale, cmap=COLOURS, interpolation="none", origin="lower", extent=(0, 100, 0, 100), zorder=1
     )

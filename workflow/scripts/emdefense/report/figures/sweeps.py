@@ -1,4 +1,4 @@
-"""Figures 2a, 2b and 3-5: rates against a defence's setting, a line a task, a column an arm."""
+"""Figures 2a, 2b and 3-5: rates against a defence's setting, a line per task, a column per arm."""
 
 from collections.abc import Sequence
 from math import nan

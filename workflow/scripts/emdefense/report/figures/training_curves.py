@@ -112,7 +112,7 @@ def _name(axes: Axes, title: str) -> None:
 
 
 def draw_training_curves(study: Study, training_logs: Mapping[Cell, Path]) -> Figure:
-    """Return KL to the original model (above) and CE (below) over the steps: a column a task, a line a trained arm."""
+    """Return KL to the original model (above) and CE (below) over the steps: a column per task, a line per arm."""
     tasks = ema_tasks(study)
     figure = Figure(figsize=(COLUMN if len(tasks) == 1 else PAGE, 3.4))
     rows = figure.subplots(2, len(tasks), sharex="col", sharey="row", squeeze=False)

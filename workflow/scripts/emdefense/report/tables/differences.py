@@ -48,8 +48,8 @@ class _Words(NamedTuple):
 def difference_table(study: Study, questions: pl.DataFrame) -> Table:
     """Return the table of defences less the misaligned arm, from ``questions.parquet``.
 
-    A row a task and defence at its chosen setting; the CSV has a line a condition and quantity. Tasks in which EMA is
-    not shown to have appeared are flagged.
+    A row per task and defence at its chosen setting; the CSV has a line per condition and quantity. Tasks in which EMA
+    is not shown to have appeared are flagged.
     """
     words = _Words(
         title="defences against the misaligned arm, paired by question",

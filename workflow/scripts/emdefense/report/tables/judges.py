@@ -28,7 +28,7 @@ THRESHOLDS = (
 
 
 def agreement_table(study: Study, pairs: pl.DataFrame) -> Table:
-    """Return the table, for each further judge and question set all cells and each arm; its CSV has a line a cell."""
+    """Return the table, for each further judge and question set all cells and each arm; its CSV has a line per cell."""
     first = study.judge.name
     resamples = study.scoring.bootstrap_resamples
     blocks = []

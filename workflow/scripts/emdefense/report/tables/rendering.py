@@ -59,7 +59,7 @@ def write_table(table: Table, folder: Path) -> None:
 
 
 def csv_table(table: Table) -> str:
-    """Return a table's CSV: a header and a line a row, missing values empty."""
+    """Return a table's CSV: a header and a line per row, missing values empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.csv_header)

@@ -91,7 +91,7 @@ def variance_table(
 ) -> Table:
     """Return the table from ``questions.parquet`` and, for the judge's share, from ``study_pairs`` or ``study_halves``.
 
-    A row an arm at its chosen setting, over all tasks; a sentence a model says what to buy more of. Its CSV has a line
+    A row per arm at its chosen setting, over all tasks; a sentence a model says what to buy more of. Its CSV has a line
     a condition and quantity; variances there are of shares, standard errors in percentage points.
     """
     found = study_variances(questions, pairs, halves)
