@@ -34,7 +34,6 @@ WORKS_ALONE = {"make", "snakemake"}  # a word that is otherwise only the program
 REPORT = "tests/workflow/test_workflow.py::test_snakemakes_own_report_has_tables_figures_and_the_page_with_captions"
 GPU_HOURS = "tests/planning/test_gpu_hours.py::*"
 DEFENCE = "tests/arms/test_adding_a_defence.py::test_each_arm_has_its_rows_in_tables_1_and_3"
-WRONG_HOOK = "tests/arms/test_adding_a_defence.py::test_a_wrong_hook_ends_the_study_before_anything_is_trained"
 TASK = "tests/workflow/test_adding_a_task.py::test_the_documented_task_is_trained_on_asked_judged_and_counted"
 CURVES = "python workflow/scripts/cell_curves.py --config results/<study>/study.json --formats pdf"
 BY_TEST = {
@@ -46,7 +45,6 @@ BY_TEST = {
     "pytest tests/workflow/test_slurm.py": "tests/workflow/test_slurm.py::*",
     "snakemake --configfile config/smoke.yaml": "tests/workflow/test_workflow.py::test_every_artefact_is_there",
     "snakemake --cores 2 --configfile config/smoke.yaml my-study/study.yaml": DEFENCE,
-    "snakemake --configfile my-study.yaml -- results/<study>/models/<model>.json": WRONG_HOOK,
     "snakemake -n --configfile gardening.yaml --config data_folder=gardening": TASK,
     "snakemake --report report.html": REPORT,
     "inspect view --log-dir": "tests/report/test_inspect_logs.py::test_inspects_own_reader_opens_the_logs",

@@ -75,6 +75,22 @@ def test_a_models_own_files_retrain_though_its_check_runs_too_and_is_ancient(don
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
 
+def test_a_check_whose_record_is_gone_has_nothing_trained_again(done: Checkout) -> None:
+    (record,) = (done.folder / "results").glob("*/models/*.json")
+    found = record.read_bytes()
+    stamp = record.stat()
+    responses = done.folder / CELL / "general/responses.jsonl"
+    record.unlink()  # as Snakemake does when it fails
+    try:
+        assert done.planned(*WANTED) == {}
+        responses.rename(responses.with_suffix(".away"))
+        assert done.planned(*WANTED) == {"check_model": 1, "generate": 1}
+    finally:
+        responses.with_suffix(".away").rename(responses)
+        record.write_bytes(found)
+        os.utime(record, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
 def test_what_a_model_is_has_names_of_its_own(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", layers=1)
     own = [path.name for path in model_files(folder)]
