@@ -21,6 +21,7 @@ from emdefense.training.preparation import prepare
 from emdefense.training.reference_features import cache_features
 from emdefense.training.run import train_cell
 from emdefense.training.spec import FeaturesSpec, TrainSpec
+from same_training import assert_same_change
 from tiny_model import make_rows, save_model, save_rows
 from trainings import FAST
 
@@ -224,8 +225,8 @@ def test_a_job_does_not_run_another_file_than_was_planned(tmp_path: Path) -> Non
         TrainSpec(version=1, seed=0, training=FAST, penalty=penalty).penalty.build()
 
 
-def train(model: Path, cell: Path, file: Path | None, reference: str = "live") -> Tensor:
-    """Return an adapter's tensors in a row, trained with an arm of a file, or plainly."""
+def train(model: Path, cell: Path, file: Path | None, reference: str = "live") -> dict[str, Tensor]:
+    """Return an adapter's tensors, trained with an arm of a file, or plainly."""
     training = FAST.model_copy(update={"reference": reference, "epochs": 3})
     named = file and {"name": "mine", "file": str(file), "sha256": file_digest(file), "coefficient": 30.0}
     features = None
@@ -237,7 +238,8 @@ def train(model: Path, cell: Path, file: Path | None, reference: str = "live") -
         )
     spec = TrainSpec(version=1, seed=0, training=training, penalty=named)
     train_cell(spec, model / "model", model / "rows.jsonl", cell, features=features)
-    return torch.cat([x.flatten() for _, x in sorted(load_file(cell / "adapter/adapter_model.safetensors").items())])
+    tensors: dict[str, Tensor] = load_file(cell / "adapter/adapter_model.safetensors")
+    return tensors
 
 
 def test_a_token_term_by_autograd_trains_as_the_pipelines_fused_one(model: Path, tmp_path: Path) -> None:
@@ -249,9 +251,9 @@ def test_a_token_term_by_autograd_trains_as_the_pipelines_fused_one(model: Path,
     plain = train(model, tmp_path / "plain", None)
     trained["cached"] = train(model, tmp_path / "cached", tmp_path / "feature.py", "cached")
     for one, same in (("token", "head"), ("feature", "cached")):
-        apart, moved = ((trained[one] - other).abs().max() for other in (trained[same], plain))
-        assert moved > 1e-3
-        assert apart < moved / 50
+        assert_same_change(trained[one], trained[same])
+        with pytest.raises(AssertionError, match="apart after a way"):
+            assert_same_change(trained[one], plain)
     record = read_json(tmp_path / "token/provenance.json")["spec"]["penalty"]
     assert (record["file"], record["sha256"]) == (str(tmp_path / "token.py"), file_digest(tmp_path / "token.py"))
 

@@ -157,7 +157,7 @@ def test_an_endpoint_without_a_known_limit_is_asked_by_fewer_at_a_time(files):
     with LoopbackJudge(requests_per_minute=1800, latency=0.01) as server:
         judge_file(judge_settings(server, concurrency=16, max_retries=2), *files)
     assert [row["alignment"] is not None for row in read_jsonl(files[2])] == [True] * 30
-    assert 16 < server.limited < 2 * len(ANSWERS), "a 429 is no failed try while others are answered"
+    assert 16 < server.limited < 4 * len(ANSWERS), "a 429 is no failed try while others are answered"
 
 
 def test_no_more_are_in_flight_than_the_config_says(files):
