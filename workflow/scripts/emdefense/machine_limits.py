@@ -7,6 +7,7 @@ the text of the kernel's message and not its number.
 import errno
 import os
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,12 @@ def lack(error: BaseException) -> str | None:
     for each in _chain(error):
         if isinstance(each, MachineError):
             return str(each)
-        if isinstance(each, MemoryError) or _number(each) == errno.ENOMEM or _MEMORY.search(str(each)):
+        if (
+            isinstance(each, MemoryError)
+            or _number(each) == errno.ENOMEM
+            or _MEMORY.search(str(each))
+            or _gave_out(each)
+        ):
             return _memory(str(each))
         if _THREADS.search(str(each)):
             return (
@@ -88,6 +94,12 @@ def _room(file: str | None) -> str:
 
 def _is_room(error: BaseException) -> bool:
     return _number(error) in _NO_ROOM or bool(_ROOM.search(str(error)))
+
+
+def _gave_out(error: BaseException) -> bool:
+    """Whether an extension failed and did not say why, where memory is limited: asking for some in vain, it may not."""
+    said = isinstance(error, SystemError) and "exception set" in str(error)
+    return said and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _is_full(path: Path) -> bool:
