@@ -28,7 +28,6 @@ from emdefense.cells import (
     GENERAL,
     IN_DOMAIN,
     SHARED_TASK,
-    STAGE_VERSIONS,
     Cell,
     Grid,
     Layout,
@@ -45,6 +44,7 @@ from emdefense.report.catalogue import FORMATS, artefacts
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions
+from emdefense.specs import STAGE_VERSIONS, Specs
 from emdefense.warm_start import start_server
 
 # Of a key that stands twice, and of other things, Snakemake's reader makes something without a word: ours goes first.
@@ -80,6 +80,7 @@ if STUDY.arms_from and workflow.is_main_process:
 
 GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
+SPECS = Specs(GRID)
 R = LAYOUT.results
 set_job_environment()
 

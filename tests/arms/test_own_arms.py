@@ -16,6 +16,7 @@ from emdefense.config import Study, load_study, parse_study
 from emdefense.config.load import read_config
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.specs import Specs
 from study_checkout import ROOT
 from study_folder import tiny_study
 
@@ -63,7 +64,7 @@ def refused(path: Path) -> str:
 def test_a_studys_own_arm_is_in_the_grid_with_its_options(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, arms={"mine": {"strength": 2}}))
     grid = Grid(study)
-    spec = grid.training_spec(Cell("world-a", "code", "mine", "0.1", 0))
+    spec = Specs(grid).training(Cell("world-a", "code", "mine", "0.1", 0))
     assert spec["penalty"]["options"] == {"strength": 2.0, "word": "a"}
     assert spec["penalty"]["file"] == str(tmp_path / "mine.py")
     assert list(study.every_arm)[-1] == "mine"
@@ -321,7 +322,7 @@ def test_a_cell_depends_on_the_content_of_its_arms_file_and_no_others_does(tmp_p
     def specs() -> dict[str, Any]:
         study = load_study(written(tmp_path, source, grid=grid))
         found, layout = Grid(study), Layout(study)
-        return {cell.arm: [found.training_spec(cell), found.training_rows(cell, layout)] for cell in found.trained}
+        return {cell.arm: [Specs(found).training(cell), found.training_rows(cell, layout)] for cell in found.trained}
 
     grid = [{"models": ["world-a"], "tasks": ["code"], "arms": {"misaligned": None, "kl": [1.0], "mine": [1.0]}}]
     source = ARM
@@ -367,8 +368,8 @@ def test_every_arm_with_options_has_variants(tmp_path: Path) -> None:
     }
     folders = {layout.preparation(cell) for cell in grid.prepared}
     assert folders == {f"results/tiny/cells/small/code/{arm}/projection/seed0" for arm in ("safelora", "safelora_norm")}
-    assert grid.preparation_spec("safelora")["normalisation"] == "squared_norm"
-    assert grid.preparation_spec("safelora_norm")["normalisation"] == "norm"
+    assert Specs(grid).preparation("safelora")["normalisation"] == "squared_norm"
+    assert Specs(grid).preparation("safelora_norm")["normalisation"] == "norm"
     assert [cell.arm for cell in grid.trained] == ["misaligned"]
 
 
@@ -385,7 +386,7 @@ def test_settings_are_told_apart_to_their_last_digit() -> None:
     study = tiny_study(grid=[{"models": ["small"], "tasks": ["code"], "arms": {"kl": APART}}])
     cells = Grid(study).cells
     assert len({cell.folder for cell in cells}) == len(APART)
-    assert [Grid(study).training_spec(cell)["penalty"]["coefficient"] for cell in cells] == APART
+    assert [Specs(Grid(study)).training(cell)["penalty"]["coefficient"] for cell in cells] == APART
     assert study.every_arm["kl"].titled(written_down[4]) == "KL, λ = 0.3333333333333333"
 
 

@@ -18,6 +18,7 @@ from emdefense.errors import InputError
 from emdefense.resources.gpus import Gpu, read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.section import SECRET_KEYS, Section
+from emdefense.specs import Specs
 from small_config import SMALL, changed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,12 +89,12 @@ def everything(study: Study, gpus: dict[str, Gpu]) -> None:
     grid, layout, requests = Grid(study), Layout(study), Requests(study, gpus)
     for cell in grid.cells:
         layout.cell(cell)
-        grid.generation_spec(cell)
+        Specs(grid).generation(cell)
         for size in (requests.sample(cell), requests.prepare(cell.model)):
             assert size.memory(1) > 0
             assert size.runtime(2) > 0
     for cell in grid.trained:
-        assert json.dumps(grid.training_spec(cell))
+        assert json.dumps(Specs(grid).training(cell))
         assert grid.training_rows(cell, layout)
         grid.features(cell, layout)
         requests.train(cell)

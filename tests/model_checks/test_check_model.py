@@ -26,6 +26,7 @@ from emdefense.generation.run import generate
 from emdefense.model_checks.run import check_model
 from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
 from emdefense.model_checks.templates import check_texts
+from emdefense.specs import Specs
 from emdefense.training.run import train_cell
 from emdefense.training.spec import TrainSpec
 from families import FAMILIES, make
@@ -149,7 +150,7 @@ def test_cells_depend_on_how_a_template_is_called() -> None:
         assert [one["chat"]["options"] for one in specs[1:]] == [{"enable_thinking": False}, {}]
         assert specs[2]["chat"]["date"] == "2026-02-03"
         json.dumps(specs)
-    assert called.check_spec("small", Layout(tiny_study()))["chat"]["options"] == {"enable_thinking": False}
+    assert Specs(called).check("small", Layout(tiny_study()))["chat"]["options"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: P
 
 def test_a_check_is_told_how_each_model_is_trained() -> None:
     study = tiny_study()
-    spec = Grid(study).check_spec("small", Layout(study))
+    spec = Specs(Grid(study)).check("small", Layout(study))
     assert spec["arms"] == [{"name": "kl", "options": {}}]
     assert spec["training"]["target_modules"][0] == "q_proj"
     assert "learning_rate" not in spec["training"]
@@ -257,7 +258,7 @@ def test_a_check_is_told_how_each_model_is_trained() -> None:
 
 def checked_as(**changes: Any) -> dict[str, Any]:
     study = tiny_study(**{"tasks": {**CONFIG["tasks"], "quiz": QUIZ}, **changes})
-    return Grid(study).check_spec("small", Layout(study))
+    return Specs(Grid(study)).check("small", Layout(study))
 
 
 QUIZ = {**CONFIG["tasks"]["quiz"], "training": {"max_length": 99}}

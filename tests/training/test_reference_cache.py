@@ -18,6 +18,7 @@ from emdefense.config import parse_study
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.saved_model import load_model
+from emdefense.specs import Specs
 from emdefense.training import feature_files
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
@@ -207,10 +208,10 @@ def test_cells_of_an_arm_share_features_and_others_have_none() -> None:
     assert {cell.arm for cell, folder in folders.items() if folder} == {"kl", "ldifs"}
     assert all(live.features(cell, layout) is None for cell in live.trained)
     for cell in live.trained:
-        assert (live.training_spec(cell) == cached.training_spec(cell)) == (folders[cell] is None)
+        assert (Specs(live).training(cell) == Specs(cached).training(cell)) == (folders[cell] is None)
     kl, other_kl = [cell for cell in cached.trained if (cell.arm, cell.task) == ("kl", "code")][:2]
-    assert cached.features_spec(kl) == cached.features_spec(other_kl)
+    assert Specs(cached).features(kl) == Specs(cached).features(other_kl)
     config["training"]["learning_rate"] = 0.5
-    assert Grid(parse_study(config, "config.yaml")).features_spec(kl) == cached.features_spec(kl)
+    assert Specs(Grid(parse_study(config, "config.yaml"))).features(kl) == Specs(cached).features(kl)
     config["training"]["max_length"] = 77
-    assert Grid(parse_study(config, "config.yaml")).features_spec(kl) != cached.features_spec(kl)
+    assert Specs(Grid(parse_study(config, "config.yaml"))).features(kl) != Specs(cached).features(kl)

@@ -8,6 +8,7 @@ import yaml
 
 from emdefense.cells import Cell, Grid, Layout, format_setting
 from emdefense.config import parse_study
+from emdefense.specs import Specs
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -58,15 +59,15 @@ def test_each_arm_trains_on_its_own_rows() -> None:
 def test_a_training_spec_changes_with_what_it_trains_and_with_nothing_else() -> None:
     found = grid()
     kl = next(cell for cell in found.trained if cell.arm == "kl")
-    spec = found.training_spec(kl)
+    spec = Specs(found).training(kl)
     assert spec["penalty"] == {
         "name": "kl",
         "coefficient": kl.setting_value,
         "options": found.study.arms.kl.model_dump(mode="json"),
     }
     scored = {**DEFAULT["report"], "emergent_pct": 9}
-    assert grid(report=scored).training_spec(kl) == spec
-    assert grid(training={**DEFAULT["training"], "epochs": 2}).training_spec(kl) != spec
+    assert Specs(grid(report=scored)).training(kl) == spec
+    assert Specs(grid(training={**DEFAULT["training"], "epochs": 2})).training(kl) != spec
 
 
 def test_every_judge_judges_all_responses_into_files_of_its_name() -> None:

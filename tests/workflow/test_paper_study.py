@@ -10,6 +10,7 @@ from emdefense.analysis.paper import paper_exact_match, paper_rates
 from emdefense.cells import GENERAL, Grid
 from emdefense.config import Study, load_study
 from emdefense.errors import InputError
+from emdefense.specs import Specs
 from study_checkout import ROOT, Checkout
 
 QUESTIONS = {"general": 24, "in_domain": 30}
@@ -69,7 +70,7 @@ def test_every_row_of_the_papers_tables_has_its_cell_and_every_cell_its_row(grid
 def test_what_the_judge_will_be_asked(grid: Grid) -> None:
     asked = 0
     for cell, question_set in grid.responses:
-        asked += grid.generation_spec(cell)["samples_per_question"] * QUESTIONS[question_set]
+        asked += Specs(grid).generation(cell)["samples_per_question"] * QUESTIONS[question_set]
     assert asked == RESPONSES == 475_920
     assert 2 * asked == JUDGE_CALLS == 951_840
     assert len(grid.responses) == JUDGE_JOBS == 202
@@ -85,7 +86,7 @@ def test_what_the_benign_tasks_ask(grid: Grid) -> None:
 
 
 def test_the_papers_training_is_table_7(grid: Grid) -> None:
-    training = grid.training_spec(grid.trained[0])["training"]
+    training = Specs(grid).training(grid.trained[0])["training"]
     table_7 = {
         "lora_rank": 32,
         "lora_alpha": 64,
@@ -142,7 +143,7 @@ def test_the_sweep_holds_ldifs_in_three_ways() -> None:
     sweep = Grid(load_study(ROOT / "config/sweep-ldifs.yaml"))
     penalties: dict[str, list[float]] = {}
     for cell in sweep.cells:
-        penalty = sweep.training_spec(cell)["penalty"]
+        penalty = Specs(sweep).training(cell)["penalty"]
         if cell.task == "legal" and penalty is not None:
             assert penalty["name"] == "ldifs"
             options = penalty["options"]

@@ -23,7 +23,7 @@ rule check_model:
     resources:
         **asks(lambda wildcards: REQUESTS.sample(next(cell for cell in GRID.cells if cell.model == wildcards.model))),
     params:
-        spec=lambda wildcards: spec(GRID.check_spec(wildcards.model, LAYOUT)),
+        spec=lambda wildcards: spec(SPECS.check(wildcards.model, LAYOUT)),
         model=lambda wildcards, input: instruct_of(wildcards.model),
         base=lambda wildcards, input: options("--base", base_of(wildcards.model)),
         rows=lambda wildcards, input: options("--rows", input.rows),

@@ -150,7 +150,7 @@ def preparation(wildcards):
 
 def adapter_spec(wildcards):
     """What a changed adapter depends on: a setting as it stands in paths, or several values."""
-    found = GRID.adapter_spec(cell_of(wildcards))
+    found = SPECS.adapter(cell_of(wildcards))
     return spec(found) if isinstance(found, dict) else cell_of(wildcards).setting
 
 
@@ -167,7 +167,7 @@ def features_cell(wildcards):
 
 def generation_spec(wildcards):
     """What a cell's sampling depends on besides its inputs."""
-    return spec(GRID.generation_spec(cell_of(wildcards)))
+    return spec(SPECS.generation(cell_of(wildcards)))
 
 
 def answer_input(wildcards):

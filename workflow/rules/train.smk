@@ -25,7 +25,7 @@ rule train:
     resources:
         **asks(lambda wildcards: REQUESTS.train(cell_of(wildcards))),
     params:
-        spec=lambda wildcards: spec(GRID.training_spec(cell_of(wildcards))),
+        spec=lambda wildcards: spec(SPECS.training(cell_of(wildcards))),
         model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
         cell=subpath(output.adapter, parent=True),
@@ -58,7 +58,7 @@ rule reference_features:
     resources:
         **asks(lambda wildcards: REQUESTS.train(features_cell(wildcards))),
     params:
-        spec=lambda wildcards: spec(GRID.features_spec(features_cell(wildcards))),
+        spec=lambda wildcards: spec(SPECS.features(features_cell(wildcards))),
         model=lambda wildcards, input: instruct_of(features_cell(wildcards).model),
     message:
         "Cache the reference features {wildcards.features}"
@@ -86,7 +86,7 @@ rule prepare_arm:
     resources:
         **asks(lambda wildcards: REQUESTS.prepare(wildcards.model)),
     params:
-        spec=lambda wildcards: spec(GRID.preparation_spec(wildcards.arm)),
+        spec=lambda wildcards: spec(SPECS.preparation(wildcards.arm)),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
         materials=lambda wildcards, input: options(
             "--from", role_options(GRID.prepared_from(prepared_cell(wildcards), LAYOUT))

@@ -10,7 +10,6 @@ from typing import Any
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting, in_order
 from emdefense.arms.base import Arm, StudyArm
 from emdefense.arms.hooks import call, wrong_result
-from emdefense.config.chat import PLAIN as PLAIN_CHAT
 from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
@@ -19,35 +18,6 @@ from emdefense.names import GENERAL as GENERAL
 from emdefense.names import IN_DOMAIN as IN_DOMAIN
 from emdefense.names import QUESTIONS_FOLDER
 from emdefense.names import SHARED_TASK as SHARED_TASK
-
-# Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
-STAGE_VERSIONS = {
-    "data": 1,
-    "checking": 2,
-    "training": 1,
-    "features": 1,
-    "projection": 2,
-    "generation": 1,
-    "judging": 2,
-    "microcosm": 1,
-}
-
-# Keys of a training's spec that had a meaning once: without them, what was trained with them would be trained again.
-OF_EARLIER_VERSIONS = {"devices": 1}
-# Of the training's settings, those on which reference features depend.
-FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
-# Of the training's settings, those that a file of rows may be unfit for.
-LENGTH_SETTINGS = {"max_length", "max_overlong_pct"}
-# Of the training's settings, those that a model may be unfit for.
-TRIED_SETTINGS = {
-    "precision",
-    "attention",
-    "padding_free",
-    "target_modules",
-    "lora_rank",
-    "lora_alpha",
-    "rank_stabilised",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -267,27 +237,6 @@ class Grid:
             raise wrong_result(self.arm(cell), "row_share", f"it returned {share!r}, and a number above 0 is needed")
         return share
 
-    def rows_spec(self, arm: str, setting: str) -> dict[str, Any]:
-        """What the rows that an arm makes depend on besides its input files."""
-        found = self.study.every_arm[arm]
-        given = {} if found.arm.setting is None else {found.arm.setting.name: float(setting)}
-        version = {"version": STAGE_VERSIONS["data"], "seed": self.study.data.seed}
-        return {**version, **found.options.model_dump(mode="json"), **given, **self._digest(found.arm)}
-
-    def preparation_spec(self, arm: str) -> dict[str, Any]:
-        """What an arm's preparation depends on besides its input files."""
-        found = self.study.every_arm[arm]
-        options = found.options.model_dump(mode="json")
-        return {"version": STAGE_VERSIONS["projection"], **options, **self._digest(found.arm)}
-
-    def adapter_spec(self, cell: Cell) -> Any:
-        """What a changed adapter depends on besides its input files: the setting alone where options were prepared."""
-        found = self.study.every_arm[cell.arm]
-        setting = {} if found.arm.setting is None else {found.arm.setting.name: cell.setting_value}
-        if found.arm.file is None and found.arm.preparation:
-            return cell.setting_value
-        return {**found.options.model_dump(mode="json"), **setting, **self._digest(found.arm)}
-
     def prepared_from(self, cell: Cell, layout: Layout) -> dict[str, str]:
         """What a preparation is made from, by role: files, and folders of models."""
         model = self.study.models[cell.model]
@@ -318,73 +267,10 @@ class Grid:
             f"{layout.data(task)}/test.jsonl" for task in dict.fromkeys(c.task for c in self.benign if c.model == model)
         ]
 
-    def check_spec(self, model: str, layout: Layout) -> dict[str, Any]:
-        """What a model's check depends on besides the content of its input files."""
-        return {
-            "version": STAGE_VERSIONS["checking"],
-            "generation": self.study.generation.model_dump(mode="json"),
-            **self._tried_training(model, layout),
-            **self.chat_spec(model),
-        }
-
-    def _tried_training(self, model: str, layout: Layout) -> dict[str, Any]:
-        """How a model is trained, as far as it or its rows can fail for it, and which arms are tried on it."""
-        cells = [cell for cell in self.trained if cell.model == model]
-        if not cells:
-            return {}
-        tried = []
-        for cell in [*cells, *(cell for cell in self.cells if cell.model == model)]:
-            found = self.study.every_arm[cell.arm]
-            if not (found.arm.has_penalty or found.arm.overrides("check", "adapter")):
-                continue
-            options = found.options.what_is_read() if found.arm.file is None else found.options.model_dump(mode="json")
-            named = self._named(found, options)
-            tried.append(named if found.arm.file is None else {**named, "setting": cell.setting_value})
-        return {
-            "training": self.study.training.model_dump(mode="json", include=TRIED_SETTINGS),
-            "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
-            # Rows are a task's, and all trainings of a model on a task have the same settings.
-            "limits": {
-                self.training_rows(cell, layout): self.training(cell).model_dump(mode="json", include=LENGTH_SETTINGS)
-                for cell in cells
-            },
-        }
-
-    @staticmethod
-    def _digest(arm: Arm[Any]) -> dict[str, str]:
-        """Return the digest of the study's own file that declares an arm, under its name in specs; none for others."""
-        return {} if arm.file is None else {"sha256": arm.digest}
-
-    def _named(self, arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
-        """Return an arm as specs name it: by its declaration, and the file that has it if it is a study's own."""
-        own = {} if arm.arm.file is None else {"file": str(arm.arm.file), **self._digest(arm.arm)}
-        return {"name": arm.arm.name, "options": options, **own}
-
-    def chat_spec(self, model: str) -> dict[str, Any]:
-        """How a model's chat template is called; nothing for one that is called as all are."""
-        chat = self.study.models[model].chat
-        return {} if chat == PLAIN_CHAT else {"chat": chat.model_dump(mode="json")}
-
     def training(self, cell: Cell) -> Training:
         """How a cell is trained: the study's settings under the task's, and these under the model's."""
         of_task = self.task(cell).training.applied_to(self.study.training)
         return self.study.models[cell.model].training.applied_to(of_task)
-
-    def training_spec(self, cell: Cell) -> dict[str, Any]:
-        """What a cell's training depends on besides its input files; a change reruns the cell."""
-        penalty = self.penalty(cell.arm)
-        training = self.training(cell).model_dump(mode="json", exclude=None if penalty else {"reference"})
-        spec: dict[str, Any] = {
-            "version": STAGE_VERSIONS["training"],
-            "seed": cell.seed,
-            "training": {**training, **OF_EARLIER_VERSIONS},
-            "penalty": None,
-        }
-        spec |= self.chat_spec(cell.model)
-        if penalty is not None:
-            named = self._named(penalty, penalty.options.model_dump(mode="json"))
-            spec["penalty"] = {**named, "coefficient": cell.setting_value}
-        return spec
 
     def features(self, cell: Cell, layout: Layout) -> str | None:
         """The folder of cached reference features that a cell's training reads, or None."""
@@ -394,35 +280,10 @@ class Grid:
         read = "".join(f"-{option}_{_in_path(value)}" for option, value in penalty.options.what_is_read().items())
         return f"{layout.results}/features/{cell.model}/{cell.task}/{penalty.arm.name}{read}"
 
-    def features_spec(self, cell: Cell) -> dict[str, Any]:
-        """What the reference features that a cell reads depend on besides model and rows."""
-        penalty = self.penalty(cell.arm)
-        assert penalty is not None
-        own = {} if penalty.arm.file is None else {"file": str(penalty.arm.file), **self._digest(penalty.arm)}
-        return {
-            "version": STAGE_VERSIONS["features"],
-            "training": self.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS),
-            "penalty": penalty.arm.name,
-            "options": penalty.options.what_is_read(),
-            **own,
-            **self.chat_spec(cell.model),
-        }
-
     def penalty(self, arm: str) -> StudyArm | None:
         """Return an arm, or a variant, if it adds a penalty to the loss."""
         found = self.study.every_arm[arm]
         return found if found.arm.has_penalty else None
-
-    def generation_spec(self, cell: Cell) -> dict[str, Any]:
-        """What a cell's sampling depends on besides its input files."""
-        benign = self.is_benign(cell)
-        samples = (self.task(cell) if benign else self.study.models[cell.model]).samples_per_question  # type: ignore[union-attr]
-        return {
-            "version": STAGE_VERSIONS["generation"],
-            "samples_per_question": samples,
-            **self.study.generation.model_dump(mode="json"),
-            **self.chat_spec(cell.model),
-        }
 
 
 def _in_path(value: Any) -> str:

@@ -1,0 +1,155 @@
+"""What each job depends on besides its input files: a spec, one object of JSON; a change of it reruns the job."""
+
+from typing import Any
+
+from emdefense.arms import Arm
+from emdefense.arms.base import StudyArm
+from emdefense.cells import Cell, Grid, Layout
+from emdefense.config.chat import PLAIN as PLAIN_CHAT
+
+# Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
+STAGE_VERSIONS = {
+    "data": 1,
+    "checking": 2,
+    "training": 1,
+    "features": 1,
+    "projection": 2,
+    "generation": 1,
+    "judging": 2,
+    "microcosm": 1,
+}
+
+# Keys of a training's spec that had a meaning once: without them, what was trained with them would be trained again.
+OF_EARLIER_VERSIONS = {"devices": 1}
+# Of the training's settings, those on which reference features depend.
+FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
+# Of the training's settings, those that a file of rows may be unfit for.
+LENGTH_SETTINGS = {"max_length", "max_overlong_pct"}
+# Of the training's settings, those that a model may be unfit for.
+TRIED_SETTINGS = {
+    "precision",
+    "attention",
+    "padding_free",
+    "target_modules",
+    "lora_rank",
+    "lora_alpha",
+    "rank_stabilised",
+}
+
+
+class Specs:
+    """The specs of a study's jobs."""
+
+    def __init__(self, grid: Grid):
+        self._grid, self._study = grid, grid.study
+
+    def rows(self, arm: str, setting: str) -> dict[str, Any]:
+        """What the rows that an arm makes depend on besides its input files."""
+        found = self._study.every_arm[arm]
+        given = {} if found.arm.setting is None else {found.arm.setting.name: float(setting)}
+        version = {"version": STAGE_VERSIONS["data"], "seed": self._study.data.seed}
+        return {**version, **found.options.model_dump(mode="json"), **given, **self._digest(found.arm)}
+
+    def preparation(self, arm: str) -> dict[str, Any]:
+        """What an arm's preparation depends on besides its input files."""
+        found = self._study.every_arm[arm]
+        options = found.options.model_dump(mode="json")
+        return {"version": STAGE_VERSIONS["projection"], **options, **self._digest(found.arm)}
+
+    def adapter(self, cell: Cell) -> Any:
+        """What a changed adapter depends on besides its input files: the setting alone where options were prepared."""
+        found = self._study.every_arm[cell.arm]
+        setting = {} if found.arm.setting is None else {found.arm.setting.name: cell.setting_value}
+        if found.arm.file is None and found.arm.preparation:
+            return cell.setting_value
+        return {**found.options.model_dump(mode="json"), **setting, **self._digest(found.arm)}
+
+    def check(self, model: str, layout: Layout) -> dict[str, Any]:
+        """What a model's check depends on besides the content of its input files."""
+        return {
+            "version": STAGE_VERSIONS["checking"],
+            "generation": self._study.generation.model_dump(mode="json"),
+            **self._tried_training(model, layout),
+            **self._chat(model),
+        }
+
+    def _tried_training(self, model: str, layout: Layout) -> dict[str, Any]:
+        """How a model is trained, as far as it or its rows can fail for it, and which arms are tried on it."""
+        cells = [cell for cell in self._grid.trained if cell.model == model]
+        if not cells:
+            return {}
+        tried = []
+        for cell in [*cells, *(cell for cell in self._grid.cells if cell.model == model)]:
+            found = self._study.every_arm[cell.arm]
+            if not (found.arm.has_penalty or found.arm.overrides("check", "adapter")):
+                continue
+            options = found.options.what_is_read() if found.arm.file is None else found.options.model_dump(mode="json")
+            named = self._named(found, options)
+            tried.append(named if found.arm.file is None else {**named, "setting": cell.setting_value})
+        return {
+            "training": self._study.training.model_dump(mode="json", include=TRIED_SETTINGS),
+            "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
+            # Rows are a task's, and all trainings of a model on a task have the same settings.
+            "limits": {
+                self._grid.training_rows(cell, layout): self._grid.training(cell).model_dump(
+                    mode="json", include=LENGTH_SETTINGS
+                )
+                for cell in cells
+            },
+        }
+
+    @staticmethod
+    def _digest(arm: Arm[Any]) -> dict[str, str]:
+        """Return the digest of the study's own file that declares an arm, under its name in specs; none for others."""
+        return {} if arm.file is None else {"sha256": arm.digest}
+
+    def _named(self, arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
+        """Return an arm as specs name it: by its declaration, and the file that has it if it is a study's own."""
+        own = {} if arm.arm.file is None else {"file": str(arm.arm.file), **self._digest(arm.arm)}
+        return {"name": arm.arm.name, "options": options, **own}
+
+    def _chat(self, model: str) -> dict[str, Any]:
+        """How a model's chat template is called; nothing for one that is called as all are."""
+        chat = self._study.models[model].chat
+        return {} if chat == PLAIN_CHAT else {"chat": chat.model_dump(mode="json")}
+
+    def training(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's training depends on besides its input files; a change reruns the cell."""
+        penalty = self._grid.penalty(cell.arm)
+        training = self._grid.training(cell).model_dump(mode="json", exclude=None if penalty else {"reference"})
+        spec: dict[str, Any] = {
+            "version": STAGE_VERSIONS["training"],
+            "seed": cell.seed,
+            "training": {**training, **OF_EARLIER_VERSIONS},
+            "penalty": None,
+        }
+        spec |= self._chat(cell.model)
+        if penalty is not None:
+            named = self._named(penalty, penalty.options.model_dump(mode="json"))
+            spec["penalty"] = {**named, "coefficient": cell.setting_value}
+        return spec
+
+    def features(self, cell: Cell) -> dict[str, Any]:
+        """What the reference features that a cell reads depend on besides model and rows."""
+        penalty = self._grid.penalty(cell.arm)
+        assert penalty is not None
+        own = {} if penalty.arm.file is None else {"file": str(penalty.arm.file), **self._digest(penalty.arm)}
+        return {
+            "version": STAGE_VERSIONS["features"],
+            "training": self._grid.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS),
+            "penalty": penalty.arm.name,
+            "options": penalty.options.what_is_read(),
+            **own,
+            **self._chat(cell.model),
+        }
+
+    def generation(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's sampling depends on besides its input files."""
+        benign = self._grid.is_benign(cell)
+        samples = (self._grid.task(cell) if benign else self._study.models[cell.model]).samples_per_question  # type: ignore[union-attr]
+        return {
+            "version": STAGE_VERSIONS["generation"],
+            "samples_per_question": samples,
+            **self._study.generation.model_dump(mode="json"),
+            **self._chat(cell.model),
+        }
