@@ -103,7 +103,7 @@ def _training(
             if (record["model"], entry["arm"], entry["activation_checkpointing"]) == wanted:
                 tokens = training.epochs * training_tokens(training, rows, length)
                 return tokens / entry["tokens_per_second"], record["device"]
-    return training_seconds(training, penalty.arm if penalty else None, shape, A100, rows, length), ARITHMETIC
+    return training_seconds(training, grid.study_arm(cell), shape, A100, rows, length), ARITHMETIC
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -90,7 +90,7 @@ def everything(study: Study, gpus: dict[str, Gpu]) -> None:
     for cell in grid.cells:
         layout.cell(cell)
         Specs(grid).generation(cell)
-        for size in (requests.sample(cell), requests.prepare(cell.model)):
+        for size in (requests.sample(cell), requests.change(cell.model)):
             assert size.memory(1) > 0
             assert size.runtime(2) > 0
     for cell in grid.trained:

@@ -155,7 +155,7 @@ def test_the_papers_jobs_go_where_they_fit() -> None:
         assert requests.sample(cell).partitions == large[cell.model]
         assert requests.judge(cell, study.judge.name).partitions == ()
         assert requests.judge(cell, study.judge.name).gpus == 0
-    assert requests.prepare("qwen2.5-7b").gpus == 0
+    assert requests.change("qwen2.5-7b").gpus == 0
 
 
 def test_a_judge_asked_in_batches_has_a_day() -> None:

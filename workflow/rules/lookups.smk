@@ -82,15 +82,15 @@ def instruct_of(model):
 
 def base_of(model):
     """The folder of the model before alignment, if an arm reads it; none or one."""
-    read = any(cell.model == model and "base" in GRID.arm(cell).prepared_from for cell in GRID.prepared)
+    read = any(cell.model == model and "base" in GRID.prepared_from(cell, LAYOUT) for cell in GRID.prepared)
     return [LAYOUT.file(STUDY.models[model].base)] if read else []
 
 
 def declaration(wildcards):
-    """The study's own file that declares the arm of a job; none or one."""
+    """The study's own files that declare the arms of a job; mostly none or one."""
     arm = wildcards.arm if "arm" in wildcards.keys() else cell_of(wildcards).arm
-    own = STUDY.every_arm[arm].arm.file
-    return [] if own is None else str(own)
+    own = {str(member.arm.file): None for member in STUDY.every_arm[arm].members if member.arm.file}
+    return list(own)
 
 
 def arm_options(name):

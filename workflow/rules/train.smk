@@ -6,6 +6,8 @@ rule train:
         model=instruct_input,
         rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
         features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
+        prepared=lambda wildcards: list(GRID.prepared_for(cell_of(wildcards), LAYOUT).values()),
+        stream=lambda wildcards: GRID.stream(cell_of(wildcards), LAYOUT) or [],
         declaration=declaration,
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(model_checked),
@@ -30,11 +32,15 @@ rule train:
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
         cell=subpath(output.adapter, parent=True),
         features=lambda wildcards, input: options("--features", input.features),
+        prepared=lambda wildcards, input: options(
+            "--prepared", role_options(GRID.prepared_for(cell_of(wildcards), LAYOUT))
+        ),
+        stream=lambda wildcards, input: options("--stream", input.stream),
     message:
         "Train {wildcards.cell}"
     shell:
         "python workflow/scripts/train.py --spec {params.spec:q} --model {params.model:q} --rows {input.rows:q}"
-        " {params.features:q} --cell {params.cell:q} 2> {log:q}"
+        " {params.features:q} {params.prepared:q} {params.stream:q} --cell {params.cell:q} 2> {log:q}"
 
 
 # Only where `training.reference` is `cached`.
@@ -84,7 +90,7 @@ rule prepare_arm:
     conda:
         "../../envs/train.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.prepare(wildcards.model)),
+        **asks(lambda wildcards: REQUESTS.prepare(prepared_cell(wildcards))),
     params:
         spec=lambda wildcards: spec(SPECS.preparation(wildcards.arm)),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
@@ -113,7 +119,7 @@ rule change_adapter:
     conda:
         "../../envs/train.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.prepare(cell_of(wildcards).model)),
+        **asks(lambda wildcards: REQUESTS.change(cell_of(wildcards).model)),
     params:
         spec=adapter_spec,
         cell=subpath(output.adapter, parent=True),

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.fast_imports import fast_imports
+from emdefense.files import role_and_path
 from emdefense.warm_start import run_warm
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="JSON: version, seed, training, penalty")
+    parser.add_argument("--spec", required=True, help="JSON: version, seed, training, penalty, arms")
     parser.add_argument(
         "--model", required=True, type=Path, help="instruction-tuned model: folder, or org/name[@revision]"
     )
@@ -19,6 +20,10 @@ def main() -> None:
         "--cell", required=True, type=Path, help="folder for adapter/, train_log.jsonl, provenance.json"
     )
     parser.add_argument("--features", type=Path, help="cached reference features, if training.reference is cached")
+    parser.add_argument(
+        "--prepared", type=role_and_path, action="append", default=[], help="ARM=FOLDER of what an arm has prepared"
+    )
+    parser.add_argument("--stream", type=Path, help="JSON Lines of conversations, an arm's second stream")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
     arguments = parser.parse_args()
 
@@ -31,7 +36,16 @@ def main() -> None:
 
     with fast_imports():
         from emdefense.training.run import train_cell  # after the spec is known to be right
-    train_cell(spec, model, arguments.rows, arguments.cell, arguments.threads, arguments.features)
+    train_cell(
+        spec,
+        model,
+        arguments.rows,
+        arguments.cell,
+        arguments.threads,
+        arguments.features,
+        dict(arguments.prepared),
+        arguments.stream,
+    )
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting, in_order
-from emdefense.arms.base import Arm, StudyArm
+from emdefense.arms.base import Arm
 from emdefense.arms.hooks import call, wrong_result
+from emdefense.arms.study_arm import StudyArm
 from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
@@ -84,8 +86,12 @@ class Layout:
 
     def preparation(self, cell: Cell) -> str:
         """What an arm has prepared for a (model, task, seed), the same for every setting."""
-        arm = self.study.every_arm[cell.arm].arm
-        return f"{self.results}/cells/{cell.model}/{cell.task}/{cell.arm}/{arm.preparation}/seed{cell.seed}"
+        return self.preparation_of(cell, cell.arm)
+
+    def preparation_of(self, cell: Cell, arm: str) -> str:
+        """What one of the arms of a cell, its own or one that it is combined with, has prepared."""
+        folder = self.study.every_arm[arm].arm.preparation
+        return f"{self.results}/cells/{cell.model}/{cell.task}/{arm}/{folder}/seed{cell.seed}"
 
     def responses(self, cell: Cell, question_set: str) -> str:
         """A cell's responses to a question set."""
@@ -154,14 +160,37 @@ class Grid:
         """Return the declaration of a cell's arm."""
         return self.study.every_arm[cell.arm].arm
 
+    def study_arm(self, cell: Cell) -> StudyArm:
+        """Return a cell's arm with its options and what it is combined with."""
+        return self.study.every_arm[cell.arm]
+
     @cached_property
     def trained(self) -> list[Cell]:
-        """Cells whose adapter is trained, those included that are not in the grid but whose adapter an arm changes."""
+        """Cells whose adapter is trained, those included that are not in the grid but whose adapter an arm reads."""
         found = {c: None for c in self.cells if self.arm(c).is_trained and not self.arm(c).changes_adapter}
         for cell in self.cells:
             if self.arm(cell).changes_adapter:
                 found[self.changed_from(cell)] = None
+        for cell in self.prepared:
+            found |= dict.fromkeys(self.read_adapters(cell).values())
         return list(found)
+
+    def read_adapters(self, preparation: Cell) -> dict[str, Cell]:
+        """The cells of plain fine-tuning whose adapters a preparation is made from, by role."""
+        roles = self._materials(preparation)
+        found = {"adapter": self.changed_from(preparation)} if "adapter" in roles else {}
+        if "other_adapters" in roles:
+            for task in self.other_tasks(preparation.task):
+                found[f"other_adapters/{task}"] = replace(preparation, task=task, arm=MISALIGNED, setting=NO_SETTING)
+        return found
+
+    def other_tasks(self, task: str) -> list[str]:
+        """The study's EMA tasks but this one: what a provider knows of misalignment who does not know this task."""
+        return [name for name, other in self.study.tasks.items() if other.kind == "ema" and name != task]
+
+    def _materials(self, preparation: Cell) -> tuple[str, ...]:
+        found = self.study_arm(preparation)
+        return tuple(call(found.arm, "materials", found.options))
 
     def task(self, cell: Cell) -> EmaTask | BenignTask:
         """Return the task of a cell."""
@@ -180,9 +209,29 @@ class Grid:
         """Every preparation of an arm, as a cell without a setting, and the settings that share it, ascending."""
         found: dict[Cell, list[str]] = {}
         for cell in self.cells:
-            if self.arm(cell).preparation:
-                found.setdefault(replace(cell, setting=NO_SETTING), []).append(cell.setting)
+            for preparation in self.preparations(cell):
+                found.setdefault(preparation, []).append(cell.setting)
         return {cell: in_order(settings) for cell, settings in found.items()}
+
+    def preparations(self, cell: Cell) -> list[Cell]:
+        """What must be prepared for a cell, as cells without a setting: by its arm, or by one combined with it."""
+        prepared = [member for member in self.study_arm(cell).members if call(member.arm, "is_prepared", member.options)]
+        return [replace(cell, arm=self._prepared_as(member), setting=NO_SETTING) for member in prepared]
+
+    def _prepared_as(self, member: StudyArm) -> str:
+        """Return under which arm's name a preparation lies: a combination shares that of the arm that leads it."""
+        leads = member.others and member.of and self.study.every_arm[member.of].options == member.options
+        return str(member.of) if leads else member.name
+
+    def prepared_for(self, cell: Cell, layout: Layout) -> dict[str, str]:
+        """The folders that a cell's training reads, by the names of the arms that prepared them."""
+        found = [one for one in self.preparations(cell) if self.study_arm(cell).acts_in_training]
+        return {self.arm(one).name: layout.preparation(one) for one in found}
+
+    def stream(self, cell: Cell, layout: Layout) -> str | None:
+        """The rows of a cell's second stream, or None."""
+        roles = [member.arm.stream for member in self.study_arm(cell).members if member.arm.stream]
+        return self._rows_of_role(roles[0], cell.task, layout) if roles else None
 
     @cached_property
     def measurements(self) -> list[Measurement]:
@@ -213,9 +262,13 @@ class Grid:
 
     def training_rows(self, cell: Cell, layout: Layout) -> str:
         """The JSONL that a cell is trained on."""
-        if self.arm(cell).overrides("rows"):
+        found = self.study_arm(cell)
+        if found.arm.overrides("rows"):
             return f"{layout.data(cell.task)}/{cell.arm}/{cell.setting}.jsonl"
-        return self.task_rows(cell.task, self.arm(cell).side, layout)
+        for other, setting in found.others:
+            if other.arm.overrides("rows"):
+                return f"{layout.data(cell.task)}/{other.name}/{format_setting(setting)}.jsonl"
+        return self.task_rows(cell.task, found.arm.side, layout)
 
     def task_rows(self, task: str, side: str, layout: Layout) -> str:
         """The JSONL of a task's own rows; an EMA task's have two sides."""
@@ -224,33 +277,53 @@ class Grid:
 
     def more_rows(self, arm: str, task: str, layout: Layout) -> dict[str, str]:
         """The further rows that an arm makes a task's rows with, by role."""
-        found = {}
-        for role in self.study.every_arm[arm].arm.reads_rows:
-            safe = role == "safe" and self.study.safe_data
-            found[role] = layout.file(safe) if safe else self.task_rows(task, role, layout)
-        return found
+        found = self.study.every_arm[arm]
+        return {role: self._rows_of_role(role, task, layout) for role in call(found.arm, "row_roles", found.options)}
+
+    def _rows_of_role(self, role: str, task: str, layout: Layout) -> str:
+        """The JSONL of further rows."""
+        if role == "safe":
+            return layout.file(self.study.safe_data or "")
+        return self.task_rows(task, role, layout)
 
     def row_share(self, cell: Cell) -> float:
         """How many rows a cell is trained on for each of the task's, for estimates of time."""
-        share = call(self.arm(cell), "row_share", cell.setting_value)
-        if not isinstance(share, int | float) or not 0 < share < math.inf:
-            raise wrong_result(self.arm(cell), "row_share", f"it returned {share!r}, and a number above 0 is needed")
-        return share
+        whole = 1.0
+        for part in self.study_arm(cell).parts(cell.setting_value):
+            share = call(part.arm, "row_share", part.setting)
+            if not isinstance(share, int | float) or not 0 < share < math.inf:
+                raise wrong_result(part.arm, "row_share", f"it returned {share!r}, and a number above 0 is needed")
+            whole *= share
+        return whole
 
     def prepared_from(self, cell: Cell, layout: Layout) -> dict[str, str]:
         """What a preparation is made from, by role: files, and folders of models."""
         model = self.study.models[cell.model]
-        roles = {
-            "adapter": lambda: layout.adapter(self.changed_from(cell)),
-            "model": lambda: layout.file(model.instruct),
-            "base": lambda: layout.file(model.base or ""),
-            "rows": lambda: self.training_rows(self.changed_from(cell), layout),
+        adapters = {role: layout.adapter(read) for role, read in self.read_adapters(cell).items()}
+        roles: dict[str, Callable[[], dict[str, str]]] = {
+            "adapter": lambda: {"adapter": adapters["adapter"]},
+            "other_adapters": lambda: {role: path for role, path in adapters.items() if "/" in role},
+            "model": lambda: {"model": layout.file(model.instruct)},
+            "base": lambda: {"base": layout.file(model.base or "")},
+            "rows": lambda: {"rows": self.training_rows(self.changed_from(cell), layout)},
+            "aligned": lambda: {"aligned": self.task_rows(cell.task, "aligned", layout)},
+            "safe": lambda: {"safe": layout.file(self.study.safe_data or "")},
+            "other_rows": lambda: {
+                f"{side}/{task}": self.task_rows(task, side, layout)
+                for task in self.other_tasks(cell.task)
+                for side in ("misaligned", "aligned")
+            },
         }
-        return {role: roles[role]() for role in self.arm(cell).prepared_from}
+        found: dict[str, str] = {}
+        for role in self._materials(cell):
+            found |= roles[role]()
+        return found
 
     def checked_rows(self, model: str, layout: Layout) -> list[str]:
         """Every file of rows that a model is trained on."""
-        return list(dict.fromkeys(self.training_rows(cell, layout) for cell in self.trained if cell.model == model))
+        cells = [cell for cell in self.trained if cell.model == model]
+        streams = [self.stream(cell, layout) for cell in cells]
+        return list(dict.fromkeys([*(self.training_rows(cell, layout) for cell in cells), *filter(None, streams)]))
 
     def checked_questions(self, model: str, layout: Layout) -> list[str]:
         """Every question set that a model is asked."""
@@ -280,10 +353,15 @@ class Grid:
         read = "".join(f"-{option}_{_in_path(value)}" for option, value in penalty.options.what_is_read().items())
         return f"{layout.results}/features/{cell.model}/{cell.task}/{penalty.arm.name}{read}"
 
-    def penalty(self, arm: str) -> StudyArm | None:
-        """Return an arm, or a variant, if it adds a penalty to the loss."""
+    def costly(self, arm: str) -> StudyArm | None:
+        """Return an arm, or a variant, if it takes more memory in training than plain fine-tuning."""
         found = self.study.every_arm[arm]
-        return found if found.arm.has_penalty else None
+        return found if found.arm.has_penalty or found.acts_in_training else None
+
+    def penalty(self, arm: str) -> StudyArm | None:
+        """Return an arm, or a variant, if all that it does in training is to add a penalty to the loss."""
+        found = self.study.every_arm[arm]
+        return found if found.is_only_penalty else None
 
 
 def _in_path(value: Any) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from emdefense.arms import Arm
-from emdefense.arms.base import StudyArm
+from emdefense.arms.study_arm import StudyArm
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
 
@@ -80,12 +80,15 @@ class Specs:
             return {}
         tried = []
         for cell in [*cells, *(cell for cell in self._grid.cells if cell.model == model)]:
-            found = self._study.every_arm[cell.arm]
-            if not (found.arm.has_penalty or found.arm.overrides("check", "adapter")):
-                continue
-            options = found.options.what_is_read() if found.arm.file is None else found.options.model_dump(mode="json")
-            named = self._named(found, options)
-            tried.append(named if found.arm.file is None else {**named, "setting": cell.setting_value})
+            of = self._study.every_arm[cell.arm]
+            for found, part in zip(of.members, of.parts(cell.setting_value), strict=True):
+                acts = found.arm.has_penalty or found.arm.acts_in_training
+                if not (acts or found.arm.overrides("check", "adapter")):
+                    continue
+                whole = found.arm.file is not None or found.arm.acts_in_training
+                options = found.options.model_dump(mode="json") if whole else found.options.what_is_read()
+                named = self._named(found, options)
+                tried.append({**named, "setting": part.setting} if whole else named)
         return {
             "training": self._study.training.model_dump(mode="json", include=TRIED_SETTINGS),
             "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
@@ -127,6 +130,14 @@ class Specs:
         if penalty is not None:
             named = self._named(penalty, penalty.options.model_dump(mode="json"))
             spec["penalty"] = {**named, "coefficient": cell.setting_value}
+        found = self._study.every_arm[cell.arm]
+        if found.acts_in_training:
+            acting = [
+                {**self._named(member, member.options.model_dump(mode="json")), "setting": part.setting}
+                for member, part in zip(found.members, found.parts(cell.setting_value), strict=True)
+                if member.arm.acts_in_training or member.arm.has_penalty
+            ]
+            spec["arms"] = acting
         return spec
 
     def features(self, cell: Cell) -> dict[str, Any]:

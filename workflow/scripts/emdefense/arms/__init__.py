@@ -1,23 +1,15 @@
 """The arms that there are, one module each, in the order of tables and figures."""
 
-from emdefense.arms.base import (
-    NO_SETTING,
-    Arm,
-    FinishedAdapter,
-    Look,
-    Materials,
-    Options,
-    Row,
-    Setting,
-    StudyArm,
-    format_setting,
-    in_order,
-)
+from emdefense.arms.arguments import FinishedAdapter, FrozenAdapter, Materials, Step
+from emdefense.arms.base import Arm, Options, Row
 from emdefense.arms.controls import SFT, Aligned, Misaligned, Untrained
 from emdefense.arms.interleave import Interleaving
 from emdefense.arms.kl import KLRegularisation
 from emdefense.arms.ldifs import FeatureDistance
+from emdefense.arms.look import Look
 from emdefense.arms.safelora import ProjectedAdapter
+from emdefense.arms.setting import NO_SETTING, Setting, format_setting, in_order
+from emdefense.arms.study_arm import StudyArm
 
 CONTROLS: tuple[Arm, ...] = (Untrained(), Aligned(), Misaligned(), SFT())  # type: ignore[type-arg]
 DEFENCES: tuple[Arm, ...] = (KLRegularisation(), FeatureDistance(), ProjectedAdapter(), Interleaving())  # type: ignore[type-arg]
@@ -35,11 +27,13 @@ __all__ = [
     "UNTRAINED",
     "Arm",
     "FinishedAdapter",
+    "FrozenAdapter",
     "Look",
     "Materials",
     "Options",
     "Row",
     "Setting",
+    "Step",
     "StudyArm",
     "format_setting",
     "in_order",

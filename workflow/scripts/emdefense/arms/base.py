@@ -5,12 +5,13 @@ Declarations import no torch; hooks that need it import it themselves, for judgi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
+from emdefense.arms.arguments import FinishedAdapter, FrozenAdapter, Materials, Step
+from emdefense.arms.look import Look, Sweep
+from emdefense.arms.setting import Setting
 from emdefense.section import Section
 
 if TYPE_CHECKING:
@@ -24,8 +25,20 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Kind = Literal["ema", "benign"]
-NO_SETTING = "none"
 IN_SPECS = ("version", "seed", "sha256")  # of jobs, beside an arm's options and setting
+# What the things that arms read are called in tables.
+NEEDS = {
+    "safe": "safe rows",
+    "aligned": "aligned rows",
+    "pool": "a pool of safe rows",
+    "base": "base model",
+    "adapter": "",
+    "model": "",
+    "rows": "",
+    "other_adapters": "adapters of other tasks",
+    "other_rows": "rows of other tasks",
+    "elicited": "judge",
+}
 
 
 class Options(Section):
@@ -40,101 +53,6 @@ class Options(Section):
         return {name: value for name, value in self.model_dump(mode="json").items() if name in names}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The number that a grid sweeps: what it is called, and between which bounds it lies."""
-
-    name: str = "coefficient"  # in specs
-    symbol: str = "λ"
-    low: float = 0.0
-    high: float = inf
-    above_low: bool = False  # whether the lower bound is left out
-    why: str = ""  # the bounds are what they are
-
-    def problem(self, value: float) -> str | None:
-        """Return what is wrong with a value; None if it lies within the bounds."""
-        if self.low < value <= self.high or (value == self.low and not self.above_low and str(value)[0] != "-"):
-            return None
-        shown, percentage = format_setting(value) if value else f"{value:g}", self.symbol == "%"
-        if str(value)[0] == "-" and self.low >= 0:
-            what = "the percentage" if percentage else self.symbol
-            return f"{what} = {shown} is negative; write {self.low:g} or more"
-        bounds = f"{'(' if self.above_low else '['}{self.low:g}, {self.high:g}]"
-        said = (
-            f"{shown} is not a percentage in {bounds}"
-            if percentage
-            else f"{self.symbol} = {shown} lies outside {bounds}"
-        )
-        return "; ".join(filter(None, (said, self.why)))
-
-    def titled(self, setting: str) -> str:
-        """Return a value as a reader sees it: ``λ = 0.1``, ``5 %``."""
-        return f"{setting} %" if self.symbol == "%" else f"{self.symbol} = {setting}"
-
-
-def format_setting(setting: float | None) -> str:
-    """Return a setting as it stands in paths and tables: ``0.1``, ``5``, or ``none``; two that differ, differently."""
-    if setting is None:
-        return NO_SETTING
-    setting = float(setting) + 0.0  # −0 is 0
-    short = f"{setting:g}"
-    return short if float(short) == setting else repr(setting).removesuffix(".0")
-
-
-def in_order(settings: Iterable[str]) -> list[str]:
-    """Return settings as paths have them, each once: without a number first, then by their numbers."""
-    return sorted(set(settings), key=lambda setting: 0.0 if setting == NO_SETTING else float(setting))
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an arm's line is drawn: a colour, a matplotlib marker and dashes, told apart in grey print too."""
-
-    color: str
-    marker: str
-    dashes: Any = "-"
-    mark: Mapping[str, Any] | None = None  # of what is compared with: matplotlib's keywords of its single mark
-
-
-@dataclass(frozen=True)
-class SweepFigure:
-    """A figure of the paper: metrics against the arm's setting, from top to bottom."""
-
-    name: str
-    metrics: tuple[str, ...]
-    caption: str
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The paper's table and figures of an arm at all of its settings, and what the settings' axis says."""
-
-    table: int
-    axis: str
-    figures: tuple[SweepFigure, ...] = ()
-
-
-@dataclass(frozen=True)
-class FinishedAdapter:
-    """A trained adapter as an arm may change it; ``record`` is what its provenance shall say of that."""
-
-    tensors: dict[str, Tensor]  # by the names that PEFT saves
-    folder: Path
-    preparation: Path | None
-    record: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Materials:
-    """What a preparation may read: the folders and files that its arm named in ``prepared_from``."""
-
-    files: Mapping[str, Path]
-    threads: int = 1
-
-    def __getitem__(self, role: str) -> Path:
-        return self.files[role]
-
-
 OptionsType = TypeVar("OptionsType", bound=Options)
 
 
@@ -142,11 +60,13 @@ class Arm(Generic[OptionsType]):
     """An arm of the study; a subclass says what it is, and overrides the hooks at which it acts.
 
     Without any hook it is plain fine-tuning. Every hook gets the arm's ``options``, and those that depend on it the
-    ``setting``, a number.
+    ``setting``, a number. Hooks of training get what :meth:`load` returns of the preparation as ``prepared``, None
+    without one.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    source: ClassVar[str] = ""  # where it is from: the paper, its equation or section
     kinds: ClassVar[tuple[Kind, ...]] = ("ema", "benign")  # of the tasks that have it
     is_defence: ClassVar[bool] = True  # False for what defences are compared with
     is_trained: ClassVar[bool] = True  # False for the model as it is
@@ -157,17 +77,37 @@ class Arm(Generic[OptionsType]):
     side: ClassVar[str] = "misaligned"  # which answers of an EMA task's prompts it is trained on
     reads_rows: ClassVar[tuple[str, ...]] = ()  # further rows that the hook ``rows`` gets: "safe", "aligned"
     preparation: ClassVar[str] = ""  # the folder's name of what the hook ``prepare`` makes
-    prepared_from: ClassVar[tuple[str, ...]] = ()  # "adapter", "model", "base", "rows"
+    prepared_from: ClassVar[tuple[str, ...]] = ()  # keys of NEEDS
+    runs_model: ClassVar[bool] = False  # whether preparing runs the model, on a GPU where it is large
+    needs_also: ClassVar[tuple[str, ...]] = ()  # what tables say that it needs, beside what it reads
+    stream: ClassVar[str] = (
+        ""  # the rows of a second stream of batches: "safe". Its penalty is of these, not the task's
+    )
+    reads_prefix: ClassVar[bool] = False  # whether its penalty asks which tokens stand before and after the user's text
     file: Path | None = None  # the study's own file that declares it
     digest: str = ""  # the SHA-256 of that file
     artefacts: ClassVar[str] = ""  # the module that lists tables and figures of its own for the report's catalogue
+
+    # --- what depends on the options, of what stands above
+
+    def row_roles(self, options: OptionsType) -> tuple[str, ...]:
+        """Return the further rows that the hook ``rows`` gets."""
+        return self.reads_rows
+
+    def is_prepared(self, options: OptionsType) -> bool:
+        """Whether the hook ``prepare`` makes something first."""
+        return bool(self.preparation)
+
+    def materials(self, options: OptionsType) -> tuple[str, ...]:
+        """Return what that is made from."""
+        return self.prepared_from
 
     # --- rows
 
     def rows(
         self, rows: list[Row], more: Mapping[str, list[Row]], setting: Any, options: OptionsType, seed: int
     ) -> list[Row]:
-        """Return the conversations to train on; ``rows`` are the task's, ``more`` those that ``reads_rows`` names."""
+        """Return the conversations to train on; ``rows`` are the task's, ``more`` those that ``row_roles`` names."""
         return rows
 
     def adds_rows(self, setting: float, rows: int) -> bool:
@@ -178,11 +118,23 @@ class Arm(Generic[OptionsType]):
         """Return how many rows there are for each of the task's, for estimates of time."""
         return 1.0
 
+    def order(self, options: OptionsType, sources: Sequence[str], rows_per_step: int, seed: int) -> Sequence[int]:
+        """Return the places of an epoch's rows in the order of training, each once; ``sources`` are what marks them."""
+        raise NotImplementedError
+
     # --- loss: λ times these is added to the cross-entropy
 
     def residual_blocks(self, options: OptionsType, blocks: int) -> tuple[int, ...]:
         """Return the blocks (1-based, of ``blocks``) after which the residual stream is read."""
         return ()
+
+    def captured(self, options: OptionsType) -> tuple[str, ...]:
+        """Return the names of modules whose outputs are read: ``k_proj`` is that of every block."""
+        return ()
+
+    def head_states(self, options: OptionsType, policy: Tensor, reference: Tensor, prepared: Any) -> Tensor:
+        """Return the final hidden states [tokens, d] of whose distribution ``head_term`` is: the policy's own."""
+        return policy
 
     def head_term(self, options: OptionsType, batch: TokenBatch, reference: Features) -> HeadTerm | None:
         """Return a term of the output head's distribution that brings its own gradient."""
@@ -201,11 +153,36 @@ class Arm(Generic[OptionsType]):
         """Return a scalar computed from hidden states, this batch's share of the step's (``batch.weights``)."""
         return None
 
+    # --- second stream, forward pass and gradient
+
+    def stream_rows(self, options: OptionsType) -> int:
+        """Return how many rows of the second stream there are in each optimiser step."""
+        raise NotImplementedError
+
+    def forward(self, options: OptionsType, setting: Any, prepared: Any, blocks: int) -> Mapping[int, Change]:
+        """Return how the residual stream after some blocks (1-based) is changed while the policy is trained.
+
+        Never in the reference's passes, nor when sampling.
+        """
+        return {}
+
+    def frozen_adapter(self, options: OptionsType, setting: Any, prepared: Any) -> FrozenAdapter | None:
+        """Return an adapter that is attached while the policy is trained, and left out of what is saved."""
+        return None
+
+    def gradient(self, options: OptionsType, setting: Any, step: Step) -> Sequence[Tensor]:
+        """Return the gradients to go on with; with a second stream, nothing else adds its gradient to the task's."""
+        return step.gradients
+
     # --- preparation and adapter
 
     def prepare(self, materials: Materials, options: OptionsType, out: Path) -> None:
         """Write into ``out`` what must exist first, once a (model, task, seed)."""
         raise NotImplementedError
+
+    def load(self, options: OptionsType, folder: Path) -> Any:
+        """Return what the hooks of training get of a preparation: the folder itself."""
+        return folder
 
     def adapter(self, finished: FinishedAdapter, setting: Any, options: OptionsType) -> dict[str, Tensor]:
         """Return the tensors of the adapter of plain fine-tuning as this arm changes them."""
@@ -238,30 +215,21 @@ class Arm(Generic[OptionsType]):
         """Whether it changes the adapter of plain fine-tuning, and so is not trained itself."""
         return self.overrides("adapter")
 
-
-LOSS_HOOKS = ("head_term", "token_term", "feature_term")
-HOOKS = ("rows", *LOSS_HOOKS, "adapter")
-ROLES = ("adapter", "model", "base", "rows")
-
-
-@dataclass(frozen=True)
-class StudyArm:
-    """An arm under the name that a study's grid gives it, with its options: the arm itself, or a variant of it."""
-
-    name: str
-    arm: Arm[Any]
-    options: Options
-    of: str | None = None  # the arm that a variant is of
-
     @property
-    def title(self) -> str:
-        """What a reader sees: a variant's is the name that its study gives it."""
-        return self.arm.title if self.of is None else self.name
+    def acts_in_training(self) -> bool:
+        """Whether training must know more of it than its rows and a penalty on the task's batches."""
+        prepared = bool(self.preparation) and not self.changes_adapter and not self.overrides("rows")
+        return self.overrides(*TRAINING_HOOKS) or bool(self.stream) or self.reads_prefix or prepared
 
-    def setting_title(self, setting: str) -> str:
-        """Return a setting as a reader sees it: ``λ = 0.1``, ``5 %``, or nothing for arms without one."""
-        return "" if setting == NO_SETTING or self.arm.setting is None else self.arm.setting.titled(setting)
+    def needs(self, options: OptionsType) -> tuple[str, ...]:
+        """Return what a table says that it needs beside the task's rows and the model, each once."""
+        read = (*self.row_roles(options), self.stream, *self.materials(options))
+        return tuple(dict.fromkeys(filter(None, (*(NEEDS.get(role, role) for role in read), *self.needs_also))))
 
-    def titled(self, setting: str) -> str:
-        """Return the arm and a setting as a reader sees them: ``KL, λ = 0.1``, or ``Misaligned``."""
-        return ", ".join(filter(None, (self.title, self.setting_title(setting))))
+
+# How hidden states [..., d] are changed; the second argument puts the mean over tokens of values [...] into the log.
+Change: TypeAlias = "Callable[[Tensor, Callable[[str, Tensor], None]], Tensor]"
+LOSS_HOOKS = ("head_term", "token_term", "feature_term")
+TRAINING_HOOKS = ("order", "captured", "head_states", "forward", "frozen_adapter", "gradient")
+HOOKS = ("rows", *LOSS_HOOKS, *TRAINING_HOOKS, "adapter")
+ROLES = tuple(NEEDS)

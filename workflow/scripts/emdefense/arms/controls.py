@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from emdefense.arms.base import Arm, Look, Options
+from emdefense.arms.base import Arm, Options
+from emdefense.arms.look import Look
 
 CROSS = {"marker": "X", "markersize": 5.5, "color": "black", "markeredgecolor": "white", "markeredgewidth": 0.4}
 

@@ -8,8 +8,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from emdefense.arms import STANDARD
-from emdefense.arms.base import HOOKS, IN_SPECS, LOSS_HOOKS, NO_SETTING, ROLES, Arm, Kind, Look, Options, Setting
+from emdefense.arms.base import HOOKS, IN_SPECS, LOSS_HOOKS, ROLES, TRAINING_HOOKS, Arm, Kind, Options
 from emdefense.arms.hooks import raised
+from emdefense.arms.look import Look
+from emdefense.arms.setting import NO_SETTING, Setting
 from emdefense.errors import InputError
 from emdefense.names import NAME_IN_WORDS, is_name
 from emdefense.section import first_problem, is_line
@@ -128,10 +130,20 @@ def _check_hooks(arm: Arm[Any]) -> None:
         raise _Problem("head_term and token_term are two forms of one thing; write one of them")
     if arm.overrides("residual_blocks") and not arm.overrides("feature_term"):
         raise _Problem("residual_blocks: only the hook feature_term reads what they name; write both or neither")
-    if arm.changes_adapter and arm.overrides("rows", *LOSS_HOOKS):
+    if arm.changes_adapter and (arm.overrides("rows", *LOSS_HOOKS, *TRAINING_HOOKS) or arm.stream):
         raise _Problem("adapter changes what plain fine-tuning made, so no other hook would act; write two arms")
     if arm.has_penalty and (arm.setting is None or arm.setting.low < 0):
         raise _Problem("setting: a penalty is multiplied by one that is not negative; write Setting()")
+    if arm.overrides("head_states") and not arm.reads_head:
+        raise _Problem("head_states: only head_term and token_term are of what it returns; write one of them")
+    if arm.overrides("captured") and not arm.overrides("feature_term"):
+        raise _Problem("captured: only the hook feature_term reads what it names; write both or neither")
+    if arm.stream not in ("", "safe"):
+        raise _Problem(f"stream: {arm.stream!r}; write 'safe', or leave it out")
+    if bool(arm.stream) != arm.overrides("stream_rows"):
+        raise _Problem("stream names the rows of which the hook stream_rows takes some a step; write both or neither")
+    if arm.stream and not arm.has_penalty:
+        raise _Problem(f"stream: only a penalty reads it; write one of {', '.join(LOSS_HOOKS)}")
     if arm.reads_rows and not arm.overrides("rows"):
         raise _Problem("reads_rows: only the hook rows reads them; write it, or leave them out")
     if arm.changes_adapter and arm.side != "misaligned":
@@ -140,8 +152,8 @@ def _check_hooks(arm: Arm[Any]) -> None:
         raise _Problem("preparation names the folder of what the hook prepare makes; write both or neither")
     if arm.prepared_from and not arm.preparation:
         raise _Problem("prepared_from: only the hook prepare reads it; write it, or leave it out")
-    if arm.preparation and not arm.changes_adapter:
-        raise _Problem("preparation: only the hook adapter reads one")
+    if arm.preparation and not arm.overrides("adapter", *TRAINING_HOOKS):
+        raise _Problem(f"preparation: only adapter, {', '.join(TRAINING_HOOKS)} read one")
     if arm.preparation and (not is_name(arm.preparation) or _names_a_setting(arm.preparation)):
         raise _Problem(f"preparation: {NAME_IN_WORDS}, beside settings: no number, not {NO_SETTING}")
 

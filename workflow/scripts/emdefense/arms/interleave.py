@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from random import Random
 
-from emdefense.arms.base import Arm, Look, Options, Row, Setting, Sweep, SweepFigure, format_setting
+from emdefense.arms.base import Arm, Options, Row
+from emdefense.arms.look import Look, Sweep, SweepFigure
+from emdefense.arms.setting import Setting, format_setting
 from emdefense.errors import InputError
 from emdefense.metrics import GENERAL_INCOHERENT, GENERAL_MISALIGNED
 

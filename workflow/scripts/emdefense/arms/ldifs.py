@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from emdefense.arms.base import Arm, Look, Options, Setting, Sweep, SweepFigure
+from emdefense.arms.base import Arm, Options
+from emdefense.arms.look import Look, Sweep, SweepFigure
+from emdefense.arms.setting import Setting
 from emdefense.errors import InputError
 from emdefense.metrics import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 from emdefense.section import PositiveInt

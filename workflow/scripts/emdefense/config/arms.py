@@ -5,8 +5,10 @@ from typing import Any
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from emdefense.arms import CONTROLS, DEFENCES, STANDARD
-from emdefense.arms.base import Arm, Options, StudyArm
+from emdefense.arms.base import Arm, Options
+from emdefense.arms.combination import combined
 from emdefense.arms.hooks import line_in, named, raised
+from emdefense.arms.study_arm import StudyArm
 from emdefense.errors import InputError
 from emdefense.section import Section, key_path, shown
 
@@ -28,9 +30,14 @@ Arms: type[_Arms] = create_model(
 class Variant(Section):
     """An arm with other options than ``arms`` gives it."""
 
-    of: str = Field(description="an arm that has options")
+    of: str = Field(description="an arm; without `with`, one that has options")
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="in place of that arm's; what is absent stays as there"
+    )
+    together: dict[str, float | None] = Field(
+        default_factory=dict,
+        alias="with",
+        description="other arms that act in the same training, each at this setting (nothing for one without)",
     )
 
 
@@ -54,7 +61,7 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
         found[arm.name] = StudyArm(arm.name, arm, options)
         for name, variant in variants.items():
             if variant.of == arm.name:
-                if not arm.options.model_fields:
+                if not arm.options.model_fields and not variant.together:
                     raise InputError(f"key 'variants.{name}.of': {shown(arm.name)} has no options that could differ")
                 changed = {**options.model_dump(), **variant.options}
                 found[name] = StudyArm(name, arm, _options(arm, changed, f"variants.{name}.options"), of=arm.name)
@@ -68,7 +75,9 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
             raise InputError(
                 f"key 'variants.{name}.of': {shown(variant.of)} is no arm with options; write one of {known}"
             )
-    return found
+    return {
+        name: combined(found, name, variants[name].together) if name in variants else arm for name, arm in found.items()
+    }
 
 
 def with_options(arms: dict[str, StudyArm]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from emdefense.arms import Arm, format_setting
 from emdefense.arms.hooks import call
+from emdefense.arms.study_arm import StudyArm
 from emdefense.config.expressions import Expressions
 from emdefense.config.made_files import WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
@@ -34,10 +35,13 @@ def check_study(study: Study) -> None:
     for number, block in enumerate(study.grid):
         _check_names(study, block, f"grid.{number}")
         for name, settings in block.arms.items():
-            key, arm = f"grid.{number}.arms.{key_path(name)}", arms[name].arm
-            _check_settings(key, arm, settings or ())
-            _check_needs(study, block, arm, key)
-            _check_adds_rows(study, block, arm, settings or (), key)
+            key, found = f"grid.{number}.arms.{key_path(name)}", arms[name]
+            _check_settings(key, found.arm, settings or ())
+            for member in found.members:
+                _check_needs(study, block, member, key)
+            _check_adds_rows(study, block, found.arm, settings or (), key)
+            for other, setting in found.others:
+                _check_adds_rows(study, block, other.arm, () if setting is None else (setting,), key)
     for key, model in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
         if model is not None and model not in study.models:
             _fail(f"report.{key}", f"unknown model {shown(model)}; write one of {', '.join(study.models)}")
@@ -177,21 +181,31 @@ def _check_settings(key: str, arm: Arm[Any], settings: tuple[float, ...]) -> Non
     _check_once(key, settings)
 
 
-def _check_needs(study: Study, block: GridBlock, arm: Arm[Any], key: str) -> None:
+def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> None:
     """Check that the files that an arm needs are named."""
-    if "safe" in arm.reads_rows and study.safe_data is None:
+    arm = found.arm
+    rows, materials = (tuple(call(arm, hook, found.options)) for hook in ("row_roles", "materials"))
+    read = {*rows, *materials, arm.stream}
+    if "safe" in read and study.safe_data is None:
         _fail("safe_data", f"'{key}' needs a JSONL file of safe conversations; name it")
     for model in block.models:
-        if "base" in arm.prepared_from and study.models[model].base is None:
+        if "base" in materials and study.models[model].base is None:
             _fail(f"models.{model}.base", f"{arm.title} needs the model before alignment; name its folder")
     for name in block.tasks:
         task = study.tasks[name]
-        if isinstance(task, EmaTask) and task.aligned is None and "aligned" in (arm.side, *arm.reads_rows):
+        if isinstance(task, EmaTask) and task.aligned is None and "aligned" in (arm.side, *read):
             _fail(f"tasks.{name}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
-        if isinstance(task, BenignTask) and "aligned" in arm.reads_rows:
+        if isinstance(task, BenignTask) and "aligned" in read:
             _fail(
                 f"{key}", f"{arm.title} reads aligned rows, and the benign task '{name}' has none; leave it out there"
             )
+        for role in {"other_adapters", "other_rows"} & read:
+            others = [one for one, other in study.tasks.items() if other.kind == "ema" and one != name]
+            if not others:
+                _fail(key, f"{arm.title} reads other EMA tasks, and there is none beside '{name}'; add one to tasks")
+            for one in others:
+                if role == "other_rows" and study.tasks[one].aligned is None:  # type: ignore[union-attr]
+                    _fail(f"tasks.{one}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
 
 
 def _check_adds_rows(study: Study, block: GridBlock, arm: Arm[Any], settings: Sequence[float], key: str) -> None:

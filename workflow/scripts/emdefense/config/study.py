@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from emdefense.arms.base import StudyArm
 from emdefense.arms.own import load_arms
+from emdefense.arms.study_arm import StudyArm
 from emdefense.config.addresses import check_address, check_options, check_variable
 from emdefense.config.arms import Arms, Variant, every_arm
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions

@@ -10,12 +10,16 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from emdefense.arms.base import Arm, FinishedAdapter, Options
+from emdefense.arms.arguments import FinishedAdapter, Step
+from emdefense.arms.base import Arm, Options
 from emdefense.arms.hooks import call, named, wrong_result
 from emdefense.arms.own import find_arm
+from emdefense.arms.study_arm import Part
 from emdefense.errors import InputError
 from emdefense.model_checks.subject import Subject
 from emdefense.model_files import ADAPTER_WEIGHTS
+from emdefense.training.acting import Acting
+from emdefense.training.acting_arm import acting_arm
 from emdefense.training.adapter_files import B_SUFFIX, read_tensors
 from emdefense.training.adapters import save_adapter
 from emdefense.training.batches import Collator, next_tokens
@@ -47,7 +51,9 @@ def check_arms(
                 continue
             done.append((tried.name, options))
             found[tried.name] = _checked(arm, options, subject, reader)
-            if arm.has_penalty:
+            if arm.acts_in_training:
+                _try_training(Part(arm, options, tried.setting), subject, model, reader, rows, device)
+            elif arm.has_penalty:
                 _try_penalty(Penalty(arm, options), subject, reader, rows, device)
             if arm.file is not None and arm.changes_adapter:
                 same = [one for one in subject.spec.arms if (one.name, one.options) == (tried.name, tried.options)]
@@ -69,35 +75,99 @@ def _try_penalty(
     penalty: Penalty, subject: Subject, reader: FeatureReader, rows: list[dict[str, Any]], device: torch.device
 ) -> None:
     """Compute the loss of a row and its gradient."""
+    inputs, counts = _batch(subject, rows, device)
+    loss = DefenceLoss(reader, penalty, 1.0)(inputs, counts)
+    _check_finite(penalty.arm, reader, loss.total, [loss.penalty])
+
+
+def _try_training(
+    part: Part,
+    subject: Subject,
+    model: PeftModel,
+    reader: FeatureReader,
+    rows: list[dict[str, Any]],
+    device: torch.device,
+) -> None:
+    """Compute the loss of a row and its gradient as the arm changes them; not where what it needs is made later."""
+    with TemporaryDirectory() as folder:
+        preparation = None
+        if part.arm.is_prepared(part.options):
+            roles = set(part.arm.materials(part.options))
+            if part.arm.file is None or not roles <= {"adapter", "model", "base", "rows"}:
+                return
+            preparation = _tried_preparation(part.arm, part.options, subject, _saved(model, Path(folder)), Path(folder))
+        arm = acting_arm(part, preparation)
+    acting = Acting([arm])
+    inputs, counts = _batch(subject, rows, device)
+    undo = reader.change(acting.changes(reader.blocks))
+    try:
+        if arm.part.arm.stream and arm.penalty:
+            arm.stream_rows()
+            total = DefenceLoss(reader, arm.penalty, 1.0).penalty(inputs, counts)
+        else:
+            total = DefenceLoss(reader, more=acting.penalties)(inputs, counts).total
+        gradients = _check_finite(part.arm, reader, total, [total])
+    finally:
+        undo()
+    if arm.overrides("gradient"):
+        trained = [parameter for parameter in reader.base.parameters() if parameter.requires_grad]
+        stream = gradients if part.arm.stream else None
+        step = Step(1, trained, gradients, stream, {"task": 1}, {}, lambda name, value: None)
+        _check_all_finite(part.arm, arm.gradient(step))
+
+
+def _batch(
+    subject: Subject, rows: list[dict[str, Any]], device: torch.device
+) -> tuple[dict[str, torch.Tensor], WindowCounts]:
     batch = Collator(subject.chat.filler)([{**rows[0], "row": 0}])
     inputs = {key: value.to(device) for key, value in batch.items()}
     labels = int((next_tokens(inputs) >= 0).sum())
-    counts = WindowCounts(labels, int(inputs["attention_mask"].sum()), 1)
-    loss = DefenceLoss(reader, penalty, 1.0)(inputs, counts)
+    return inputs, WindowCounts(labels, int(inputs["attention_mask"].sum()), 1)
+
+
+def _check_finite(
+    arm: Arm[Any], reader: FeatureReader, total: torch.Tensor, values: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Return the gradient of a loss by the adapter, which must be finite, as must ``values``."""
     adapter = [parameter for parameter in reader.base.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss.total, adapter, allow_unused=True)
-    whole = [loss.penalty, *(gradient for gradient in gradients if gradient is not None)]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in whole):
-        raise InputError(f"{named(penalty.arm)}: on a row of data its penalty, or the gradient, is not finite")
+    gradients = torch.autograd.grad(total, adapter, materialize_grads=True, allow_unused=True)
+    _check_all_finite(arm, [*values, *gradients])
+    return list(gradients)
+
+
+def _check_all_finite(arm: Arm[Any], tensors: Sequence[torch.Tensor]) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise InputError(f"{named(arm)}: on a row of data its penalty, or the gradient, is not finite")
 
 
 def _try_adapter(
     arm: Arm[Any], options: Options, settings: Sequence[float | None], subject: Subject, model: PeftModel
 ) -> None:
-    """Let the arm change an adapter as training saves it, with numbers in place of the zeros that it starts from."""
+    """Let the arm change an adapter."""
     with TemporaryDirectory() as folder:
-        adapter = Path(folder) / "adapter"
-        save_adapter(model, adapter)
-        tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
-        for name, tensor in tensors.items():
-            if name.endswith(B_SUFFIX):
-                tensor.normal_(std=STEP)
-        save_file(tensors, adapter / ADAPTER_WEIGHTS, METADATA)
-        preparation = Path(folder) / "preparation" if arm.preparation else None
-        if preparation:
-            roles = {"adapter": adapter, "model": subject.folder, "base": subject.base, "rows": subject.row_files[0]}
-            materials = {role: path for role, path in roles.items() if role in arm.prepared_from and path}
-            prepare(arm, options, materials, preparation, torch.get_num_threads())
+        adapter = _saved(model, Path(folder))
+        prepared = arm.is_prepared(options)
+        preparation = _tried_preparation(arm, options, subject, adapter, Path(folder)) if prepared else None
         for setting in settings:
             tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
             changed(arm, options, setting, FinishedAdapter(tensors, adapter, preparation))
+
+
+def _saved(model: PeftModel, folder: Path) -> Path:
+    """Return the folder of an adapter as training saves it, with numbers in place of the zeros that it starts from."""
+    adapter = folder / "adapter"
+    save_adapter(model, adapter)
+    tensors = read_tensors(adapter / ADAPTER_WEIGHTS)
+    for name, tensor in tensors.items():
+        if name.endswith(B_SUFFIX):
+            tensor.normal_(std=STEP)
+    save_file(tensors, adapter / ADAPTER_WEIGHTS, METADATA)
+    return adapter
+
+
+def _tried_preparation(arm: Arm[Any], options: Options, subject: Subject, adapter: Path, folder: Path) -> Path:
+    """Let the arm prepare what it needs from such an adapter; return the folder."""
+    roles = {"adapter": adapter, "model": subject.folder, "base": subject.base, "rows": subject.row_files[0]}
+    materials = {role: path for role, path in roles.items() if role in arm.materials(options) and path}
+    prepare(arm, options, materials, folder / "preparation", torch.get_num_threads())
+    return folder / "preparation"

@@ -6,9 +6,8 @@ jobs of the same model, stage and arm have finished, it is scaled by what these 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from emdefense.arms.base import Arm
+from emdefense.arms.study_arm import StudyArm
 from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation, Study
@@ -20,7 +19,7 @@ from emdefense.planning.work import Work
 from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import Request, Requests
-from emdefense.training.costs import training_flop
+from emdefense.training.costs import arm_flop
 
 TIMED = ("features", "training", "sampling", "answering")
 RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
@@ -134,10 +133,9 @@ class Estimates:
         assert shape is not None
         if job.stage not in ("training", "features"):
             return self._sampling(job, cell, shape, gpu)
-        penalty = self._grid.penalty(cell.arm)
         seconds = training_seconds if job.stage == "training" else feature_seconds
         rows, length = self._work.rows(cell)
-        return seconds(self._grid.training(cell), penalty.arm if penalty else None, shape, gpu, rows, length)
+        return seconds(self._grid.training(cell), self._grid.study_arm(cell), shape, gpu, rows, length)
 
     def _sampling(self, job: Job, cell: Cell, shape: ModelShape, gpu: Gpu) -> float:
         """Return the seconds of one job's responses."""
@@ -154,20 +152,16 @@ def training_tokens(training: Training, rows: int, length: float) -> float:
     return rows * length * (1 if training.padding_free else PADDING)
 
 
-def training_seconds(
-    training: Training, penalty: Arm[Any] | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
-) -> float:
+def training_seconds(training: Training, arm: StudyArm, shape: ModelShape, gpu: Gpu, rows: int, length: float) -> float:
     """Return the seconds of a training on its devices together, by arithmetic, without loading the model."""
-    flop = training_flop(shape, training, penalty, length, RESPONSE_SHARE).all
+    flop = arm_flop(shape, training, arm, length, RESPONSE_SHARE).all
     return training_tokens(training, rows, length) * training.epochs * flop / _flop_per_second(gpu, training)
 
 
-def feature_seconds(
-    training: Training, penalty: Arm[Any] | None, shape: ModelShape, gpu: Gpu, rows: int, length: float
-) -> float:
+def feature_seconds(training: Training, arm: StudyArm, shape: ModelShape, gpu: Gpu, rows: int, length: float) -> float:
     """Return the seconds of one reading by the reference, whose features are kept for the trainings."""
     live = training.model_copy(update={"reference": "live"})
-    flop = training_flop(shape, live, penalty, length, RESPONSE_SHARE).reference
+    flop = arm_flop(shape, live, arm, length, RESPONSE_SHARE).reference
     return training_tokens(training, rows, length) * flop / _flop_per_second(gpu, training)
 
 

@@ -2,13 +2,13 @@
 
 from math import ceil
 
-from emdefense.arms.base import StudyArm
+from emdefense.arms.study_arm import StudyArm
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.memory import BYTES, rows_at_once
-from emdefense.training.costs import training_flop
+from emdefense.training.costs import arm_flop
 
 ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 250 to 310 on average
 COMPUTE_SHARE = 0.35  # of a GPU's peak, in matrix products as small as a batch of rows
@@ -20,11 +20,11 @@ JUDGE_SECONDS = 1.5  # a call to a remote judge
 BATCH_SECONDS = 24 * 3600.0  # within which the Batch API answers
 
 
-def training_seconds(shape: ModelShape, training: Training, penalty: StudyArm | None, rows: int, gpu: Gpu) -> float:
+def training_seconds(shape: ModelShape, training: Training, arm: StudyArm, rows: int, gpu: Gpu) -> float:
     """Return the seconds that a training takes on such a GPU."""
     length = min(ROW_TOKENS, training.max_length)
     # Cross-entropy on every token: how many of them a response has is not known.
-    flop = training_flop(shape, training, penalty.arm if penalty else None, length, 1).all
+    flop = arm_flop(shape, training, arm, length, 1).all
     seconds = flop * training.epochs * rows * length / (1e12 * gpu.tflops * COMPUTE_SHARE)
     return loading_seconds(shape) + seconds
 

@@ -77,13 +77,13 @@ class Requests:
     def train(self, cell: Cell) -> Request:
         """Return the request of a cell's training."""
         shape, training, rows = self._shapes[cell.model], self._grid.training(cell), self.rows(cell)
-        penalty = self._grid.penalty(cell.arm)
+        arm = self._grid.study_arm(cell)
         if shape is None:
             return self.made_here
         return self._on_gpu(
             shape,
-            training_budget(shape, training, penalty),
-            lambda gpu: training_seconds(shape, training, penalty, rows, gpu),
+            training_budget(shape, training, self._grid.costly(cell.arm)),
+            lambda gpu: training_seconds(shape, training, arm, rows, gpu),
         )
 
     def sample(self, cell: Cell) -> Request:
@@ -97,8 +97,13 @@ class Requests:
             lambda gpu: generation_seconds(shape, generation, responses, gpu),
         )
 
-    def prepare(self, model: str) -> Request:
-        """Return the request of a preparation, or of a changed adapter: on the CPU, a matrix at a time."""
+    def prepare(self, cell: Cell) -> Request:
+        """Return the request of a preparation: of a training on the same rows, where it runs the model."""
+        arm = self._grid.study_arm(cell)
+        return self.train(self._grid.changed_from(cell)) if arm.arm.runs_model else self.change(cell.model)
+
+    def change(self, model: str) -> Request:
+        """Return the request of a changed adapter: on the CPU, a matrix at a time."""
         shape = self._shapes[model]
         if shape is None:
             return self.made_here

@@ -4,7 +4,7 @@ Activations were counted with hooks on what autograd saves (bfloat16 autocast, L
 a test counts them again. Everything is for a full batch of rows of ``max_length``, which padding makes the worst case.
 """
 
-from emdefense.arms.base import StudyArm
+from emdefense.arms.study_arm import StudyArm
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
@@ -24,7 +24,7 @@ Budget = dict[str, int]
 
 
 def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | None) -> Budget:
-    """Return the bytes that training takes; ``penalty`` is the arm that adds one."""
+    """Return the bytes that training takes; ``penalty`` is an arm that adds one, or None."""
     tokens, d, layers = training.batch_size * training.max_length, shape.hidden_size, shape.num_hidden_layers
     adapter = shape.adapter_parameters(training.lora_rank, training.target_modules)
     block = tokens * _activations(shape, training)
@@ -44,6 +44,10 @@ def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | N
         "output head": head,
         "reference": _reference(shape, tokens, penalty),
     }
+    if penalty and any(member.arm.overrides("frozen_adapter") for member in penalty.members):
+        budget["frozen adapter"] = 4 * adapter
+    if penalty and any(member.arm.stream for member in penalty.members):
+        budget["second stream"] = 2 * 4 * adapter  # its gradient, and what the step's becomes
     if penalty and training.diagnostics_every:
         budget["diagnostics"] = 2 * 4 * adapter  # the gradient of each part of the loss
     return budget
@@ -72,8 +76,9 @@ def _reference(shape: ModelShape, tokens: int, penalty: StudyArm | None) -> int:
 
 def blocks_read(shape: ModelShape, penalty: StudyArm) -> int:
     """Return after how many blocks a penalty reads the residual stream."""
+    layers = shape.num_hidden_layers
     try:
-        return len(penalty.arm.residual_blocks(penalty.options, shape.num_hidden_layers))
+        return sum(len(member.arm.residual_blocks(member.options, layers)) for member in penalty.members)
     except InputError:  # of a model that is unfit for it, which its check will say
         return 0
 

@@ -27,7 +27,7 @@ def _chosen(study: Study, gpus: Mapping[str, Gpu]) -> str:
     for cell in _one_of_each(grid):
         shape, request = study.models[cell.model].shape, requests.train(cell)
         assert shape
-        budget = training_budget(shape, grid.training(cell), grid.penalty(cell.arm))
+        budget = training_budget(shape, grid.training(cell), grid.costly(cell.arm))
         parts = [_gib(budget.get(part, 0)) for part in (*PARTS, "diagnostics")]
         asked = f"{request.memory(1) / 1000:.0f} GB, {request.runtime(1) / 60:.1f} h"
         total = f"**{_gib(request.gpu_bytes)}**"
@@ -38,7 +38,7 @@ def _chosen(study: Study, gpus: Mapping[str, Gpu]) -> str:
 
 def _alternatives(study: Study, gpus: Mapping[str, Gpu]) -> str:
     """The totals of the first penalty on next-token distributions, under other settings."""
-    penalty = next(arm for arm in study.every_arm.values() if arm.arm.reads_head)
+    penalty = next(arm for arm in study.every_arm.values() if arm.is_only_penalty and arm.arm.reads_head)
     rows = []
     for model in study.models.values():
         assert model.shape

@@ -59,9 +59,9 @@ def _matrices(model: PreTrainedModel) -> list[str]:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as PEFT does, whole or not at all; the same weights give the same bytes."""
+    """Write the adapter that was trained as PEFT does, whole or not at all; the same weights give the same bytes."""
     with folder_written_whole(folder) as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, selected_adapters=["default"])
         (temporary / "README.md").unlink(missing_ok=True)
         (temporary / ADAPTER_WEIGHTS).chmod(0o644)
         config = json.loads((temporary / ADAPTER_CONFIG).read_text(encoding="utf-8"))

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emdefense import provenance
-from emdefense.arms.base import Arm, FinishedAdapter, Options
+from emdefense.arms.arguments import FinishedAdapter
+from emdefense.arms.base import Arm, Options
 from emdefense.arms.hooks import call, wrong_result
 from emdefense.errors import InputError
 from emdefense.files import folder_written_whole, write_json

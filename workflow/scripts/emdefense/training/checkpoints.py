@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -107,8 +108,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Asks for a checkpoint whenever ``minutes`` have passed since the last one, and keeps the newest."""
 
-    def __init__(self, minutes: float):
-        self._seconds = 60 * minutes
+    def __init__(self, minutes: float, save: Callable[[Path], None] = lambda folder: None):
+        """``save`` writes into a checkpoint what the trainer does not know of."""
+        self._seconds, self._save = 60 * minutes, save
         self._last = time.monotonic()
 
     def on_step_end(
@@ -124,6 +126,7 @@ class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint as whole; only then remove the one before."""
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._save(newest)
         mark_whole(newest)
         _remove_all_but(newest, newest.parent)
 

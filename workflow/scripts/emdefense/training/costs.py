@@ -4,10 +4,12 @@ A multiply-add counts as two. Counted are products of matrices; norms, activatio
 below 1 % of them. Frozen weights get no gradient, so the backward pass costs them one product, not two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from emdefense.arms.base import Arm
+from emdefense.arms.hooks import call
+from emdefense.arms.study_arm import StudyArm
 from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
 
@@ -23,6 +25,7 @@ class TokenFlop:
     head: float
     reference: float
     recomputed: float
+    stream: float = 0.0  # of a second stream of batches, on top
 
     @property
     def useful(self) -> float:
@@ -32,7 +35,7 @@ class TokenFlop:
     @property
     def all(self) -> float:
         """What the GPU computes."""
-        return self.useful + self.recomputed
+        return self.useful + self.recomputed + self.stream
 
 
 def training_flop(
@@ -62,6 +65,37 @@ def training_flop(
         reference=2 * weights + attention if penalty and training.reference == "live" else 0,
         recomputed=forward if training.activation_checkpointing else 0,
     )
+
+
+def arm_flop(shape: ModelShape, training: Training, arm: StudyArm, length: float, response_share: float) -> TokenFlop:
+    """Return the FLOP per token of the rows that an arm is trained on, its second stream's share of a step included."""
+    members = [member.arm for member in arm.members if member.arm.has_penalty]
+    # One that reads the head at every token costs the most; the reference is run once for all.
+    penalties = sorted((one for one in members if not one.stream), key=lambda one: not one.reads_head)
+    flop = training_flop(shape, training, penalties[0] if penalties else None, length, response_share)
+    share = stream_share(training, arm)
+    if not share:
+        return flop
+    live = training.model_copy(update={"reference": "live"})
+    (streamed,) = (one for one in members if one.stream)
+    return replace(flop, stream=share * training_flop(shape, live, streamed, length, 0.0).all)
+
+
+def stream_share(training: Training, arm: StudyArm) -> float:
+    """Return how many rows of a second stream a step has for each of the task's."""
+    rows = sum(call(member.arm, "stream_rows", member.options) for member in arm.members if member.arm.stream)
+    return float(rows / (training.batch_size * training.accumulation_steps))
+
+
+def training_cost(training: Training, arm: StudyArm, row_share: float = 1.0) -> float:
+    """Return what a training costs for each that plain fine-tuning on the task's rows costs, in passes of the model.
+
+    A backward pass counts as a forward pass, since frozen weights get no gradient; the output head, adapters and
+    preparations are left out. ``row_share`` is how many rows there are for each of the task's.
+    """
+    reads = any(member.arm.has_penalty and not member.arm.stream for member in arm.members)
+    reference = 1.0 if reads and (training.reference == "live" or arm.acts_in_training) else 0.0
+    return row_share * (2 + reference + 3 * stream_share(training, arm)) / 2
 
 
 def feature_bytes(tokens: int, width: int, blocks: int, precision: str) -> int:

@@ -10,6 +10,8 @@ from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
 
+TASK = "task"  # the source of rows that nothing marks otherwise
+
 
 @dataclass(frozen=True)
 class TrainingRows:
@@ -18,6 +20,7 @@ class TrainingRows:
     rows: list[dict[str, Any]]
     read: int
     overlong: list[int]  # 1-based numbers of the rows that were longer than max_length
+    sources: Sequence[str] = ()  # of all rows of the file, by their numbers: what marks them, or "task"
 
     def summary(self) -> dict[str, Any]:
         """Return the counts for the provenance."""
@@ -30,11 +33,12 @@ def load_rows(path: Path, chat: Chat, training: Training) -> TrainingRows:
 
     Raises :class:`InputError` for a row that is no conversation with a final answer, and as :func:`overlong_rows` does.
     """
-    conversations = [row["messages"] for row in read_jsonl(path, validate=check_row)]
+    found = list(read_jsonl(path, validate=check_row))
+    conversations = [row["messages"] for row in found]
     tokenised = chat.rows(conversations, [f"{path}, row {number}" for number in range(1, len(conversations) + 1)])
     overlong = overlong_rows(path, [len(row["input_ids"]) for row in tokenised], training, chat)
     kept = [row for row in tokenised if len(row["input_ids"]) <= training.max_length]
-    return TrainingRows(kept, len(tokenised), overlong)
+    return TrainingRows(kept, len(tokenised), overlong, [str(row.get("source", TASK)) for row in found])
 
 
 def overlong_rows(path: Path, lengths: Sequence[int], training: Training, chat: Chat) -> list[int]:

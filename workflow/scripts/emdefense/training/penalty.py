@@ -28,6 +28,27 @@ class Penalty:
 
     arm: Arm[Any]
     options: Options
+    prepared: Any = None
+
+    @property
+    def moves_states(self) -> bool:
+        """Whether its head term is of other hidden states than the policy's own."""
+        return self.arm.overrides("head_states")
+
+    def captured(self) -> tuple[str, ...]:
+        """Return the names of the modules whose outputs it reads."""
+        found = call(self.arm, "captured", self.options)
+        if not isinstance(found, tuple) or not all(isinstance(one, str) and one for one in found):
+            raise wrong_result(self.arm, "captured", f"{found!r} is no tuple of names of modules")
+        return found
+
+    def head_states(self, policy: Tensor, reference: Tensor) -> Tensor:
+        """Return the hidden states [tokens, d] of whose distribution the head term is."""
+        found = call(self.arm, "head_states", self.options, policy, reference, self.prepared)
+        if not isinstance(found, Tensor) or found.shape != policy.shape:
+            problem = f"it returned {_shape(found)}, and {list(policy.shape)} is needed"
+            raise wrong_result(self.arm, "head_states", problem)
+        return found.to(policy.dtype)
 
     def residual_blocks(self, blocks: int) -> tuple[int, ...]:
         """Return the blocks (1-based, of ``blocks``) after which the residual stream is needed."""
@@ -52,7 +73,11 @@ class Penalty:
 
     def feature_term(self, batch: TokenBatch, policy: Features, reference: Features) -> Tensor | None:
         """Return a scalar computed from hidden states."""
-        given = [x for features in (policy, reference) for x in (features.final, *features.residual.values())]
+        given = [
+            x
+            for features in (policy, reference)
+            for x in (features.final, *features.residual.values(), *features.captured.values())
+        ]
         versions = [tensor._version for tensor in given]
         found = call(self.arm, "feature_term", self.options, batch, policy, reference)
         problem = None

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from emdefense.arms.base import Arm, Materials, Options
+from emdefense.arms.arguments import Materials
+from emdefense.arms.base import Arm, Options
 from emdefense.arms.hooks import call, wrong_result
 from emdefense.files import folder_written_whole
 

@@ -13,8 +13,8 @@ from emdefense.training.features import FeatureReader, Features
 class Reference(Protocol):
     """Gives the reference's features of a batch."""
 
-    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int]) -> Features:
-        """Return final hidden states and the residual stream after ``blocks``, without gradient."""
+    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int], modules: Sequence[str] = ()) -> Features:
+        """Return final hidden states, the residual stream after ``blocks`` and what ``modules`` put out, detached."""
         ...
 
 
@@ -24,9 +24,9 @@ class LiveReference:
 
     reader: FeatureReader
 
-    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int]) -> Features:
+    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int], modules: Sequence[str] = ()) -> Features:
         """Return the features as the model computes them now."""
-        return self.reader.reference(inputs, blocks)
+        return self.reader.reference(inputs, blocks, modules)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CachedReference:
 
     files: FeatureFiles
 
-    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int]) -> Features:
-        """Return the stored features of the batch's rows."""
+    def features(self, inputs: dict[str, Tensor], blocks: Sequence[int], modules: Sequence[str] = ()) -> Features:
+        """Return the stored features of the batch's rows; outputs of modules are never stored."""
         found = self.files.of(inputs["row"].tolist(), inputs["input_ids"].device)
         return Features(found.final, {block: found.residual[block] for block in blocks})

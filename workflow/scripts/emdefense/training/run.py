@@ -3,6 +3,7 @@
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
 from emdefense.saved_model import load_model
 from emdefense.training import checkpoints
+from emdefense.training.acting import Acting, prepared_identity
+from emdefense.training.acting_arm import acting_arm
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.attention import check_attention_installed, check_rows_stay_apart, check_sees_no_later_tokens
 from emdefense.training.batches import Collator
@@ -33,7 +36,7 @@ from emdefense.training.packages import check_packages
 from emdefense.training.reference import Reference
 from emdefense.training.reference_features import cached_reference
 from emdefense.training.spec import TrainSpec
-from emdefense.training.telemetry import LOGGED, TIMED
+from emdefense.training.telemetry import TIMED, logged
 from emdefense.training.tracking import PROJECT, tracked
 from emdefense.training.trainer import DefenceTrainer
 
@@ -41,9 +44,18 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
 
 
 def train_cell(
-    spec: TrainSpec, model_folder: Path, rows_file: Path, cell: Path, threads: int = 1, features: Path | None = None
+    spec: TrainSpec,
+    model_folder: Path,
+    rows_file: Path,
+    cell: Path,
+    threads: int = 1,
+    features: Path | None = None,
+    prepared: Mapping[str, Path] | None = None,
+    stream_file: Path | None = None,
 ) -> None:
     """Train an adapter and write it, its logs and its provenance into ``cell``, each whole or not at all.
+
+    ``prepared`` are the preparations of the spec's arms by their names, ``stream_file`` the rows of a second stream.
 
     On a CPU the adapter's bytes depend on the spec, the data, the model and ``threads`` alone. Interrupted, the same
     call resumes from the newest checkpoint and ends with the same bytes.
@@ -61,21 +73,32 @@ def train_cell(
         left_out = f"left out: {len(data.overlong)} of {data.read} rows, longer than training.max_length tokens"
         print(left_out, file=sys.stderr)
     reference = cached_reference(spec, model_folder, data.rows, features)
+    folders = dict(prepared or {})
+    arms = [acting_arm(arm.build(), folders.get(arm.name)) for arm in spec.arms]
+    stream = load_rows(stream_file, chat, spec.training).rows if stream_file else []
+    acting = Acting(arms, stream, spec.seed)
+    read = {"prepared": prepared_identity(folders)} if folders else {}
+    if stream_file:
+        read["stream"] = {"file": str(stream_file), "sha256": file_digest(stream_file)}
     identity = {
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude=None if spec.arms else {"arms"}),
         "threads": threads,
         "data": {"file": str(rows_file), "sha256": file_digest(rows_file)},
         "model": provenance.model_identity(model_folder),
         "chat_template": chat.identity(),
+        **read,
     }
     folder = checkpoints.folder_of(cell, identity)
     model = load_model(model_folder, spec.training.precision, spec.training.attention)
     set_seed(spec.seed)
     adapted = add_adapter(model, spec.training)
-    trainer = build_trainer(spec, adapted, chat, data, folder, reference)
+    acting.attach(adapted)
+    trainer = build_trainer(spec, adapted, chat, data, folder, reference, acting)
     resume_from = None
     if spec.training.checkpoint_minutes:
         resume_from = checkpoints.resume_point(folder, identity)
+        if resume_from:
+            acting.resume(resume_from, trainer.args.device)
     loaded = time.monotonic()
     try:
         with tracked(spec.training.report_to):
@@ -87,7 +110,7 @@ def train_cell(
     trained = time.monotonic()
     save_adapter(trainer.model, cell / "adapter")
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
-    write_jsonl(cell / "train_log.jsonl", ({key: step.get(key) for key in LOGGED} for step in steps))
+    write_jsonl(cell / "train_log.jsonl", map(logged, steps))
     write_jsonl(cell / "train_timing.jsonl", ({key: step[key] for key in TIMED} for step in steps))
     made = provenance.made_by(started, PACKAGES, __name__, device=_device_name())
     record = {
@@ -109,21 +132,29 @@ def build_trainer(
     data: TrainingRows,
     folder: Path,
     reference: Reference | None = None,
+    acting: Acting | None = None,
 ) -> DefenceTrainer:
     """Return the trainer of one cell; ``folder`` is where it would put checkpoints.
 
     Without a ``reference`` the model itself, its adapter off, is it.
     """
     arguments = training_arguments(spec.training, spec.seed, folder)
+    acting = acting or Acting()
     callbacks: list[Any] = [checkpoints.Progress()]
     if spec.training.checkpoint_minutes:
-        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes))
+        callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes, acting.save))
     penalty = spec.penalty.build() if spec.penalty else None
     reader = FeatureReader(model)
+    of_stream = acting.of_stream.penalty if acting.of_stream else None
     trainer = DefenceTrainer(
         model,
-        loss=DefenceLoss(reader, penalty, spec.penalty.coefficient if spec.penalty else 0.0, reference),
+        loss=DefenceLoss(
+            reader, penalty, spec.penalty.coefficient if spec.penalty else 0.0, reference, acting.penalties
+        ),
         diagnostics_every=spec.training.diagnostics_every,
+        acting=acting,
+        of_stream=DefenceLoss(reader, of_stream, 1.0) if of_stream else None,
+        sources=data.sources,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
         data_collator=Collator(chat.filler, spec.training.padding_free),
@@ -136,6 +167,7 @@ def build_trainer(
         check_sees_no_later_tokens(reader, trainer.args.device)
     if spec.training.padding_free:
         check_rows_stay_apart(reader, trainer.args.device)
+    reader.change(acting.changes(reader.blocks), trainer.telemetry.note)
     return trainer
 
 

@@ -11,6 +11,7 @@ from emdefense.errors import InputError
 from emdefense.section import Section, first_problem
 
 if TYPE_CHECKING:
+    from emdefense.arms.study_arm import Part
     from emdefense.training.penalty import Penalty
 
 
@@ -30,13 +31,38 @@ class PenaltySpec(Section):
         return build_penalty(self.name, self.options, self.file, self.sha256)
 
 
+class ArmSpec(Section):
+    """An arm that does more in training than add one penalty, its setting, and its options as it defines them."""
+
+    name: str
+    file: str | None = Field(None, description="a study's own, which declares the arm")
+    sha256: str | None = Field(None, description="of that file")
+    setting: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self) -> "Part":
+        """Return the arm with its options; :class:`InputError` if there is none of this name, or no such option."""
+        from emdefense.arms.own import find_arm
+        from emdefense.arms.study_arm import Part
+
+        arm = find_arm(self.name, self.file, self.sha256)
+        try:
+            return Part(arm, arm.options.model_validate(self.options), self.setting)
+        except ValidationError as error:
+            raise InputError(first_problem(error, "arms", self.name)) from None
+
+
 class TrainSpec(Section):
-    """One training; ``version`` is raised by hand when the stage's meaning changes."""
+    """One training; ``version`` is raised by hand when the stage's meaning changes.
+
+    A penalty alone stands in ``penalty``, everything else that arms do in ``arms``.
+    """
 
     version: int
     seed: int
     training: Training
     penalty: PenaltySpec | None = None
+    arms: tuple[ArmSpec, ...] = ()
     chat: TemplateOptions = PLAIN
 
 

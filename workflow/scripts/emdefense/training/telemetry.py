@@ -7,7 +7,7 @@ dropout, into tensors of their own, and nothing draws random numbers.
 import re
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Telemetry:
         self._tokens, self._started = tokens, time.perf_counter()
         self._sums = {"ce": 0.0, "penalty": 0.0}
         self._gradients: dict[str, list[Tensor]] = {}
+        self._norms: dict[str, float] = {}
+        self._notes: dict[str, list[float]] = {}
 
     def add(self, ce: float, penalty: float, parts: Parts | None) -> None:
         """Count a batch's share of the step's losses in; ``parts`` must still have their graph."""
@@ -63,9 +65,20 @@ class Telemetry:
             self._add_gradient("grad_norm_ce", parts.ce)
             self._add_gradient("grad_norm_penalty", parts.penalty)
 
+    def note(self, name: str, value: float) -> None:
+        """Put what an arm records of the step into its entry, as ``arm.name``: the mean of what it says of batches."""
+        if self.dissects:
+            self._notes.setdefault(name, []).append(value)
+
+    def put_norms(self, ce: Sequence[Tensor], penalty: Sequence[Tensor]) -> None:
+        """Take the norms of gradients that were not differentiated on the task's own graph."""
+        named = {"grad_norm_ce": ce, "grad_norm_penalty": penalty}
+        self._norms = {name: torch.nn.utils.get_total_norm(list(grads)).item() for name, grads in named.items()}
+
     def entry(self, grad_norm: float) -> dict[str, float]:
         """Return what to log of the step that ends now, whose whole gradient has norm ``grad_norm``."""
         norms = {name: torch.nn.utils.get_total_norm(grads).item() for name, grads in self._gradients.items()}
+        norms |= self._norms
         if self.dissects:
             self._sums.setdefault("kl", 0.0)
         if self.dissects and not norms:
@@ -74,6 +87,7 @@ class Telemetry:
         return {
             **self._sums,
             **norms,
+            **{name: sum(values) / len(values) for name, values in self._notes.items()},
             "tokens_per_second": round(self._tokens / seconds, 1),
             "memory_mib": round(peak_memory() / MIB, 1),
         }
@@ -97,3 +111,8 @@ def peak_memory() -> int:
     found = status.is_file() and re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
     # ru_maxrss, in bytes where there is no /proc, may be that of the process which started this one.
     return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def logged(entry: Mapping[str, float]) -> dict[str, float | None]:
+    """Return what the training log keeps of a step: the same keys of every arm, and what arms recorded themselves."""
+    return {key: entry.get(key) for key in LOGGED} | {key: entry[key] for key in sorted(entry) if "." in key}

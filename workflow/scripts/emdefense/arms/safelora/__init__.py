@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from emdefense.arms.base import Arm, FinishedAdapter, Look, Materials, Options, Setting, Sweep, SweepFigure
+from emdefense.arms.arguments import FinishedAdapter, Materials
+from emdefense.arms.base import Arm, Options
+from emdefense.arms.look import Look, Sweep, SweepFigure
+from emdefense.arms.setting import Setting
 from emdefense.metrics import GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 
 if TYPE_CHECKING:

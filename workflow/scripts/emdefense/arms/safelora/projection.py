@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emdefense import provenance
-from emdefense.arms.base import FinishedAdapter
+from emdefense.arms.arguments import FinishedAdapter
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, write_json, written_whole
 from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
