@@ -151,3 +151,4 @@ def _attach(model: PeftModel, frozen: FrozenAdapter, whose: str) -> None:
     for module in model.modules():
         if isinstance(getattr(module, "scaling", None), dict) and FROZEN in module.scaling:
             module.scaling[FROZEN] *= frozen.scale
+            module.lora_dropout[FROZEN] = torch.nn.Identity()  # it is not trained, and would draw random numbers
