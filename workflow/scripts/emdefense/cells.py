@@ -215,7 +215,9 @@ class Grid:
 
     def preparations(self, cell: Cell) -> list[Cell]:
         """What must be prepared for a cell, as cells without a setting: by its arm, or by one combined with it."""
-        prepared = [member for member in self.study_arm(cell).members if call(member.arm, "is_prepared", member.options)]
+        prepared = [
+            member for member in self.study_arm(cell).members if call(member.arm, "is_prepared", member.options)
+        ]
         return [replace(cell, arm=self._prepared_as(member), setting=NO_SETTING) for member in prepared]
 
     def _prepared_as(self, member: StudyArm) -> str:

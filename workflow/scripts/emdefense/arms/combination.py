@@ -23,7 +23,7 @@ def combined(arms: Mapping[str, StudyArm], name: str, together: Mapping[str, flo
     """
     whole = arms[name]
     for other, setting in together.items():
-        key = f"key 'variants.{name}.with.{other}'"
+        key = f"key 'variants.{name}.together_with.{other}'"
         if other not in arms:
             raise InputError(f"{key}: unknown arm {shown(other)}; write one of {', '.join(_possible(arms))}")
         found = arms[other]

@@ -30,13 +30,12 @@ Arms: type[_Arms] = create_model(
 class Variant(Section):
     """An arm with other options than ``arms`` gives it."""
 
-    of: str = Field(description="an arm; without `with`, one that has options")
+    of: str = Field(description="an arm; without `together_with`, one that has options")
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="in place of that arm's; what is absent stays as there"
     )
-    together: dict[str, float | None] = Field(
+    together_with: dict[str, float | None] = Field(
         default_factory=dict,
-        alias="with",
         description="other arms that act in the same training, each at this setting (nothing for one without)",
     )
 
@@ -61,7 +60,7 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
         found[arm.name] = StudyArm(arm.name, arm, options)
         for name, variant in variants.items():
             if variant.of == arm.name:
-                if not arm.options.model_fields and not variant.together:
+                if not arm.options.model_fields and not variant.together_with:
                     raise InputError(f"key 'variants.{name}.of': {shown(arm.name)} has no options that could differ")
                 changed = {**options.model_dump(), **variant.options}
                 found[name] = StudyArm(name, arm, _options(arm, changed, f"variants.{name}.options"), of=arm.name)
@@ -75,9 +74,8 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
             raise InputError(
                 f"key 'variants.{name}.of': {shown(variant.of)} is no arm with options; write one of {known}"
             )
-    return {
-        name: combined(found, name, variants[name].together) if name in variants else arm for name, arm in found.items()
-    }
+    together = {name: variant.together_with for name, variant in variants.items() if variant.together_with}
+    return {name: combined(found, name, together[name]) if name in together else arm for name, arm in found.items()}
 
 
 def with_options(arms: dict[str, StudyArm]) -> list[str]:
