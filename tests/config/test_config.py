@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from emdefense.arms import DEFENCES
 from emdefense.config import Study, load_study, parse_study
 from emdefense.config.reference import reference
 from emdefense.config.supplied import with_supplied
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.report.defences import with_defences
 from emdefense.report.divergences import divergences_document
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +31,9 @@ def test_generated_schema_and_documents_are_up_to_date() -> None:
     assert read_json(ROOT / "workflow/schemas/study.schema.json") == Study.model_json_schema(), remedy
     assert (ROOT / "docs/config.md").read_text() == reference(), remedy
     assert (ROOT / "docs/divergences.md").read_text() == divergences_document(), remedy
+    defences = (ROOT / "docs/defences.md").read_text()
+    assert with_defences(defences) == defences, remedy
+    assert all(f"| `{arm.name}` |" in defences for arm in DEFENCES)
 
 
 def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -1,4 +1,4 @@
-"""Write what is generated: the config's schema and reference, the divergences from the paper, its jobs' memory."""
+"""Write what is generated: schema and reference of the config, defences, divergences, and what jobs take."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ from emdefense.config import Study, load_study
 from emdefense.config.reference import reference
 from emdefense.errors import run_cli
 from emdefense.files import write_json, write_text
+from emdefense.report.defences import with_defences
 from emdefense.report.divergences import divergences_document
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.table import with_budgets
@@ -18,10 +19,12 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=Path("docs/config.md"))
     parser.add_argument("--divergences", type=Path, default=Path("docs/divergences.md"))
     parser.add_argument("--cluster", type=Path, default=Path("docs/cluster.md"))
+    parser.add_argument("--defences", type=Path, default=Path("docs/defences.md"))
     arguments = parser.parse_args()
     write_json(arguments.schema, Study.model_json_schema())
     write_text(arguments.reference, reference())
     write_text(arguments.divergences, divergences_document())
+    write_text(arguments.defences, with_defences(arguments.defences.read_text(encoding="utf-8")))
     study, gpus = load_study(Path("config/paper.yaml")), read_gpus(Path("profiles/slurm/gpus.yaml"))
     write_text(arguments.cluster, with_budgets(arguments.cluster.read_text(encoding="utf-8"), study, gpus))
 

@@ -20,6 +20,7 @@ class Interleaving(Arm[Interleave]):
 
     name = "interleave"
     title = "Interleaving"
+    source = "Kaczér et al. 2025, arXiv 2508.06249, section 3"
     setting = Setting("pct", "%", high=100, above_low=True)
     options = Interleave
     look = Look("#7B3F7D", "D", (0, (5, 1.5, 1.2, 1.5)))

@@ -34,6 +34,7 @@ class KLRegularisation(Arm[KL]):
 
     name = "kl"
     title = "KL"
+    source = "Kaczér et al. 2025, arXiv 2508.06249, Eq. 4"
     setting = Setting()
     options = KL
     look = Look("#0072B2", "o")

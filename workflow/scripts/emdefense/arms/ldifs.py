@@ -47,6 +47,7 @@ class FeatureDistance(Arm[LDIFS]):
 
     name = "ldifs"
     title = "LDIFS"
+    source = "Kaczér et al. 2025, arXiv 2508.06249, Eq. 5; Mukhoti et al. 2023, arXiv 2308.13320"
     setting = Setting()
     options = LDIFS
     look = Look("#D55E00", "s", (0, (5, 1.5)))

@@ -36,6 +36,7 @@ class ProjectedAdapter(Arm[SafeLoRA]):
 
     name = "safelora"
     title = "SafeLoRA"
+    source = "Hsu et al. 2024, arXiv 2405.16833; Kaczér et al. 2025, Eqs. 1–3"
     setting = Setting("tau", "τ", high=1, why="cosines do not")
     options = SafeLoRA
     look = Look("#009E73", "^", (0, (1.2, 1.2)))
