@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting, in_order
-from emdefense.arms.base import Arm
+from emdefense.arms.base import SIDES, Arm
 from emdefense.arms.hooks import call, wrong_result
 from emdefense.arms.study_arm import StudyArm
 from emdefense.config.path_checks import resolve, resolved_source
@@ -308,17 +308,15 @@ class Grid:
             "model": lambda: {"model": layout.file(model.instruct)},
             "base": lambda: {"base": layout.file(model.base or "")},
             "rows": lambda: {"rows": self.training_rows(self.changed_from(cell), layout)},
-            "aligned": lambda: {"aligned": self.task_rows(cell.task, "aligned", layout)},
-            "safe": lambda: {"safe": layout.file(self.study.safe_data or "")},
             "other_rows": lambda: {
                 f"{side}/{task}": self.task_rows(task, side, layout)
                 for task in self.other_tasks(cell.task)
-                for side in ("misaligned", "aligned")
+                for side in SIDES
             },
         }
         found: dict[str, str] = {}
         for role in self._materials(cell):
-            found |= roles[role]()
+            found |= roles[role]() if role in roles else {role: self._rows_of_role(role, cell.task, layout)}
         return found
 
     def checked_rows(self, model: str, layout: Layout) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Kind = Literal["ema", "benign"]
+SIDES = ("misaligned", "aligned")  # of an EMA task's rows: which answers its prompts have
 IN_SPECS = ("version", "seed", "sha256")  # of jobs, beside an arm's options and setting
 # What the things that arms read are called in tables.
 NEEDS = {

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from emdefense.arms import STANDARD
-from emdefense.arms.base import HOOKS, IN_SPECS, LOSS_HOOKS, ROLES, TRAINING_HOOKS, Arm, Kind, Options
+from emdefense.arms.base import HOOKS, IN_SPECS, LOSS_HOOKS, ROLES, SIDES, TRAINING_HOOKS, Arm, Kind, Options
 from emdefense.arms.hooks import raised
 from emdefense.arms.look import Look
 from emdefense.arms.setting import NO_SETTING, Setting
@@ -17,7 +17,6 @@ from emdefense.names import NAME_IN_WORDS, is_name
 from emdefense.section import first_problem, is_line
 
 READABLE_ROWS = ("safe", "aligned")
-SIDES = ("misaligned", "aligned")
 TUPLES = {"kinds": get_args(Kind), "reads_rows": READABLE_ROWS, "prepared_from": ROLES}
 _COLOR = re.compile("#[0-9A-Fa-f]{6}|0?[.][0-9]+")  # of matplotlib's: all that is the same in print and on a page
 _MARKERS = ".,ov^<>1234sp*hH+xDd|_PX8"
