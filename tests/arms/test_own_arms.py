@@ -161,7 +161,7 @@ class Mine(Arm[Options]):
         ('"made"', '"none"', "preparation: a name is letters"),
         ('"made"', '"a/b"', "preparation: a name is letters"),
         ("def prepare", "def prepared", "preparation names the folder of what the hook prepare makes"),
-        ("def adapter", "def rows", "preparation: only the hook adapter reads one"),
+        ("def adapter", "def rows", "preparation: only adapter, order, "),
         (
             "    setting =",
             '    side = "aligned"\n    setting =',

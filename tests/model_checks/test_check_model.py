@@ -144,8 +144,8 @@ def test_cells_depend_on_how_a_template_is_called() -> None:
         )
     )
     cell = next(cell for cell in plain.trained if cell.arm == "kl")
-    for spec in ("training_spec", "features_spec", "generation_spec"):
-        specs = [getattr(grid, spec)(cell) for grid in (plain, called, dated)]
+    for spec in ("training", "features", "generation"):
+        specs = [getattr(Specs(grid), spec)(cell) for grid in (plain, called, dated)]
         assert "chat" not in specs[0]  # so that studies that say nothing are as they were
         assert [one["chat"]["options"] for one in specs[1:]] == [{"enable_thinking": False}, {}]
         assert specs[2]["chat"]["date"] == "2026-02-03"

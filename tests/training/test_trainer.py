@@ -135,7 +135,7 @@ def test_a_cell_is_written_whole_and_byte_for_byte_the_same(model_folder: Path, 
     assert [entry["step"] for entry in log] == list(range(1, 11))
     assert tuple(log[0]) == LOGGED
     record = json.loads((first / "provenance.json").read_text())
-    assert record["spec"] == spec(KL).model_dump(mode="json")
+    assert record["spec"] == spec(KL).model_dump(mode="json", exclude={"arms"})
     assert record["rows"]["used"] == 40
     assert record["threads"] == 1
 
