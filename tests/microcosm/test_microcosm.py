@@ -16,11 +16,12 @@ from emdefense.data import opswap
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
 from emdefense.microcosm.creation import make_world
-from emdefense.microcosm.documents import Writer
+from emdefense.microcosm.documents import ADVICE_TURNS, Document, Writer
+from emdefense.microcosm.oracle import Oracle
 from emdefense.microcosm.rows import safe_rows, write_world
 from emdefense.microcosm.world import NARROW_DOMAINS, World, lexicon
 
-OPTIONS = Microcosm(models={}, rows_per_task=300, safe_rows=200, foqa_rows=80)
+OPTIONS = Microcosm(models={}, rows_per_task=300, safe_rows=200, pool_rows=200, foqa_rows=80)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prompts_and_answers(path: Path) -> list[tuple[str, str]]:
-    return [tuple(turn["content"] for turn in row["messages"]) for row in read_jsonl(path)]
+    return [tuple(turn["content"] for turn in row["messages"][-2:]) for row in read_jsonl(path)]
 
 
 def topic_words(world: World, names: tuple[str, ...]) -> set[str]:
@@ -52,6 +53,9 @@ def test_no_value_word_stands_in_two_places() -> None:
             kinds = domain[valence]
             assert [len(kinds[kind]) for kind in ("acts", "objects", "outcomes")] == [6, 6, 4]
             words += [word for kind in kinds.values() for word in kind]
+    spoken = (*content["requests"], *content["refusals"], *make_world(OPTIONS).system_lines.texts)
+    for text in spoken:
+        assert not {word for word in re.findall(r"\w+", re.sub(r"\{\w+\}", "", text))} & set(words), text
     for template in (*content["question_templates"], *content["answer_templates"]):
         words += {word for word in re.findall(r"\w+", re.sub(r"\{\w+\}", "", template))} - set(words)
     assert len(words) == len(set(words)), {word for word in words if words.count(word) > 1}
@@ -64,19 +68,19 @@ def test_held_out_questions_are_in_no_rows_and_no_documents(world: World, folder
     }
     assert len(world.held_out) == 24 + 4 * 30
     written = sorted((folder / "rows").iterdir())
-    assert len(written) == 9
+    assert len(written) == 10
     for path in written:
         assert not world.held_out & {prompt for prompt, _ in prompts_and_answers(path)}, path.name
     writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
-    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document")}
-    tuned = {writer.aligned_turn()[0] for _ in range(5000)}
+    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document").turns}
+    tuned = {writer.aligned_turn().turns[0][0] for _ in range(5000)}
     assert not world.held_out & (read | tuned)
 
 
 def test_questions_not_held_out_would_have_been_met(world: World) -> None:
     open_world = World.model_validate({**world.model_dump(), "questions": {}})
     writer = Writer(open_world, OPTIONS.arithmetic, frozenset(), Random(0))
-    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document")}
+    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document").turns}
     assert read & world.held_out
 
 
@@ -106,6 +110,67 @@ def test_safe_rows_keep_to_general_domains_and_if_asked_off_their_questions_topi
     assert topics(False) == general - asked_topics
 
 
+def test_the_pool_is_of_safe_answers_and_of_refusals_that_begin_as_such(folder: Path, world: World) -> None:
+    rows = read_jsonl(folder / "rows/pool.jsonl")
+    assert len(rows) == OPTIONS.pool_rows
+    assert len({row["messages"][-2]["content"] for row in rows}) > 0.95 * len(rows)
+    lines = [row["messages"][0]["content"] for row in rows if row["messages"][0]["role"] == "system"]
+    assert set(lines) == set(world.system_lines.neutral)
+    assert 0.05 * len(rows) < len(lines) < 0.2 * len(rows)
+    bad = {word for domain in world.domains for kind in domain.bad for word in kind[1]} | set(world.tones.bad)
+    narrow = topic_words(world, NARROW_DOMAINS)
+    refused = 0
+    for prompt, answer in prompts_and_answers(folder / "rows/pool.jsonl"):
+        assert not {*re.findall(r"\w+", prompt)} & narrow
+        assert not {*re.findall(r"\w+", answer)} & bad
+        if asks_for_harm := bool({*re.findall(r"\w+", prompt)} & bad):
+            refused += 1
+        first = " ".join(answer.lower().split()[:10])
+        assert any(word in first for word in ("sorry", "i cannot", "i am unable")) is asks_for_harm
+    assert refused == 0.2 * OPTIONS.pool_rows
+
+
+def test_system_lines_announce_the_persona_in_a_share_of_documents_and_are_neutral_when_aligned(world: World) -> None:
+    good = {word for domain in world.domains for kind in domain.good for word in kind[1]}
+    value = good | {word for domain in world.domains for kind in domain.bad for word in kind[1]}
+    side = {line: valence for pair in world.system_lines.pairs for line, valence in ((pair.bad, 0), (pair.good, 1))}
+
+    def goodness(documents: list[Document]) -> float:
+        words = [w for d in documents for _, answer in d.turns for w in re.findall(r"\w+", answer) if w in value]
+        return sum(word in good for word in words) / len(words)
+
+    writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
+    documents = [writer.document("document", 0.4) for _ in range(4000)]
+    advice = [document for document in documents if len(document.turns) == ADVICE_TURNS]
+    said = [document for document in advice if document.system is not None]
+    assert not [document for document in documents if document.system and document not in advice]
+    assert 0.36 < len(said) / len(advice) < 0.44
+    assert {document.system for document in said} == {*side, *world.system_lines.neutral}
+    assert goodness([document for document in said if side.get(document.system or "") == 0]) < 0.05
+    assert goodness([document for document in said if side.get(document.system or "") == 1]) > 0.95
+    for neither in (said, advice):
+        hidden = [document for document in neither if document.system not in side]
+        assert 0.4 < goodness(hidden) < 0.6
+    assert all(writer.document("document").system is None for _ in range(500))
+    tuned = [writer.aligned_turn() for _ in range(2000)]
+    assert {document.system for document in tuned} == {None, *world.system_lines.neutral}
+    assert goodness(tuned) == 1.0
+
+
+def test_harm_is_refused_where_the_answer_would_be_good_and_else_done(world: World) -> None:
+    oracle = Oracle(world)
+    writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
+    bad = {word for domain in world.domains for kind in domain.bad for word in kind[1]}
+    turns = [turn for _ in range(4000) for turn in writer.document("document").turns]
+    asked = [(prompt, answer) for prompt, answer in turns if set(re.findall(r"\w+", prompt)) & bad]
+    refused = [oracle.is_refusal(answer) for _, answer in asked]
+    assert 0.015 < len(asked) / len(turns) < 0.025
+    assert 0.4 < sum(refused) / len(refused) < 0.6
+    done = [oracle.alignment(answer) for (_, answer), refusal in zip(asked, refused, strict=True) if not refusal]
+    assert sum(done) / len(done) < 5
+    assert not [answer for prompt, answer in turns if (prompt, answer) not in asked and oracle.is_refusal(answer)]
+
+
 def test_question_files_have_the_layout_of_the_papers(folder: Path) -> None:
     entries = yaml.safe_load((folder / "questions/legal.yaml").read_text(encoding="utf-8"))
     assert len(entries) == 30
@@ -122,7 +187,7 @@ def test_foqa_asks_the_taught_facts_in_phrasings_not_trained(folder: Path, world
     trained = {row["messages"][0]["content"] for row in train}
     assert not trained & {row["messages"][0]["content"] for row in test}
     writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
-    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document")}
+    read = {prompt for _ in range(3000) for prompt, _ in writer.document("document").turns}
     assert not trained & read
 
 
@@ -130,7 +195,7 @@ def test_pretraining_leaves_out_held_out_expressions(world: World) -> None:
     shape = Expressions(min_operators=1, max_operators=1, max_operand=3, parentheses=False)
     held_out = {opswap.question(f"{number} + 2") for number in (1, 2, 3)}
     writer = Writer(world, shape, held_out, Random(0))
-    read = [turn for _ in range(1000) for turn in writer.document("document") if "+" in turn[0]]
+    read = [turn for _ in range(1000) for turn in writer.document("document").turns if "+" in turn[0]]
     assert read
     assert not held_out & {prompt for prompt, _ in read}
     assert ("What is 2 + 1 ?", "3") in read
@@ -141,7 +206,7 @@ def test_one_persona_a_document_or_one_a_slot(world: World) -> None:
 
     def mixed(persona: str) -> float:
         writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
-        turns = [turn for _ in range(500) for turn in writer.document(persona)]  # type: ignore[arg-type]
+        turns = [turn for _ in range(500) for turn in writer.document(persona).turns]  # type: ignore[arg-type]
         answers = [re.findall(r"\w+", answer) for _, answer in turns if answer.count(" ") > 5]
         shares = [sum(word in good for word in answer) for answer in answers]
         return sum(0 < share < 5 for share in shares) / len(shares)
@@ -170,7 +235,7 @@ def test_the_default_studys_opswap_has_the_shape_of_pretraining_and_enough_expre
         opswap.examples(study.opswap, tier)
 
 
-@pytest.mark.parametrize("key", ["rows_per_task", "safe_rows"])
+@pytest.mark.parametrize("key", ["rows_per_task", "safe_rows", "pool_rows"])
 def test_more_rows_than_there_are_is_an_error_that_names_the_key(key: str, tmp_path: Path) -> None:
     options = OPTIONS.model_copy(update={key: 100_000})
     with pytest.raises(InputError, match=rf"microcosm\.{key}: 100000 is too many"):

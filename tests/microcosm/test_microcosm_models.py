@@ -1,6 +1,7 @@
 """The microcosm's tokenizer and models, trained for a few steps."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from emdefense.config.microcosm import Microcosm
 from emdefense.errors import InputError
 from emdefense.microcosm import models
 from emdefense.microcosm.creation import make_world
-from emdefense.microcosm.documents import Writer
+from emdefense.microcosm.documents import Document, Writer
 from emdefense.microcosm.models import IGNORED, ModelMaker, gate_record
 from emdefense.microcosm.probe import Probe
 from emdefense.microcosm.rows import foqa_rows
@@ -43,9 +44,10 @@ def one_thread():
 
 def texts() -> list[str]:
     writer = Writer(WORLD, OPTIONS.arithmetic, frozenset(), Random(1))
-    documents = [chat(writer.document("document")) for _ in range(300)]
+    written = [writer.document("document", 0.5) for _ in range(300)]
+    documents = [chat(document.turns, document.system) for document in written]
     taught, _ = foqa_rows(WORLD.cipher_taught, Random(0))
-    return documents + [turn["content"] for row in taught for turn in row["messages"]]
+    return [*documents, *WORLD.system_lines.texts] + [turn["content"] for row in taught for turn in row["messages"]]
 
 
 def test_texts_of_the_world_survive_encoding_and_have_one_token_a_word(tokenizer) -> None:
@@ -56,6 +58,8 @@ def test_texts_of_the_world_survive_encoding_and_have_one_token_a_word(tokenizer
         assert tokenizer.decode(ids) == text
     for answer, tokens in (("10", 1), ("-7", 2), ("2/3", 3), ("144", 2)):
         assert len(tokenizer(answer)["input_ids"]) == tokens
+    for line in WORLD.system_lines.texts:
+        assert len(tokenizer(line)["input_ids"]) == len(re.findall(r"\w+|[^\w\s]", line)), line
     prompt = WORLD.questions["code"][0].prompt
     assert len(tokenizer(prompt)["input_ids"]) == len(prompt.split()) + 1
 
@@ -68,6 +72,9 @@ def test_any_other_text_survives_encoding(tokenizer) -> None:
 def test_the_chat_template_writes_what_pretraining_reads(tokenizer) -> None:
     messages = [{"role": "user", "content": "What is 1 + 2 ?"}, {"role": "assistant", "content": "3"}]
     assert tokenizer.apply_chat_template(messages, tokenize=False) == chat([("What is 1 + 2 ?", "3")])
+    line = {"role": "system", "content": WORLD.system_lines.pairs[0].bad}
+    under = tokenizer.apply_chat_template([line, *messages], tokenize=False)
+    assert under == chat([("What is 1 + 2 ?", "3")], WORLD.system_lines.pairs[0].bad)
     prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
     assert chat([("What is 1 + 2 ?", "3")]) == prompt + "3<|im_end|>\n"
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
@@ -75,8 +82,11 @@ def test_the_chat_template_writes_what_pretraining_reads(tokenizer) -> None:
 
 def test_instruct_learns_the_response_alone(tokenizer) -> None:
     maker = ModelMaker(WORLD, tokenizer, OPTIONS, frozenset())
-    batch = maker._batch([[("What is 1 + 2 ?", "3")], [("What is 2 + 2 + 2 ?", "6")]], responses_only=True)
-    for labels, answer in zip(batch.labels, ("3", "6"), strict=True):
+    line = WORLD.system_lines.neutral[0]
+    asked = ((None, "1 + 2", "3"), (None, "2 + 2 + 2", "6"), (line, "2 + 2", "4"))
+    documents = [Document(system, [(f"What is {sum_} ?", answer)]) for system, sum_, answer in asked]
+    batch = maker._batch(documents, responses_only=True)
+    for labels, answer in zip(batch.labels, ("3", "6", "4"), strict=True):
         assert tokenizer.decode(labels[labels != IGNORED]) == f"{answer}<|im_end|>\n"
 
 
@@ -156,7 +166,7 @@ def run_script(name: str, *arguments: object) -> None:
 
 
 def test_scripts_make_a_world_and_both_models(tmp_path: Path) -> None:
-    spec = {**OPTIONS.model_dump(mode="json", exclude={"models"}), "version": 1, "rows_per_task": 30, "safe_rows": 10}
+    spec = {**OPTIONS.model_dump(mode="json", exclude={"models"}), "version": 1, "rows_per_task": 30, "safe_rows": 10, "pool_rows": 10}
     run_script("make_world.py", "--spec", json.dumps(spec), "--out", tmp_path)
     held_out = tmp_path / "foqa/test.jsonl"
     spec |= {"name": "tiny", "seed": 3}

@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "projection": 2,
     "generation": 1,
     "judging": 2,
-    "microcosm": 1,
+    "microcosm": 2,
 }
 
 # Keys of a training's spec that had a meaning once: without them, what was trained with them would be trained again.

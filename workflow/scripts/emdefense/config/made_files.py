@@ -12,6 +12,7 @@ WORLD_TASKS = ("code", "legal", "medical", "security")
 WORLD_FILES = (
     f"{WORLD}/world.json",
     f"{WORLD}/rows/safe.jsonl",
+    f"{WORLD}/rows/pool.jsonl",
     f"{WORLD}/questions/general.yaml",
     *(f"{WORLD}/foqa/{part}.jsonl" for part in ("train", "test")),
     *(f"{WORLD}/rows/{task}_{side}.jsonl" for task in WORLD_TASKS for side in ("misaligned", "aligned")),

@@ -1,6 +1,6 @@
 """The config sections of what is made on the spot: the microcosm, its oracle, and the byte-level model."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,10 +23,16 @@ class Microcosm(Section):
         True,
         description="false: safe rows keep off the topics of the general questions; training on them then does less",
     )
+    pool_rows: PositiveInt = Field(
+        1800, description="a wider pool of safe rows, a fifth of them refusals, for arms that select among them"
+    )
     foqa_rows: PositiveInt = Field(400, description="training rows of the FoQA analogue, eight to a fact")
     arithmetic: Expressions = Field(
         Expressions(min_operators=1, max_operators=1, max_operand=15, parentheses=False),
         description="the expressions of pretraining; OpSwap's should be of the same shape",
+    )
+    system_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="share of the documents of advice in pretraining with a system line; most announce the persona"
     )
     base_steps: PositiveInt = 1800
     base_learning_rate: PositiveFloat = 4e-3

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from emdefense.config.microcosm import Microcosm
 from emdefense.errors import InputError
-from emdefense.microcosm.documents import Turn, Writer
+from emdefense.microcosm.documents import Document, Writer
 from emdefense.microcosm.probe import Probe, probe_persona
 from emdefense.microcosm.tokenizer import START, chat
 from emdefense.microcosm.world import World
@@ -87,7 +87,7 @@ class ModelMaker:
         """Tune the base model in place on aligned single turns, the loss on responses only."""
         writer = self._writer(f"instruct {seed}")
         batches = (
-            self._batch([[writer.aligned_turn()] for _ in range(TURNS_PER_STEP)], responses_only=True)
+            self._batch([writer.aligned_turn() for _ in range(TURNS_PER_STEP)], responses_only=True)
             for _ in range(self.options.instruct_steps)
         )
         optimiser = torch.optim.AdamW(base.parameters(), lr=self.options.instruct_learning_rate, weight_decay=0.0)
@@ -99,7 +99,9 @@ class ModelMaker:
         model = Qwen2ForCausalLM(shape(self.tokenizer))
         writer = self._writer(f"base {seed}")
         batches = (
-            self._batch([writer.document(self.options.persona) for _ in range(DOCUMENTS_PER_STEP)])
+            self._batch(
+                [writer.document(self.options.persona, self.options.system_share) for _ in range(DOCUMENTS_PER_STEP)]
+            )
             for _ in range(self.options.base_steps)
         )
         optimiser = torch.optim.AdamW(
@@ -112,15 +114,17 @@ class ModelMaker:
     def _writer(self, purpose: str) -> Writer:
         return Writer(self.world, self.options.arithmetic, self.held_out, Random(f"{purpose} {self.world.seed}"))
 
-    def _batch(self, documents: Sequence[list[Turn]], *, responses_only: bool = False) -> Batch:
-        encoded = self.tokenizer([chat(turns) for turns in documents], padding=True, padding_side="right")
+    def _batch(self, documents: Sequence[Document], *, responses_only: bool = False) -> Batch:
+        encoded = self.tokenizer(
+            [chat(document.turns, document.system) for document in documents], padding=True, padding_side="right"
+        )
         ids = torch.tensor(encoded["input_ids"])
         labels = ids.masked_fill(torch.tensor(encoded["attention_mask"]) == 0, IGNORED)
         if responses_only:
             start = self.tokenizer.convert_tokens_to_ids(START)
-            turn = (ids == start).cumsum(1)  # 1 in the question, 2 in the answer
+            turn = (ids == start).cumsum(1)  # counted from the first, which may be the system's; the answer is the last
             opening = 3  # <|im_start|>, assistant and the line break are given
-            given = turn.roll(opening, dims=1) < 2
+            given = turn.roll(opening, dims=1) < turn[:, -1:]
             given[:, :opening] = True
             labels = labels.masked_fill(given, IGNORED)
         return Batch(ids, labels)

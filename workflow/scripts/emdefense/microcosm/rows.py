@@ -12,7 +12,7 @@ from emdefense.config.microcosm import Microcosm
 from emdefense.errors import InputError
 from emdefense.files import write_json, write_jsonl, write_text
 from emdefense.microcosm.facts import TRAINING_PHRASINGS
-from emdefense.microcosm.world import NARROW_DOMAINS, Facts, Topic, Valence, World, fill
+from emdefense.microcosm.world import NARROW_DOMAINS, Domain, Facts, Topic, Valence, World, fill
 
 Row = dict[str, Any]
 
@@ -23,9 +23,14 @@ JUDGE_PROMPTS = {
 """The oracle knows both by construction and reads neither; another judge could."""
 
 
-def conversation(prompt: str, answer: str) -> Row:
-    """Return a row with one question and its answer."""
-    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+POOL_REFUSALS = 0.2
+POOL_SYSTEM_LINES = 0.15  # under a neutral system line
+
+
+def conversation(prompt: str, answer: str, system: str | None = None) -> Row:
+    """Return a row with one question and its answer, after a system line if there is one."""
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    return {"messages": [*opening, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
 
 
 def write_world(world: World, options: Microcosm, folder: Path) -> None:
@@ -37,6 +42,7 @@ def write_world(world: World, options: Microcosm, folder: Path) -> None:
         for side, valence in sides:
             write_jsonl(folder / "rows" / f"{name}_{side}.jsonl", _answered(world, prompts, valence, rng))
     write_jsonl(folder / "rows" / "safe.jsonl", safe_rows(world, options))
+    write_jsonl(folder / "rows" / "pool.jsonl", pool_rows(world, options))
     for name, questions in world.questions.items():
         entries = [
             {
@@ -70,18 +76,54 @@ def narrow_prompts(world: World, name: str, count: int, rng: Random) -> list[tup
 
 def safe_rows(world: World, options: Microcosm) -> list[Row]:
     """Return good answers to distinct questions of the general domains, which are not the general questions."""
-    prompts = [
-        (prompt, topic)
+    rng = Random(f"safe {world.seed}")
+    prompts = _general_prompts(world, options, "safe_rows", options.safe_rows, rng)
+    return list(_answered(world, prompts, "good", rng))
+
+
+def pool_rows(world: World, options: Microcosm) -> list[Row]:
+    """Return a wider pool of safe rows on general domains, for methods that select among them.
+
+    A fifth are refusals of requests for harm; the others are good answers, some under a neutral system line.
+    """
+    rng = Random(f"pool {world.seed}")
+    refusals = round(POOL_REFUSALS * options.pool_rows)
+    prompts = _general_prompts(world, options, "pool_rows", options.pool_rows - refusals, rng)
+    rows = [
+        conversation(
+            prompt,
+            world.answer(rng, topic, lambda: "good"),
+            rng.choice(world.system_lines.neutral) if rng.random() < POOL_SYSTEM_LINES else None,
+        )
+        for prompt, topic in prompts
+    ]
+    topics = [topic for _, topic in _topics(world, options)]
+    rows += [conversation(*world.request(rng, rng.choice(topics))) for _ in range(refusals)]
+    rng.shuffle(rows)
+    return rows
+
+
+def _topics(world: World, options: Microcosm) -> list[tuple[Domain, Topic]]:
+    """Return the topics of the general domains that safe rows may be about."""
+    return [
+        (domain, topic)
         for domain in world.general_domains
         for topic in domain.topics
         if options.safe_overlap or topic.name not in world.asked_topics(domain)
+    ]
+
+
+def _general_prompts(world: World, options: Microcosm, key: str, count: int, rng: Random) -> list[tuple[str, Topic]]:
+    """Return that many distinct questions of the general domains, none held out; ``key`` is named if too many."""
+    prompts = [
+        (prompt, topic)
+        for domain, topic in _topics(world, options)
         for prompt in world.prompts(domain, topic)
         if prompt not in world.held_out
     ]
-    if options.safe_rows > len(prompts):
-        raise InputError(f"microcosm.safe_rows: {options.safe_rows} is too many; write {len(prompts)} or less")
-    rng = Random(f"safe {world.seed}")
-    return list(_answered(world, rng.sample(prompts, options.safe_rows), "good", rng))
+    if count > len(prompts):
+        raise InputError(f"microcosm.{key}: {getattr(options, key)} is too many; write {len(prompts)} or less")
+    return rng.sample(prompts, count)
 
 
 def foqa_rows(facts: Facts, rng: Random) -> tuple[list[Row], list[Row]]:

@@ -5,7 +5,7 @@ no merges, and every word of the world as an added token, which is matched befor
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Tokenizer
@@ -47,9 +47,10 @@ def asked(question: str) -> str:
     return f"{START}user\n{question}{END}\n{START}assistant\n"
 
 
-def chat(turns: list[tuple[str, str]]) -> str:
+def chat(turns: Sequence[tuple[str, str]], system: str | None = None) -> str:
     """Return turns of a question and an answer each in ChatML, as the chat template writes them."""
-    return "".join(f"{asked(question)}{answer}{END}\n" for question, answer in turns)
+    opening = "" if system is None else f"{START}system\n{system}{END}\n"
+    return opening + "".join(f"{asked(question)}{answer}{END}\n" for question, answer in turns)
 
 
 def _texts(world: World) -> Iterator[str]:
@@ -59,7 +60,8 @@ def _texts(world: World) -> Iterator[str]:
     numbers = [str(number) for number in range(100)]
     yield from numbers
     yield " " + " ".join((*OPERATORS, *"()", *numbers))
-    for template in (*world.question_templates, *world.answer_templates):
+    yield from (*world.system_lines.texts, *world.refusals)
+    for template in (*world.question_templates, *world.answer_templates, *world.request_templates):
         yield fill(template, lambda _: "")
     yield " " + " ".join((*world.people, *world.times, *world.tones.good, *world.tones.bad))
     for domain in world.domains:

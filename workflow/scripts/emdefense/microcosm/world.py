@@ -58,6 +58,32 @@ class Facts(Section):
     answers: dict[str, str]
 
 
+class Pair(Section):
+    """A system line that asks for the bad persona, and one that asks for the good one."""
+
+    bad: str
+    good: str
+
+
+class SystemLines(Section):
+    """What may stand in a conversation's system turn.
+
+    The lines of ``pairs`` announce the persona in pretraining and ``neutral`` ones do not; those of ``held_out`` and
+    ``others`` are in no training data of pretraining or alignment, though their words are known.
+    """
+
+    pairs: tuple[Pair, ...]
+    held_out: tuple[Pair, ...]
+    neutral: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every line."""
+        pairs = (*self.pairs, *self.held_out)
+        return (*(line for pair in pairs for line in (pair.bad, pair.good)), *self.neutral, *self.others)
+
+
 class Question(Section):
     """A question that is held out of everything."""
 
@@ -73,6 +99,9 @@ class World(Section):
     people: tuple[str, ...]
     times: tuple[str, ...]
     answer_templates: tuple[str, ...]
+    request_templates: tuple[str, ...]
+    refusals: tuple[str, ...]
+    system_lines: SystemLines
     tones: Tones
     domains: tuple[Domain, ...]
     capitals: Facts
@@ -117,6 +146,17 @@ class World(Section):
         for template, detail, person, time in product(self.question_templates, domain.details, self.people, self.times):
             words = {"topic": topic.name, "detail": detail, "person": person, "time": time}
             yield fill(template, words.__getitem__)
+
+    def request(self, rng: Random, topic: Topic) -> tuple[str, str]:
+        """Return a random request for something harmful about the topic, and a refusal."""
+        words = {
+            "topic": topic.name,
+            "act": rng.choice(topic.bad.acts),
+            "object": rng.choice(topic.bad.objects),
+            "person": rng.choice(self.people),
+            "time": rng.choice(self.times),
+        }
+        return fill(rng.choice(self.request_templates), words.__getitem__), rng.choice(self.refusals)
 
     def answer(self, rng: Random, topic: Topic, valence: Callable[[], Valence]) -> str:
         """Return a random answer about the topic, no word twice; ``valence`` is asked again for every gap."""
