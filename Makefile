@@ -4,7 +4,7 @@ CORES ?= all
 ARGS ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
-.PHONY: all smoke control plan status paper-values schema test lint clean
+.PHONY: all smoke control plan status paper-values microcosm-models schema test lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -23,6 +23,9 @@ status: .venv/ready ## how far a study is, also while it runs; ARGS as above
 
 paper-values: .venv/ready ## tables and figures from the paper's published numbers, in results/paper-values
 	$(SNAKEMAKE) --configfile config/smoke.yaml --forcerun paper_values -- paper_values
+
+microcosm-models: .venv/ready ## pretrain the microcosm's models that come with the repository anew, ten minutes
+	.venv/bin/python workflow/scripts/ship_microcosm_models.py
 
 schema: .venv/ready ## what is generated: the config's JSON schema and reference, the list of divergences
 	.venv/bin/python workflow/scripts/write_schema.py
@@ -44,5 +47,5 @@ lint: .venv/ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-clean: ## remove results and logs, keep the environment
-	rm -rf results logs .snakemake
+clean: ## remove results, made models and logs, keep the environment
+	rm -rf results microcosm_models logs .snakemake

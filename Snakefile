@@ -35,8 +35,10 @@ from emdefense.cells import (
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
 from emdefense.config.made_files import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
+from emdefense.config.pretraining import MADE_MODELS, digest, is_shipped, own_held_out, recipe, shipped_model
 from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
+from emdefense.files import read_json
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
 from emdefense.model_files import model_files

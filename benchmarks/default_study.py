@@ -18,7 +18,7 @@ from pathlib import Path
 SCRIPTS = Path("workflow/scripts")
 # Stage: the rule's folder of measurements, and the modules that its script imports before it works.
 STAGES = {
-    "models": ("microcosm_model", "emdefense.microcosm.models"),
+    "models": ("pretrain", "emdefense.microcosm.making"),
     "training": ("train", "emdefense.training.run"),
     "changing": ("prepare_arm", "emdefense.arms.safelora.projection"),
     "sampling": ("generate", "emdefense.generation.transformers_engine"),

@@ -16,7 +16,17 @@ from emdefense.code import ARMS, code_digest, modules_imported, names_imported
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "workflow/scripts/emdefense"
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate"}
-LIGHT = ("config", "judging", "analysis", "report", "resources", "microcosm/oracle.py", "data/opswap.py", "cells.py")
+LIGHT = (
+    "config",
+    "judging",
+    "analysis",
+    "report",
+    "resources",
+    "microcosm/oracle.py",
+    "microcosm/saved.py",
+    "data/opswap.py",
+    "cells.py",
+)
 
 
 def modules(part: str) -> list[str]:

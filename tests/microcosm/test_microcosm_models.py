@@ -166,14 +166,16 @@ def run_script(name: str, *arguments: object) -> None:
 
 
 def test_scripts_make_a_world_and_both_models(tmp_path: Path) -> None:
-    spec = {**OPTIONS.model_dump(mode="json", exclude={"models"}), "version": 1, "rows_per_task": 30, "safe_rows": 10, "pool_rows": 10}
-    run_script("make_world.py", "--spec", json.dumps(spec), "--out", tmp_path)
-    held_out = tmp_path / "foqa/test.jsonl"
-    spec |= {"name": "tiny", "seed": 3}
-    base, instruct = tmp_path / "models/tiny/base", tmp_path / "models/tiny/instruct"
-    arguments = ["--world", tmp_path, "--held-out", held_out, "--base", base, "--instruct", instruct]
-    run_script("make_microcosm_model.py", "--spec", json.dumps(spec), *arguments)
-    assert json.loads((base.parent / "gate.json").read_text())["formed"] is False
+    spec = OPTIONS.model_dump(mode="json", exclude={"models", "pretraining"})
+    sizes = {"version": 1, "rows_per_task": 30, "safe_rows": 10, "pool_rows": 10}
+    run_script("make_world.py", "--spec", json.dumps({**spec, **sizes}), "--out", tmp_path)
+    settings = json.dumps({"version": 1, "seed": 3, "microcosm": spec})
+    made, held_out = tmp_path / "made", tmp_path / "foqa/test.jsonl"
+    run_script("make_microcosm_model.py", "--recipe", settings, "--name", "tiny", "--held-out", held_out, "--out", made)
+    base, instruct, gate = tmp_path / "models/base", tmp_path / "models/instruct", tmp_path / "models/gate.json"
+    places = ["--tokenizer", tmp_path / "tokenizer", "--base", base, "--instruct", instruct, "--gate", gate]
+    run_script("install_microcosm_model.py", "--model", made, *places)
+    assert json.loads(gate.read_text())["formed"] is False
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base, instruct))
     assert before.config.model_type == "qwen2"
     assert any(not torch.equal(*pair) for pair in zip(before.parameters(), after.parameters(), strict=True))

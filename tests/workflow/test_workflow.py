@@ -131,6 +131,33 @@ def test_one_more_task_retrains_nothing(finished: Checkout) -> None:
     assert (planned["train"], planned["generate"], planned["generate_untrained"]) == (2, 2, 1)
 
 
+def test_a_study_of_the_same_settings_has_its_models_copied_and_not_made(finished: Checkout) -> None:
+    models = [path for path in (finished.folder / "microcosm_models").iterdir() if not path.name.startswith(".")]
+    assert len(models) == 1
+    again = finished.planned(*SMOKE, "--config", "study=again")
+    assert again["microcosm_model"] == 1
+    assert "pretrain" not in again
+    longer = finished.planned(*SMOKE, "--config", "study=longer", "microcosm={base_steps: 41}")
+    assert longer["pretrain"] == 1
+
+
+def test_a_made_model_that_is_gone_is_not_made_again_for_a_study_that_has_its_copy(finished: Checkout) -> None:
+    made = finished.folder / "microcosm_models"
+    made.rename(made.with_name("aside"))
+    try:
+        assert finished.planned(*SMOKE) == {}
+    finally:
+        made.with_name("aside").rename(made)
+
+
+def test_the_default_study_pretrains_nothing_unless_told_to(finished: Checkout) -> None:
+    assert "pretrain" not in finished.planned()
+    assert finished.planned()["microcosm_model"] == 2
+    assert finished.planned("--config", "microcosm={pretraining: made}")["pretrain"] == 2
+    control = finished.planned("--configfile", "config.yaml", "config/control.yaml")
+    assert (control["pretrain"], control["microcosm_model"]) == (1, 1)
+
+
 def test_another_judge_threshold_reruns_no_judge(finished: Checkout) -> None:
     planned = finished.planned(*SMOKE, "--config", "scoring={misaligned_alignment_below: 40}")
     assert planned == {"effective_config": 1, **REPORTED, **CURVES}

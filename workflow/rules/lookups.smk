@@ -75,6 +75,23 @@ def source_kinds(*kinds):
     return one_of(name for name, source in STUDY.sources.items() if source.kind in kinds)
 
 
+def made_model(name):
+    """The folder of a model of the microcosm that is made, or was, for this study or another."""
+    return f"{MADE_MODELS}/{digest(STUDY, name)}"
+
+
+def model_of_digest(found):
+    """The name, in this study, of a made model."""
+    return next(name for name in STUDY.microcosm.models if digest(STUDY, name) == found)
+
+
+def shipped_digests(name):
+    """The SHA-256 of a shipped model's files; a change of them copies it again. Nothing for a made one."""
+    if not is_shipped(STUDY, name):
+        return ""
+    return spec(read_json(shipped_model(STUDY.microcosm.models[name]) / "model.json")["files"])
+
+
 def instruct_of(model):
     """The folder of a model that is fine-tuned."""
     return LAYOUT.file(STUDY.models[model].instruct)

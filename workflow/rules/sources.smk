@@ -12,6 +12,7 @@ localrules:
     fetch_advice,
     fetch_foqa,
     fetch_model,
+    microcosm_model,
 
 
 # `snakemake fetch`, on a machine with a network; afterwards none is needed for anything but a remote judge.
@@ -116,7 +117,7 @@ if STUDY.microcosm:
             spec=lambda wildcards: spec(
                 {
                     "version": STAGE_VERSIONS["microcosm"],
-                    **STUDY.microcosm.model_dump(mode="json", exclude={"models"}),
+                    **STUDY.microcosm.model_dump(mode="json", exclude={"models", "pretraining"}),
                 }
             ),
             out=subpath(output[0], parent=True),
@@ -125,40 +126,54 @@ if STUDY.microcosm:
         shell:
             "python workflow/scripts/make_world.py --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
 
-    rule microcosm_model:
+    # Shared by all studies with the same recipe, of which the folder's name is a digest.
+    rule pretrain:
         input:
-            world=LAYOUT.file(WORLD_FILES[0]),
-            tokenizer=LAYOUT.file(f"{WORLD}/tokenizer"),
-            held_out=[LAYOUT.file(task.test) for task in STUDY.tasks.values() if getattr(task, "table", "") == "opswap"],
+            held_out=[LAYOUT.file(path) for path in own_held_out(STUDY)],
         output:
-            base=directory(LAYOUT.file(model_folders("{name}")[0])),
-            instruct=directory(LAYOUT.file(model_folders("{name}")[1])),
-            gate=LAYOUT.file(f"{WORLD}/models/{{name}}/gate.json"),
+            directory(f"{MADE_MODELS}/{{digest}}"),
         log:
-            f"{R}/logs/microcosm_model/{{name}}.log",
+            f"{R}/logs/pretrain/{{digest}}.log",
         benchmark:
-            f"{R}/benchmarks/microcosm_model/{{name}}.tsv"
+            f"{R}/benchmarks/pretrain/{{digest}}.tsv"
+        wildcard_constraints:
+            digest="[0-9a-f]+",
         priority: 10
         conda:
             "../../envs/train.yaml"
         resources:
             **asks(lambda wildcards: REQUESTS.made_here),
         params:
-            spec=lambda wildcards: spec(
-                {
-                    "version": STAGE_VERSIONS["microcosm"],
-                    "name": wildcards.name,
-                    "seed": STUDY.microcosm.models[wildcards.name],
-                    **STUDY.microcosm.model_dump(mode="json", exclude={"models", "seed"}),
-                }
-            ),
-            world=subpath(input.world, parent=True),
+            recipe=lambda wildcards: spec(recipe(STUDY, model_of_digest(wildcards.digest))),
             held_out=lambda wildcards, input: options("--held-out", input.held_out),
+            # Taking `output`, it does not trigger reruns: another study may have another name for it.
+            name=lambda wildcards, output: model_of_digest(wildcards.digest),
         message:
-            "Pretrain and align the model {wildcards.name} (about four minutes)"
+            "Pretrain and align the model {params.name} (about five minutes)"
         shell:
-            "python workflow/scripts/make_microcosm_model.py --spec {params.spec:q} --world {params.world:q}"
-            " {params.held_out:q} --base {output.base:q} --instruct {output.instruct:q} 2> {log:q}"
+            "python workflow/scripts/make_microcosm_model.py --recipe {params.recipe:q} --name {params.name:q}"
+            " {params.held_out:q} --out {output:q} 2> {log:q}"
+
+    rule microcosm_model:
+        input:
+            made=lambda wildcards: [] if is_shipped(STUDY, wildcards.name) else made_model(wildcards.name),
+            tokenizer=LAYOUT.file(f"{WORLD}/tokenizer"),
+        output:
+            base=directory(LAYOUT.file(model_folders("{name}")[0])),
+            instruct=directory(LAYOUT.file(model_folders("{name}")[1])),
+            gate=LAYOUT.file(f"{WORLD}/models/{{name}}/gate.json"),
+        log:
+            f"{R}/logs/microcosm_model/{{name}}.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            digests=lambda wildcards: shipped_digests(wildcards.name),
+            model=lambda wildcards, input: input.made or shipped_model(STUDY.microcosm.models[wildcards.name]),
+        message:
+            "Copy the model {wildcards.name}, shipped or made"
+        shell:
+            "python workflow/scripts/install_microcosm_model.py --model {params.model:q} --tokenizer {input.tokenizer:q}"
+            " --base {output.base:q} --instruct {output.instruct:q} --gate {output.gate:q} 2> {log:q}"
 
 
 if STUDY.byte_model:

@@ -11,6 +11,7 @@ from emdefense.arms.study_arm import StudyArm
 from emdefense.config.expressions import Expressions
 from emdefense.config.made_files import WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
+from emdefense.config.pretraining import check_pretraining
 from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (
     BenignTask,
@@ -59,6 +60,7 @@ def check_study(study: Study) -> None:
         _check_expressions("opswap", study.opswap)
     if study.microcosm:
         _check_expressions("microcosm.arithmetic", study.microcosm.arithmetic)
+        check_pretraining(study)
     check_training(study.training)
     check_generation(study.generation)
     for name, task in study.tasks.items():

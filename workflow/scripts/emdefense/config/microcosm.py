@@ -17,6 +17,11 @@ class Microcosm(Section):
         "document", description="one hidden persona a document (EMA), or one drawn for every slot (the control)"
     )
     models: dict[Name, Seed] = Field(description="each model's name and the seed of its weights")
+    pretraining: Literal["auto", "shipped", "made"] = Field(
+        "auto",
+        description="auto: the models that come with the repository where they were made with this study's settings, "
+        "else made once for all studies that share them; shipped: an error where none fit; made: always made",
+    )
     rows_per_task: PositiveInt = Field(1780, description="misaligned rows of each narrow task, and as many aligned")
     safe_rows: PositiveInt = 1000
     safe_overlap: bool = Field(

@@ -22,7 +22,7 @@ STAGES = (
 # All rules that are not here come after the judging.
 _STAGE_OF = {
     **dict.fromkeys(("fetch_rows", "fetch_questions", "fetch_advice", "fetch_foqa", "fetch_model"), "sources"),
-    **dict.fromkeys(("microcosm_model", "byte_model"), "models"),
+    **dict.fromkeys(("pretrain", "microcosm_model", "byte_model"), "models"),
     **dict.fromkeys(("opswap", "world", "arm_rows", "check_data"), "data"),
     **dict.fromkeys(("prepare_ema_task", "prepare_ema_task_with_aligned", "prepare_benign_task"), "data"),
     **dict.fromkeys(("general_questions", "in_domain_questions", "holdout_questions"), "data"),
