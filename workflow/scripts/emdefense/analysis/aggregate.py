@@ -9,6 +9,7 @@ import polars as pl
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.rates import (
+    BENIGN_SCHEMA,
     CELL_SCHEMA,
     EXACT_MATCH_SCHEMA,
     JUDGMENT_SCHEMA,
@@ -148,6 +149,19 @@ def exact_match_frame(study: Study) -> pl.DataFrame:
         for condition, questions in seeds.items()
     }
     return pl.DataFrame([row | pooled[_condition(row)] for row in rows], schema=EXACT_MATCH_SCHEMA)
+
+
+def benign_questions(study: Study) -> pl.DataFrame:
+    """Return a row for each question of each benign cell that has answers; columns as in ``BENIGN_SCHEMA``."""
+    layout = Layout(study)
+    found = [pl.DataFrame(schema=BENIGN_SCHEMA)]
+    for cell in Grid(study).benign:
+        path = Path(layout.answers(cell))
+        if path.is_file():
+            of_cell = [pl.lit(value, BENIGN_SCHEMA[name]).alias(name) for name, value in _identity(cell).items()]
+            counted = count_answers(read_rows(path, ANSWER_SCHEMA)).with_columns(of_cell)
+            found.append(counted.select(list(BENIGN_SCHEMA)))
+    return pl.concat(found)
 
 
 def _condition(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -65,6 +65,7 @@ EXACT_MATCH_SCHEMA = {
     "exact_match_pct": pl.Float64(),
     **{f"{kind}_{end}": pl.Float64() for kind in ("wilson", "cluster", "pooled") for end in ("low", "high")},
 }
+BENIGN_SCHEMA = {**CELL_SCHEMA, "question_id": pl.String(), "answers": pl.Int64(), "correct": pl.Int64()}
 
 
 def read_rows(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:

@@ -54,6 +54,13 @@ class Measured:
         return read_frame(self._frame("scores"), SCORES_SCHEMA)
 
     @cached_property
+    def benign_questions(self) -> pl.DataFrame:
+        """The answers to each benign question of each cell, columns as in ``BENIGN_SCHEMA``."""
+        from emdefense.analysis.aggregate import benign_questions
+
+        return benign_questions(self._study)
+
+    @cached_property
     def pairs(self) -> pl.DataFrame | None:
         """Each response with the judgments of two judges; None for a study with one."""
         from emdefense.analysis.judge_pairs import study_pairs
