@@ -82,7 +82,7 @@ def on_front(values: Numbers) -> NDArray[np.bool_]:
     """
     values = np.minimum(values, 1)
     number = values.shape[1]
-    found = np.ones(values.shape[:2], dtype=bool)
+    found: NDArray[np.bool_] = np.ones(values.shape[:2], dtype=bool)
     for other in range(number):
         beaten: NDArray[np.bool_] = (values[:, [other]] >= values).all(axis=2) & (values[:, [other]] > values).any(
             axis=2
@@ -95,8 +95,8 @@ def _front_shares(goods: Sequence[Sequence[Moves]]) -> Numbers:
     """Return in which share of draws each row is on the front: of questions and seeds, or of answers, the smaller."""
     if not goods or not all(good.is_told for row in goods for good in row):
         return np.zeros(len(goods))
-    shares: Numbers = np.array([on_front(draws).mean(axis=0) for draws in (_over_both(goods), _of_answers(goods))])
-    return shares.min(axis=0)
+    shares: Numbers = np.stack([on_front(draws).mean(axis=0) for draws in (_over_both(goods), _of_answers(goods))])
+    return np.array(shares.min(axis=0))
 
 
 def _over_both(goods: Sequence[Sequence[Moves]]) -> Numbers:

@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from emdefense.analysis.conditions import arms_like, ema_models, settings
+from emdefense.analysis.conditions import arms_like, ema_arms, ema_models, settings
 from emdefense.arms import Arm, StudyArm
 from emdefense.arms.hooks import call
 from emdefense.cells import Grid, Layout
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 Kind = Literal["table", "figure"]
 Reading = Literal[
-    "summary", "reference", "resampled", "questions", "scores", "pairs", "halves", "training_logs", "preparations"
+    "summary",
+    "reference",
+    "resampled",
+    "questions",
+    "benign_questions",
+    "scores",
+    "pairs",
+    "halves",
+    "training_logs",
+    "preparations",
 ]
 # A layout settles a little more with each drawing: another order of a figure's formats makes other bytes.
 FORMATS: dict[Kind, tuple[str, ...]] = {"table": ("csv", "md", "tex", "html"), "figure": ("pdf", "svg", "png")}
@@ -35,6 +44,7 @@ FRAMES: dict[str, tuple[str, ...]] = {
     "scores": ("scores",),
 }
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
+MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
@@ -82,6 +92,8 @@ class Artefact:
         found = [f"{layout.results}/{frame}.parquet" for reading in self.reads for frame in FRAMES.get(reading, ())]
         if {"pairs", "halves"} & set(self.reads):
             found += [layout.judgments(*triple) for triple in grid.judgments]
+        if "benign_questions" in self.reads:
+            found += [layout.answers(cell) for cell in grid.benign if self.model in (None, cell.model)]
         if "training_logs" in self.reads:
             found += [f"{layout.cell(cell)}/train_log.jsonl" for cell in grid.trained]
         if "preparations" in self.reads:
@@ -116,12 +128,33 @@ def artefacts(study: Study) -> dict[str, Artefact]:
     """
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    for one in (*_tables(study), *_figures(study), *_of_arms(study), *_statistics(study)):
+    for one in (*_league(study), *_tables(study), *_figures(study), *_of_arms(study), *_statistics(study)):
         if one.name.casefold() in taken:
             raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
         taken.add(one.name.casefold())
         found[one.name] = one
     return found
+
+
+def _league(study: Study) -> Iterator[Artefact]:
+    """Yield the table of each model's defences side by side, and its figure; the main model's first."""
+    reads: tuple[Reading, ...] = ("questions", "benign_questions")
+    main = study.report.main_model
+    for model in dict.fromkeys((main, *ema_models(study))):
+        name = "league" if model == main else f"league_{model}"
+        title = f"The league of defences, {study.models[model].title}"
+        given = {"model": model}
+        caption = "Each defence's numbers at a setting that was chosen on other questions, with 95 % intervals"
+        made_by = f"{TABLES}.league.league_table"
+        yield Artefact(name, "table", made_by, title, "league", reads, given, caption, model=model)
+        caption = (
+            "Above, each defence at settings that were chosen on other questions, best first, with 95 % intervals; "
+            "below, what it prevents against what it leaves: top right is the ideal, bottom right doing without. "
+            "Filled marks are on the Pareto front by the numbers, those with a black edge surely"
+        )
+        drawn = f"{FIGURES}.league.draw_league"
+        name = name.replace("league", "league_chart", 1)
+        yield Artefact(name, "figure", drawn, title, "league", reads, given, caption, model=model, wide=True)
 
 
 def _tables(study: Study) -> Iterator[Artefact]:
@@ -195,12 +228,14 @@ def _figures(study: Study) -> Iterator[Artefact]:
         return Artefact(name, "figure", made_by, title, section, reads, caption=f"{model}: {caption}", wide=True)
 
     seeds = len(study.seeds)
+    defences = [arm for arm in ema_arms(study, study.report.main_model) if study.every_arm[arm].arm.is_defence]
+    each = "and each of them" if len(defences) <= MOST_LINES else "a panel a defence with the others' lines in grey"
     yield further(
         "tradeoff",
         "EMA against the narrow task",
         "how much of the misaligned arm's general misalignment each "
         "defence takes, against how much of its in-domain misalignment is left; the mean over the tasks in which "
-        "EMA appeared, and each of them. Shares are of the misaligned arm's whole rates, also of what the untrained "
+        f"EMA appeared, {each}. Shares are of the misaligned arm's whole rates, also of what the untrained "
         "model does, whose own mark shows how much that is. "
         "From the misaligned arm each line leads to ever stronger settings, with ever larger marks; the chosen one "
         "has a black edge, and 95 % bootstrap intervals over questions where there are measurements. Top right is the "

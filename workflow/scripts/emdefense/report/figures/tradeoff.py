@@ -15,6 +15,7 @@ from emdefense.analysis.tradeoff import Effect, effect, effect_intervals
 from emdefense.analysis.verdicts import NO, UNTOLD, Answer, Verdicts
 from emdefense.arms import CONTROLS, NO_SETTING
 from emdefense.config import Study
+from emdefense.report.catalogue import MOST_LINES
 from emdefense.report.figures.style import (
     COLUMN,
     PAGE,
@@ -31,6 +32,7 @@ MISALIGNED = Effect(reduction=0, retention=100)
 REFERENCES = {arm.name: dict(arm.look.mark) for arm in CONTROLS if arm.look and arm.look.mark}
 SMALL_COLUMNS = 2
 SMALLEST, LARGEST = 2.5, 5.5  # width of marks, in points
+COLUMNS, PANEL = 4, 1.55  # panels of single defences in a row, and a row's height in inches
 
 
 def draw_tradeoff(study: Study, summary: Summary, resampled: ResampledRates | None) -> Figure:
@@ -42,10 +44,12 @@ def draw_tradeoff(study: Study, summary: Summary, resampled: ResampledRates | No
     model, verdicts = study.report.main_model, Verdicts.of(study, summary)
     tasks = verdicts.readable(model)
     if not tasks:
-        return empty_figure(_why_empty([verdicts.ema(model, task) for task in ema_tasks(study)]))
+        return empty_figure(why_empty([verdicts.ema(model, task) for task in ema_tasks(study)]))
     in_grid = ema_arms(study, model)
     arms = [arm for arm in in_grid if is_defence(study, arm)]
     styles = {arm: arm_styles(study)[arm] for arm in arms}
+    if len(arms) > MOST_LINES:
+        return _a_panel_each(study, summary, resampled, tasks, styles)
     if len(tasks) == 1:
         figure = Figure(figsize=(COLUMN, COLUMN))
         large, small = figure.subplots(), []
@@ -80,7 +84,55 @@ def draw_tradeoff(study: Study, summary: Summary, resampled: ResampledRates | No
     return figure
 
 
-def _why_empty(answers: Sequence[Answer]) -> str:
+def _a_panel_each(
+    study: Study,
+    summary: Summary,
+    resampled: ResampledRates | None,
+    tasks: Sequence[str],
+    styles: dict[str, LineStyle],
+) -> Figure:
+    """Return the figure of many defences: each in a panel of its own, the others' lines in grey behind it."""
+    model = study.report.main_model
+    lines = {arm: _path(study, summary, model, tasks, arm) for arm in styles}
+    shown = [arm for arm, line in lines.items() if len(line) > 1]
+    if not shown:
+        return empty_figure(UNMEASURED)
+    rows = -(-len(shown) // COLUMNS)
+    figure = Figure(figsize=(PAGE, 0.35 + PANEL * rows))
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for n, axes in enumerate(panels.flat):
+        if n >= len(shown):
+            axes.set_visible(False)
+            continue
+        arm = shown[n]
+        for other in shown:
+            if other != arm:
+                across, up = zip(*((at.retention, at.reduction) for at in lines[other]), strict=True)
+                axes.plot(across, up, color="0.85", linewidth=0.6, zorder=1.2)
+        _draw_panel(axes, study, summary, tasks, {arm: styles[arm]}, scale=0.75)
+        if resampled is not None:
+            _draw_intervals(axes, study, summary, resampled, tasks, [arm])
+        axes.set_title(titled(study, arm, chosen_setting(study, arm) or NO_SETTING), fontsize=7)
+        axes.tick_params(labelbottom=n + COLUMNS >= len(shown))
+    panels[0, 0].set_ylim(top=max(112, panels[0, 0].get_ylim()[1]))
+    figure.supxlabel(RETENTION, fontsize="medium")
+    figure.supylabel(REDUCTION, fontsize="medium")
+    handles = {
+        arm_title(study, arm): Line2D([], [], linestyle="", **REFERENCES[arm])
+        for arm in ema_arms(study, model)
+        if arm in REFERENCES
+    }
+    legend_above(figure, list(handles.values()), list(handles))
+    return figure
+
+
+def _path(study: Study, summary: Summary, model: str, tasks: Sequence[str], arm: str) -> list[Effect]:
+    """Return the misaligned arm and a defence's settings as far as they were measured, weakest first."""
+    found = [effect(summary, model, tasks, arm, setting) for setting in settings(study, model, arm)]
+    return [MISALIGNED, *(at for at in found if at is not None)]
+
+
+def why_empty(answers: Sequence[Answer]) -> str:
     """Return why no task can be shown."""
     said = {answer.says for answer in answers}
     if UNTOLD in said:

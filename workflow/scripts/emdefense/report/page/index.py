@@ -1,4 +1,4 @@
-"""The page: what a study's rendered files show, on one HTML file that needs no other, verdicts first."""
+"""The page: what a study's rendered files show, on one HTML file that needs no other, the league and verdicts first."""
 
 import re
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from emdefense.report.tables.rendering import html_table, render_html
 
 FRAGMENT = re.compile(r"<main>\n(.*)</main>", re.DOTALL)
 SECTIONS = {
+    "league": "League",
     "verdicts": "Verdicts",
     "tables": "Tables",
     "figures": "Figures",

@@ -163,7 +163,7 @@ def _lines(block: Block) -> float:
 def _note_lines(table: Table) -> int:
     """Return about how many lines the notes under a table take."""
     line = (TEXT_WIDTH if is_wide(table) else COLUMN_WIDTH) / CHARACTER
-    texts = [*table.remarks, *(text for _, text in table.footnotes)]
+    texts = [*table.lead, *table.remarks, *(text for _, text in table.footnotes)]
     return sum(ceil(len(text) / line) for text in texts)
 
 

@@ -49,6 +49,7 @@ class Table:
     title_footnote: str = ""  # letters of the footnotes to the whole table
     name: str = ""
     number: int | None = None
+    lead: tuple[str, ...] = ()  # sentences before it
 
 
 @dataclass

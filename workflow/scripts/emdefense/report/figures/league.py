@@ -1,0 +1,139 @@
+"""The league in pictures: every defence's numbers with their intervals, and what it prevents against what it leaves."""
+
+from typing import Any
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from emdefense.analysis.conditions import arm_title, ema_tasks
+from emdefense.analysis.league import League, Row, interval, league
+from emdefense.analysis.moves import Moves
+from emdefense.analysis.question_counts import QuestionCounts
+from emdefense.analysis.verdicts import Verdicts
+from emdefense.arms import MISALIGNED
+from emdefense.config import Study
+from emdefense.report.figures.labels import label_points
+from emdefense.report.figures.style import PAGE, LineStyle, arm_styles, empty_figure
+from emdefense.report.figures.tradeoff import REDUCTION, REFERENCES, RETENTION, why_empty
+from emdefense.report.tables.league import rank_words, setting_words
+
+LINE = 0.155  # inches a defence takes
+AROUND, BELOW, SIDE = 0.55, 0.6, 3.3  # inches: around the upper panels, between, and the height of the lower one
+SIZE, SMALLER = 4.6, 3.6  # points: width of marks, below and above
+
+
+def draw_league(study: Study, questions: pl.DataFrame, benign_questions: pl.DataFrame, model: str) -> Figure:
+    """Return the figure: above a panel a measure that share a row a defence, best first; below, two of them."""
+    found = league(study, questions, benign_questions, model)
+    if not found.rows:
+        verdicts = Verdicts(study, QuestionCounts.of(questions, study.scoring.question_groups))
+        return empty_figure(
+            "No defence was measured on all tasks"
+            if found.tasks
+            else why_empty([verdicts.ema(model, task) for task in ema_tasks(study)])
+        )
+    rows = [*found.rows, *([] if found.plain is None else [found.plain])]
+    measures = _measures(rows)
+    above = AROUND + LINE * len(rows)
+    figure = Figure(figsize=(PAGE, above + BELOW + SIDE))
+    outer = figure.add_gridspec(2, 1, height_ratios=[above, BELOW + SIDE])
+    inner = outer[0].subgridspec(1, len(measures) + 1, width_ratios=[0.28, *[1] * len(measures)], wspace=0.08)
+    first = figure.add_subplot(inner[0])
+    panels = [figure.add_subplot(inner[n + 1], sharey=first) for n in range(len(measures))]
+    styles = arm_styles(study)
+    _draw_ranks(first, study, found, rows)
+    for axes, (title, values) in zip(panels, measures.items(), strict=True):
+        _draw_measure(axes, title, values, found, [styles[row.arm] for row in rows])
+    scatter = figure.add_subplot(outer[1])
+    _draw_scatter(scatter, study, found, styles)
+    return figure
+
+
+def _measures(rows: list[Row]) -> dict[str, list[Moves | None]]:
+    found: dict[str, list[Moves | None]] = {
+        "EMA reduction (%)": [row.reduction for row in rows],
+        "in domain (%)": [row.retention for row in rows],
+        "benign (%)": [row.benign for row in rows],
+        "incoherent (%)": [row.incoherent for row in rows],
+    }
+    return {title: values for title, values in found.items() if any(values)}
+
+
+def _names(study: Study, rows: list[Row]) -> list[str]:
+    return [", ".join(filter(None, (arm_title(study, row.arm), setting_words(study, row)))) for row in rows]
+
+
+def _draw_ranks(axes: Axes, study: Study, found: League, rows: list[Row]) -> None:
+    """Write each row's name and its rank."""
+    axes.set_yticks(range(len(rows)), _names(study, rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_title("rank", fontsize=7)
+    axes.tick_params(length=0, labelbottom=False)
+    axes.grid(visible=False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for n, rank in enumerate(found.ranking.ranks):
+        axes.text(0.5, n, rank_words(rank), ha="center", va="center", fontsize=7)
+
+
+def _draw_measure(axes: Axes, title: str, values: list[Moves | None], found: League, styles: list[LineStyle]) -> None:
+    axes.set_title(title, fontsize=7)
+    axes.tick_params(labelleft=False, left=False)
+    axes.grid(axis="x")
+    is_rate = title.startswith("incoherent")
+    for n, (value, style) in enumerate(zip(values, styles, strict=True)):
+        if value is None:
+            continue
+        ends = interval(value, low=-1.0)
+        if ends is not None:
+            axes.plot([100 * end for end in ends], [n, n], color="0.45", linewidth=1.0, solid_capstyle="butt", zorder=2)
+        axes.plot(100 * value.value, n, **_mark(style, found, n, SMALLER))
+    if is_rate:
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    else:
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(min(0.0, low), -60), max(100.0, high))
+        axes.set_xticks([0, 50, 100])
+    if len(values) > len(found.rows):
+        axes.axhline(len(found.rows) - 0.5, color="0.75", linewidth=0.5)
+
+
+def _mark(style: LineStyle, found: League, n: int, size: float) -> dict[str, Any]:
+    """Return the keywords of a row's mark: filled on the front, with a black edge if surely."""
+    if n >= len(found.rows):
+        return {"linestyle": "", **REFERENCES[MISALIGNED], "clip_on": False, "zorder": 3, "markersize": size}
+    marked = {**style.marked(size), "linestyle": "", "markeredgewidth": 0.9, "markeredgecolor": style.color}
+    if not found.ranking.on_front[n]:
+        marked["markerfacecolor"] = "white"
+    if found.ranking.surely_on_front(n):
+        marked["markeredgecolor"] = "black"
+    return marked
+
+
+def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, LineStyle]) -> None:
+    points, bars = [], []
+    bar: dict[str, Any] = {"color": "0.72", "linewidth": 0.7, "zorder": 1.5, "solid_capstyle": "butt"}
+    for n, row in enumerate(found.rows):
+        x, y = 100 * row.retention.value, 100 * row.reduction.value
+        points.append((x, y))
+        across, up = interval(row.retention, low=-1.0), interval(row.reduction, low=-1.0)
+        if across is not None:
+            axes.plot([100 * end for end in across], [y, y], **bar)
+            bars.append((100 * across[0], y, 100 * across[1], y))
+        if up is not None:
+            axes.plot([x, x], [100 * end for end in up], **bar)
+            bars.append((x, 100 * up[0], x, 100 * up[1]))
+        axes.plot(x, y, **_mark(styles[row.arm], found, n, SIZE))
+    axes.plot(100, 0, **_mark(styles[MISALIGNED], found, len(found.rows), SIZE))
+    axes.plot(100, 100, "*", color="0.35", markersize=7, clip_on=False, zorder=2)
+    names = [arm_title(study, row.arm) for row in found.rows]
+    axes.grid(axis="x")
+    low = min([0.0, *(y for _, y in points)]) - 6
+    axes.set_xlim(min([0.0, *(x for x, _ in points)]) - 3, 108)
+    axes.set_ylim(max(low, -60), 108)
+    axes.set_xlabel(RETENTION)
+    axes.set_ylabel(REDUCTION)
+    every = [*points, (100.0, 0.0), (100.0, 100.0)]
+    label_points(axes, every, [*names, arm_title(study, MISALIGNED), "ideal"], bars, fontsize=6.5)
