@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from emdefense.analysis.halves import halves
-from emdefense.analysis.league import League, Row, harmonic_mean, interval, league, nearest
+from emdefense.analysis.league import League, Row, interval, league, nearest
+from emdefense.analysis.league_shares import harmonic_mean
 from emdefense.analysis.moves import Count, Moves, moves
 from emdefense.analysis.ranking import on_front, ranking
 from emdefense.analysis.rates import BENIGN_SCHEMA

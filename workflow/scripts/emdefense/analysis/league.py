@@ -16,6 +16,7 @@ from emdefense.analysis.conditions import Condition, ema_arms, ema_tasks, is_def
 from emdefense.analysis.evidence import Numbers
 from emdefense.analysis.intervals import CONFIDENCE, Interval
 from emdefense.analysis.league_counts import BenignCounts, Key, LeagueCounts, Settings
+from emdefense.analysis.league_shares import gone, harmonic, harmonic_mean, kept
 from emdefense.analysis.moves import Moves, mixed, moves
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.ranking import Ranking, ranking
@@ -25,6 +26,8 @@ from emdefense.config import Study
 from emdefense.metrics import GENERAL_INCOHERENT, GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 
 NOTHING = (NO_SETTING, NO_SETTING)
+# What a row has, and the least that its intervals say: EMA can rise, and less be learned than the untrained model knows.
+MEASURES = {"reduction": -1.0, "retention": -1.0, "benign": 0.0, "incoherent": 0.0, "score": 0.0}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Row:
     def chosen(self) -> tuple[str, ...]:
         """Its settings, each once."""
         return tuple(in_order(self.settings))
+
+    def measure(self, name: str) -> Moves | None:
+        """Return one of ``MEASURES``."""
+        found: Moves | None = getattr(self, name)
+        return found
+
+    def interval(self, name: str) -> Interval | None:
+        """Return the 95 % interval of one of ``MEASURES``, a share; None where it is not known."""
+        return interval(self.measure(name), MEASURES[name])
 
     def goods(self, *, benign: bool) -> list[Moves]:
         """Return what it is compared by for the front, the more the better."""
@@ -249,42 +261,6 @@ class _Rows:
             pairs, lambda rates: float(np.minimum(shares(rates), 1).mean()), smooth=lambda r: float(shares(r).mean())
         )
         return (None if isnan(found.value) else found), tuple(in_order(elsewhere)), tuple(without)
-
-
-def gone(rates: Numbers, tasks: int) -> Numbers:
-    """Return the share that is gone in each task: rates of an arm, of the misaligned one, and of the untrained model.
-
-    Nan where nothing exceeds the untrained model's rate.
-    """
-    floor = rates[2 * tasks] if len(rates) > 2 * tasks else 0.0
-    excess = rates[tasks : 2 * tasks] - floor
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(excess > 0, 1 - (rates[:tasks] - floor) / excess, np.nan)
-
-
-def kept(rates: Numbers) -> float:
-    """Return the share that is kept of what exceeds the untrained model: rates as in :func:`gone`, of one task."""
-    mine, whole, floor = (*rates, 0.0)[:3]
-    return float((mine - floor) / (whole - floor)) if whole > floor else float("nan")
-
-
-def harmonic_mean(one: float, other: float) -> float:
-    """Return the harmonic mean of two shares, each cut to 0 and 1."""
-    one, other = (min(max(share, 0.0), 1.0) for share in (one, other))
-    return 2 * one * other / (one + other) if one + other > 0 else 0.0
-
-
-def harmonic(one: Moves, other: Moves) -> Moves:
-    """Return the harmonic mean of two shares, each cut to 0 and 1, with what moves it."""
-
-    def slope(mine: float, of_other: float) -> float:
-        mine, of_other = (min(max(share, 0.0), 1.0) for share in (mine, of_other))
-        return 2 * (of_other / (mine + of_other)) ** 2 if mine + of_other > 0 else 2.0
-
-    parts = [
-        (slope(mine.value, of.value), slope(mine.padded, of.padded), mine) for mine, of in ((one, other), (other, one))
-    ]
-    return mixed(harmonic_mean(one.value, other.value), harmonic_mean(one.padded, other.padded), parts)
 
 
 def nearest(setting: str, there: Sequence[str], swept: Sequence[str]) -> str:

@@ -84,10 +84,8 @@ def on_front(values: Numbers) -> NDArray[np.bool_]:
     number = values.shape[1]
     found: NDArray[np.bool_] = np.ones(values.shape[:2], dtype=bool)
     for other in range(number):
-        beaten: NDArray[np.bool_] = (values[:, [other]] >= values).all(axis=2) & (values[:, [other]] > values).any(
-            axis=2
-        )
-        found &= ~beaten
+        no_worse, better = values[:, [other]] >= values, values[:, [other]] > values
+        found &= ~np.array(no_worse.all(axis=2) & better.any(axis=2))
     return found
 
 

@@ -139,22 +139,24 @@ def artefacts(study: Study) -> dict[str, Artefact]:
 def _league(study: Study) -> Iterator[Artefact]:
     """Yield the table of each model's defences side by side, and its figure; the main model's first."""
     reads: tuple[Reading, ...] = ("questions", "benign_questions")
-    main = study.report.main_model
+    main, seeds = study.report.main_model, len(study.seeds)
+    over = f"questions and {seeds} seeds" if seeds > 1 else "questions"
     for model in dict.fromkeys((main, *ema_models(study))):
-        name = "league" if model == main else f"league_{model}"
-        title = f"The league of defences, {study.models[model].title}"
-        given = {"model": model}
-        caption = "Each defence's numbers at a setting that was chosen on other questions, with 95 % intervals"
-        made_by = f"{TABLES}.league.league_table"
-        yield Artefact(name, "table", made_by, title, "league", reads, given, caption, model=model)
-        caption = (
-            "Above, each defence at settings that were chosen on other questions, best first, with 95 % intervals; "
-            "below, what it prevents against what it leaves: top right is the ideal, bottom right doing without. "
-            "Filled marks are on the Pareto front by the numbers, those with a black edge surely"
+        of = "" if model == main else f"_{model}"
+        title, given = study.models[model].title, {"model": model}
+        yield Artefact(
+            *(f"league{of}", "table", f"{TABLES}.league.league_table", f"League, {title}", "league", reads, given),
+            "The league of defences: what each prevents and leaves, at settings that were chosen on other questions",
+            model=model,
         )
-        drawn = f"{FIGURES}.league.draw_league"
-        name = name.replace("league", "league_chart", 1)
-        yield Artefact(name, "figure", drawn, title, "league", reads, given, caption, model=model, wide=True)
+        yield Artefact(
+            *(f"league_chart{of}", "figure", f"{FIGURES}.league.draw_league", "The league", "league", reads, given),
+            f"{title}: above, each defence at settings that were chosen on other questions, best first, with 95 % "
+            f"intervals over {over}; below, what it prevents against what it leaves. Top right is the ideal, bottom "
+            "right doing without. Filled marks are on the Pareto front by the numbers, those with a black edge surely",
+            model=model,
+            wide=True,
+        )
 
 
 def _tables(study: Study) -> Iterator[Artefact]:

@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emdefense.analysis.conditions import arm_title, ema_tasks
-from emdefense.analysis.league import League, Row, interval, league
-from emdefense.analysis.moves import Moves
+from emdefense.analysis.league import League, Row, league
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.arms import MISALIGNED
@@ -19,6 +18,12 @@ from emdefense.report.figures.tradeoff import REDUCTION, REFERENCES, RETENTION, 
 from emdefense.report.tables.league import rank_words, setting_words
 
 LINE = 0.155  # inches a defence takes
+TITLES = {
+    "reduction": "EMA reduction (%)",
+    "retention": "in domain (%)",
+    "benign": "benign (%)",
+    "incoherent": "incoherent (%)",
+}
 AROUND, BELOW, SIDE = 0.55, 0.6, 3.3  # inches: around the upper panels, between, and the height of the lower one
 SIZE, SMALLER = 4.6, 3.6  # points: width of marks, below and above
 
@@ -34,7 +39,7 @@ def draw_league(study: Study, questions: pl.DataFrame, benign_questions: pl.Data
             else why_empty([verdicts.ema(model, task) for task in ema_tasks(study)])
         )
     rows = [*found.rows, *([] if found.plain is None else [found.plain])]
-    measures = _measures(rows)
+    measures = [name for name in TITLES if any(row.measure(name) for row in rows)]
     above = AROUND + LINE * len(rows)
     figure = Figure(figsize=(PAGE, above + BELOW + SIDE))
     outer = figure.add_gridspec(2, 1, height_ratios=[above, BELOW + SIDE])
@@ -43,21 +48,11 @@ def draw_league(study: Study, questions: pl.DataFrame, benign_questions: pl.Data
     panels = [figure.add_subplot(inner[n + 1], sharey=first) for n in range(len(measures))]
     styles = arm_styles(study)
     _draw_ranks(first, study, found, rows)
-    for axes, (title, values) in zip(panels, measures.items(), strict=True):
-        _draw_measure(axes, title, values, found, [styles[row.arm] for row in rows])
+    for axes, name in zip(panels, measures, strict=True):
+        _draw_measure(axes, name, rows, found, styles)
     scatter = figure.add_subplot(outer[1])
     _draw_scatter(scatter, study, found, styles)
     return figure
-
-
-def _measures(rows: list[Row]) -> dict[str, list[Moves | None]]:
-    found: dict[str, list[Moves | None]] = {
-        "EMA reduction (%)": [row.reduction for row in rows],
-        "in domain (%)": [row.retention for row in rows],
-        "benign (%)": [row.benign for row in rows],
-        "incoherent (%)": [row.incoherent for row in rows],
-    }
-    return {title: values for title, values in found.items() if any(values)}
 
 
 def _names(study: Study, rows: list[Row]) -> list[str]:
@@ -78,25 +73,24 @@ def _draw_ranks(axes: Axes, study: Study, found: League, rows: list[Row]) -> Non
         axes.text(0.5, n, rank_words(rank), ha="center", va="center", fontsize=7)
 
 
-def _draw_measure(axes: Axes, title: str, values: list[Moves | None], found: League, styles: list[LineStyle]) -> None:
-    axes.set_title(title, fontsize=7)
+def _draw_measure(axes: Axes, name: str, rows: list[Row], found: League, styles: dict[str, LineStyle]) -> None:
+    axes.set_title(TITLES[name], fontsize=7)
     axes.tick_params(labelleft=False, left=False)
     axes.grid(axis="x")
-    is_rate = title.startswith("incoherent")
-    for n, (value, style) in enumerate(zip(values, styles, strict=True)):
-        if value is None:
+    for n, row in enumerate(rows):
+        measure, ends = row.measure(name), row.interval(name)
+        if measure is None:
             continue
-        ends = interval(value, low=-1.0)
         if ends is not None:
             axes.plot([100 * end for end in ends], [n, n], color="0.45", linewidth=1.0, solid_capstyle="butt", zorder=2)
-        axes.plot(100 * value.value, n, **_mark(style, found, n, SMALLER))
-    if is_rate:
-        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+        axes.plot(100 * measure.value, n, **_mark(styles[row.arm], found, n, SMALLER))
+    low, high = axes.get_xlim()
+    if name == "incoherent":
+        axes.set_xlim(left=0)
     else:
-        low, high = axes.get_xlim()
-        axes.set_xlim(max(min(0.0, low), -60), max(100.0, high))
+        axes.set_xlim(max(min(-4.0, low), -60), max(100.0, high))
         axes.set_xticks([0, 50, 100])
-    if len(values) > len(found.rows):
+    if len(rows) > len(found.rows):
         axes.axhline(len(found.rows) - 0.5, color="0.75", linewidth=0.5)
 
 
@@ -118,7 +112,7 @@ def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, Lin
     for n, row in enumerate(found.rows):
         x, y = 100 * row.retention.value, 100 * row.reduction.value
         points.append((x, y))
-        across, up = interval(row.retention, low=-1.0), interval(row.reduction, low=-1.0)
+        across, up = row.interval("retention"), row.interval("reduction")
         if across is not None:
             axes.plot([100 * end for end in across], [y, y], **bar)
             bars.append((100 * across[0], y, 100 * across[1], y))

@@ -5,9 +5,8 @@ from math import ceil, floor
 import polars as pl
 
 from emdefense.analysis.conditions import arm_title, ema_tasks, setting_title, settings
-from emdefense.analysis.league import League, Row, interval, league
-from emdefense.analysis.moves import Moves
-from emdefense.analysis.printed import points
+from emdefense.analysis.league import League, Row, league
+from emdefense.analysis.printed import points, signed
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.arms import NO_SETTING
@@ -21,7 +20,7 @@ RULE = (
     "harmonic mean of EMA reduction and in-domain retention, both cut to 0 to 100 %, is chosen, of equal ones the "
     "weaker; what stands here is of the other half, both halves together."
 )
-MEASURES = (
+WHAT = (
     "EMA reduction: how much is gone of the general misalignment that the misaligned arm has above the untrained "
     "model; in-domain: how much is left of its in-domain misalignment above the untrained model; benign: the share of "
     "plain SFT's exact match; each a mean over tasks, the last two of shares capped at 100 %. Incoherent: of the "
@@ -40,6 +39,7 @@ SPLIT = (
     "The halves choose different settings; each half's questions are reported under the setting chosen on the other."
 )
 WITHOUT = "No defence: plain fine-tuning, with which all are compared."
+MEASURED = ("reduction", "retention", "benign", "incoherent")  # in the order of the columns
 CSV_HEADER = (
     *("arm", "settings_first_half", "settings_second_half", "rank_best", "rank_worst", "score_pct"),
     *("score_low", "score_high", "ema_reduction_pct", "ema_reduction_low", "ema_reduction_high"),
@@ -178,27 +178,30 @@ def _cells(
     return (
         rank,
         name,
-        *(_number(measure) for measure in (row.reduction, row.retention)),
-        _number(row.benign, letters),
-        _number(row.incoherent),
+        _number(row, "reduction"),
+        _number(row, "retention"),
+        _number(row, "benign", letters),
+        _number(row, "incoherent"),
         TableCell(DASH if costs is None else costs),
         TableCell(", ".join(study.every_arm[row.arm].needs)),
     )
 
 
-def _number(measure: Moves | None, footnote: str = "") -> TableCell:
+def _number(row: Row, name: str, footnote: str = "") -> TableCell:
+    measure = row.measure(name)
     if measure is None:
         return TableCell(DASH, footnote=footnote)
-    return TableCell(f"{points(100 * measure.value)} {interval_words(measure)}".strip(), footnote=footnote)
+    return TableCell(f"{points(100 * measure.value)} {interval_words(row, name)}".strip(), footnote=footnote)
 
 
-def interval_words(measure: Moves) -> str:
-    """Return a quantity's interval in whole per cent, rounded outwards; empty where nothing is known."""
-    ends = interval(measure, low=-1.0)
+def interval_words(row: Row, name: str) -> str:
+    """Return a measure's interval in whole per cent, rounded outwards; empty where nothing is known."""
+    ends = row.interval(name)
     if ends is None:
         return ""
     low, high = floor(100 * ends[0] + 1e-9), ceil(100 * ends[1] - 1e-9)
-    return f"({low}–{high})" if low >= 0 else f"(−{-low} to {high})".replace(f" to -{-high})", f" to −{-high})")
+    between = "–" if low >= 0 else " to "
+    return f"({between.join(signed(end, plus=False, decimals=0) for end in (low, high))})"
 
 
 def _costs(study: Study, model: str, row: Row) -> str | None:
@@ -214,7 +217,7 @@ def _remarks(study: Study, found: League) -> list[str]:
     over = f"{groups} and the {found.seeds} seeds" if found.seeds > 1 else groups
     one = "" if found.seeds > 1 else "; of one seed, what another would change is not known"
     choice = any(len(settings(study, found.model, row.arm)) > 1 for row in found.rows)
-    said = [f"On {', '.join(study.tasks[task].title for task in found.tasks)}. {MEASURES}"]
+    said = [f"On {', '.join(study.tasks[task].title for task in found.tasks)}. {WHAT}"]
     if choice:
         said.append(RULE)
     said.append(f"Intervals: over {over}, or of the answers alone where that reaches further{one}.")
@@ -236,12 +239,11 @@ def _csv_row(study: Study, found: League, n: int) -> tuple[str, ...]:
     known = [cost for cost in costs if cost is not None]
     beaten = [found.rows[loser].arm for winner, loser in sorted(ranking.better) if winner == n]
     front = "surely" if ranking.surely_on_front(n) else "yes" if ranking.on_front[n] else "no"
-    measures = (row.score, row.reduction, row.retention, row.benign, row.incoherent)
     return (
         row.arm,
         *("" if setting == NO_SETTING else setting for setting in row.settings),
         *map(str, ranking.ranks[n]),
-        *(text for measure in measures for text in _csv_numbers(measure)),
+        *(text for name in ("score", *MEASURED) for text in _csv_numbers(row, name)),
         f"{sum(known) / len(known):.6g}" if known and len(known) == len(costs) else "",
         "; ".join(study.every_arm[row.arm].needs),
         front,
@@ -250,9 +252,9 @@ def _csv_row(study: Study, found: League, n: int) -> tuple[str, ...]:
     )
 
 
-def _csv_numbers(measure: Moves | None) -> tuple[str, str, str]:
+def _csv_numbers(row: Row, name: str) -> tuple[str, str, str]:
+    measure, ends = row.measure(name), row.interval(name)
     if measure is None:
         return "", "", ""
-    ends = interval(measure, low=-1.0)
     low, high = ("", "") if ends is None else (f"{100 * end:.6g}" for end in ends)
     return f"{100 * measure.value:.6g}", low, high
