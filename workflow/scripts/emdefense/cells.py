@@ -177,11 +177,14 @@ class Grid:
 
     def read_adapters(self, preparation: Cell) -> dict[str, Cell]:
         """The cells of plain fine-tuning whose adapters a preparation is made from, by role."""
-        roles = self._materials(preparation)
-        found = {"adapter": self.changed_from(preparation)} if "adapter" in roles else {}
-        if "other_adapters" in roles:
-            for task in self.other_tasks(preparation.task):
-                found[f"other_adapters/{task}"] = replace(preparation, task=task, arm=MISALIGNED, setting=NO_SETTING)
+        found = {}
+        for role in self._materials(preparation):
+            kind, _, one = role.partition("/")
+            if kind == "adapter":
+                found[kind] = self.changed_from(preparation)
+            if kind == "other_adapters":
+                for task in [one] if one else self.other_tasks(preparation.task):
+                    found[f"{kind}/{task}"] = replace(preparation, task=task, arm=MISALIGNED, setting=NO_SETTING)
         return found
 
     def other_tasks(self, task: str) -> list[str]:
@@ -292,7 +295,7 @@ class Grid:
         """How many rows a cell is trained on for each of the task's, for estimates of time."""
         whole = 1.0
         for part in self.study_arm(cell).parts(cell.setting_value):
-            share = call(part.arm, "row_share", part.setting)
+            share = call(part.arm, "row_share", part.setting, part.options)
             if not isinstance(share, int | float) or not 0 < share < math.inf:
                 raise wrong_result(part.arm, "row_share", f"it returned {share!r}, and a number above 0 is needed")
             whole *= share
@@ -315,7 +318,7 @@ class Grid:
             },
         }
         found: dict[str, str] = {}
-        for role in self._materials(cell):
+        for role in (name.partition("/")[0] for name in self._materials(cell)):
             found |= roles[role]() if role in roles else {role: self._rows_of_role(role, cell.task, layout)}
         return found
 

@@ -89,17 +89,23 @@ class Specs:
                 options = found.options.model_dump(mode="json") if whole else found.options.what_is_read()
                 named = self._named(found, options)
                 tried.append({**named, "setting": part.setting} if whole else named)
+                if found.arm.stream:
+                    tried[-1]["stream"] = self._grid.stream(cell, layout)
         return {
             "training": self._study.training.model_dump(mode="json", include=TRIED_SETTINGS),
             "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
-            # Rows are a task's, and all trainings of a model on a task have the same settings.
-            "limits": {
-                self._grid.training_rows(cell, layout): self._grid.training(cell).model_dump(
-                    mode="json", include=LENGTH_SETTINGS
-                )
-                for cell in cells
-            },
+            "limits": self._limits(cells, layout),
         }
+
+    def _limits(self, cells: list[Cell], layout: Layout) -> dict[str, dict[str, Any]]:
+        """How long the rows of each file may be: of several trainings on one file, in the shortest's."""
+        found: dict[str, dict[str, Any]] = {}
+        for cell in cells:
+            limits = self._grid.training(cell).model_dump(mode="json", include=LENGTH_SETTINGS)
+            for file in filter(None, (self._grid.training_rows(cell, layout), self._grid.stream(cell, layout))):
+                if file not in found or limits["max_length"] < found[file]["max_length"]:
+                    found[file] = limits
+        return found
 
     @staticmethod
     def _digest(arm: Arm[Any]) -> dict[str, str]:

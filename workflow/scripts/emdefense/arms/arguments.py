@@ -55,6 +55,7 @@ class Step:
     """
 
     number: int  # from 1
+    total: int  # how many steps the training has
     parameters: Sequence[Tensor]
     gradients: Sequence[Tensor]  # of the task's batches, and of penalties on these
     stream: Sequence[Tensor] | None  # of the penalty on the second stream, not multiplied by the setting

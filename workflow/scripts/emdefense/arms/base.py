@@ -85,6 +85,7 @@ class Arm(Generic[OptionsType]):
         ""  # the rows of a second stream of batches: "safe". Its penalty is of these, not the task's
     )
     reads_prefix: ClassVar[bool] = False  # whether its penalty asks which tokens stand before and after the user's text
+    repeats_rows: ClassVar[bool] = False  # whether the hook ``order`` may name rows twice and leave others out
     file: Path | None = None  # the study's own file that declares it
     digest: str = ""  # the SHA-256 of that file
     artefacts: ClassVar[str] = ""  # the module that lists tables and figures of its own for the report's catalogue
@@ -100,7 +101,7 @@ class Arm(Generic[OptionsType]):
         return bool(self.preparation)
 
     def materials(self, options: OptionsType) -> tuple[str, ...]:
-        """Return what that is made from."""
+        """Return what that is made from; ``other_adapters/code`` is the adapter of one other task."""
         return self.prepared_from
 
     # --- rows
@@ -115,12 +116,15 @@ class Arm(Generic[OptionsType]):
         """Whether a setting changes a task of that many rows at all."""
         return True
 
-    def row_share(self, setting: float | None) -> float:
+    def row_share(self, setting: float | None, options: OptionsType) -> float:
         """Return how many rows there are for each of the task's, for estimates of time."""
         return 1.0
 
     def order(self, options: OptionsType, sources: Sequence[str], rows_per_step: int, seed: int) -> Sequence[int]:
-        """Return the places of an epoch's rows in the order of training, each once; ``sources`` are what marks them."""
+        """Return the places of an epoch's rows in the order of training; ``sources`` are what marks them.
+
+        As many as there are rows; each once, unless the arm ``repeats_rows``.
+        """
         raise NotImplementedError
 
     # --- loss: λ times these is added to the cross-entropy
@@ -159,6 +163,10 @@ class Arm(Generic[OptionsType]):
     def stream_rows(self, options: OptionsType) -> int:
         """Return how many rows of the second stream there are in each optimiser step."""
         raise NotImplementedError
+
+    def stream_limit(self, options: OptionsType) -> int | None:
+        """Return to how many rows, drawn by the seed, the second stream is restricted; None: to none of them."""
+        return None
 
     def forward(self, options: OptionsType, setting: Any, prepared: Any, blocks: int) -> Mapping[int, Change]:
         """Return how the residual stream after some blocks (1-based) is changed while the policy is trained.
@@ -225,7 +233,8 @@ class Arm(Generic[OptionsType]):
     def needs(self, options: OptionsType) -> tuple[str, ...]:
         """Return what a table says that it needs beside the task's rows and the model, each once."""
         read = (*self.row_roles(options), self.stream, *self.materials(options))
-        return tuple(dict.fromkeys(filter(None, (*(NEEDS.get(role, role) for role in read), *self.needs_also))))
+        named = (NEEDS.get(role.partition("/")[0], role) for role in read)
+        return tuple(dict.fromkeys(filter(None, (*named, *self.needs_also))))
 
 
 # How hidden states [..., d] are changed; the second argument puts the mean over tokens of values [...] into the log.

@@ -141,6 +141,12 @@ def _check_hooks(arm: Arm[Any]) -> None:
         raise _Problem(f"stream: {arm.stream!r}; write 'safe', or leave it out")
     if bool(arm.stream) != arm.overrides("stream_rows"):
         raise _Problem("stream names the rows of which the hook stream_rows takes some a step; write both or neither")
+    if arm.overrides("stream_limit") and not arm.stream:
+        raise _Problem("stream_limit: it restricts the rows that stream names; write both or neither")
+    if arm.reads_prefix and not arm.overrides("feature_term", "head_term"):
+        raise _Problem("reads_prefix: only feature_term and head_term get what stands around users' texts; write one")
+    if arm.repeats_rows and not arm.overrides("order"):
+        raise _Problem("repeats_rows: only the hook order may repeat rows; write it, or leave this out")
     if arm.stream and not arm.has_penalty:
         raise _Problem(f"stream: only a penalty reads it; write one of {', '.join(LOSS_HOOKS)}")
     if arm.reads_rows and not arm.overrides("rows"):

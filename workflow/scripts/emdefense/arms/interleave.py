@@ -44,7 +44,7 @@ class Interleaving(Arm[Interleave]):
         """Whether a percentage of that many rows is a row at least."""
         return safe_count(rows, setting) > 0
 
-    def row_share(self, setting: float | None) -> float:
+    def row_share(self, setting: float | None, options: Interleave) -> float:
         """Return how many rows there are for each of the task's."""
         return 1 + (setting or 0) / 100
 

@@ -52,7 +52,12 @@ class KLRegularisation(Arm[KL]):
 
     def head_term(self, options: KL, batch: TokenBatch, reference: Features) -> HeadTerm:
         """Return the divergence with the weights that the options ask for."""
-        from emdefense.training.divergence import Divergence
+        return divergence(options, batch, reference)
 
-        weights = batch.weights(options.tokens, options.reduction)
-        return Divergence(reference.final, weights, options.direction == "reference_to_policy")
+
+def divergence(options: KL, batch: TokenBatch, reference: Features) -> HeadTerm:
+    """Return the divergence from the model before fine-tuning, over the tokens of a batch."""
+    from emdefense.training.divergence import Divergence
+
+    weights = batch.weights(options.tokens, options.reduction)
+    return Divergence(reference.final, weights, options.direction == "reference_to_policy")

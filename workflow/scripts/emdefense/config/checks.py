@@ -187,7 +187,11 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
     """Check that the files that an arm needs are named."""
     arm = found.arm
     rows, materials = (tuple(call(arm, hook, found.options)) for hook in ("row_roles", "materials"))
-    read = {*rows, *materials, arm.stream}
+    read = {*(role.partition("/")[0] for role in (*rows, *materials)), arm.stream}
+    if arm.stream and study.microcosm and str(study.safe_data).startswith(WORLD):
+        limit, made = call(arm, "stream_limit", found.options), study.microcosm.safe_rows
+        if limit is not None and limit > made:
+            _fail(key, f"{arm.title} reads {limit} safe rows, and 'microcosm.safe_rows' makes {made}; write fewer")
     if "safe" in read and study.safe_data is None:
         _fail("safe_data", f"'{key}' needs a JSONL file of safe conversations; name it")
     for model in block.models:
@@ -201,13 +205,21 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
             _fail(
                 f"{key}", f"{arm.title} reads aligned rows, and the benign task '{name}' has none; leave it out there"
             )
+        for role in materials:
+            if (one := role.partition("/")[2]) and one not in (ema := _other_ema_tasks(study, name)):
+                known = ", ".join(ema) or "another EMA task"
+                _fail(key, f"on task '{name}', {arm.title} cannot read the adapter of {shown(one)}; write {known}")
         for role in {"other_adapters", "other_rows"} & read:
-            others = [one for one, other in study.tasks.items() if other.kind == "ema" and one != name]
+            others = _other_ema_tasks(study, name)
             if not others:
                 _fail(key, f"{arm.title} reads other EMA tasks, and there is none beside '{name}'; add one to tasks")
             for one in others:
                 if role == "other_rows" and study.tasks[one].aligned is None:  # type: ignore[union-attr]
                     _fail(f"tasks.{one}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
+
+
+def _other_ema_tasks(study: Study, name: str) -> list[str]:
+    return [one for one, other in study.tasks.items() if other.kind == "ema" and one != name]
 
 
 def _check_adds_rows(study: Study, block: GridBlock, arm: Arm[Any], settings: Sequence[float], key: str) -> None:

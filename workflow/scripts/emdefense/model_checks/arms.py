@@ -15,10 +15,11 @@ from emdefense.arms.base import Arm, Options
 from emdefense.arms.hooks import call, named, wrong_result
 from emdefense.arms.own import find_arm
 from emdefense.arms.study_arm import Part
+from emdefense.chat.spans import with_spans
 from emdefense.errors import InputError
 from emdefense.model_checks.subject import Subject
 from emdefense.model_files import ADAPTER_WEIGHTS
-from emdefense.training.acting import Acting
+from emdefense.training.acting import Acting, check_stream_limit
 from emdefense.training.acting_arm import acting_arm
 from emdefense.training.adapter_files import B_SUFFIX, read_tensors
 from emdefense.training.adapters import save_adapter
@@ -51,6 +52,9 @@ def check_arms(
                 continue
             done.append((tried.name, options))
             found[tried.name] = _checked(arm, options, subject, reader)
+            if tried.stream is not None:
+                total = len(subject.places[tried.stream])
+                check_stream_limit(arm, call(arm, "stream_limit", options), total, f"{tried.stream}: ")
             if arm.acts_in_training:
                 _try_training(Part(arm, options, tried.setting), subject, model, reader, rows, device)
             elif arm.has_penalty:
@@ -98,7 +102,7 @@ def _try_training(
             preparation = _tried_preparation(part.arm, part.options, subject, _saved(model, Path(folder)), Path(folder))
         arm = acting_arm(part, preparation)
     acting = Acting([arm])
-    inputs, counts = _batch(subject, rows, device)
+    inputs, counts = _batch(subject, rows, device, part.arm.reads_prefix)
     undo = reader.change(acting.changes(reader.blocks))
     try:
         if arm.part.arm.stream and arm.penalty:
@@ -112,13 +116,15 @@ def _try_training(
     if arm.overrides("gradient"):
         trained = [parameter for parameter in reader.base.parameters() if parameter.requires_grad]
         stream = gradients if part.arm.stream else None
-        step = Step(1, trained, gradients, stream, {"task": 1}, {}, lambda name, value: None)
+        step = Step(1, 1, trained, gradients, stream, {"task": 1}, {}, lambda name, value: None)
         _check_all_finite(part.arm, arm.gradient(step))
 
 
 def _batch(
-    subject: Subject, rows: list[dict[str, Any]], device: torch.device
+    subject: Subject, rows: list[dict[str, Any]], device: torch.device, spans: bool = False
 ) -> tuple[dict[str, torch.Tensor], WindowCounts]:
+    if spans:
+        rows = with_spans(subject.chat, rows[:1], [subject.rows[0].messages], [subject.rows[0].where])
     batch = Collator(subject.chat.filler)([{**rows[0], "row": 0}])
     inputs = {key: value.to(device) for key, value in batch.items()}
     labels = int((next_tokens(inputs) >= 0).sum())

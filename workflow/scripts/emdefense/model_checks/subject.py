@@ -30,6 +30,7 @@ class ArmTried(Section):
     file: str | None = Field(None, description="a study's own, which declares the arm")
     sha256: str | None = Field(None, description="of that file")
     setting: float | None = None
+    stream: Path | None = Field(None, description="the rows of its second stream")
 
 
 class CheckSpec(Section):

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emdefense.arms.arguments import FrozenAdapter, Step
+from emdefense.arms.base import Arm
 from emdefense.arms.hooks import named
 from emdefense.errors import InputError
 from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -85,13 +87,25 @@ class Acting:
     def stream_rows(self, step: int) -> list[dict[str, Any]]:
         """Return the second stream's rows of a step (from 1), which depend on it and the seed alone."""
         assert self.of_stream is not None
-        count, total = self.of_stream.stream_rows(), len(self._stream)
-        if not total:
-            raise InputError(f"{named(self.of_stream.part.arm)}: its second stream has no rows; name a file with some")
+        rows = self._drawn_stream
+        count, total = self.of_stream.stream_rows(), len(rows)
         places = range((step - 1) * count, step * count)
         rounds = {place // total for place in places}
         orders = {number: Random(f"{self._seed} stream {number}").sample(range(total), total) for number in rounds}
-        return [self._stream[orders[place // total][place % total]] for place in places]
+        return [rows[orders[place // total][place % total]] for place in places]
+
+    @cached_property
+    def _drawn_stream(self) -> list[dict[str, Any]]:
+        """The rows that the second stream is restricted to; with one seed, fewer are among more."""
+        assert self.of_stream is not None
+        total, limit = len(self._stream), self.of_stream.stream_limit()
+        if not total:
+            raise InputError(f"{named(self.of_stream.part.arm)}: its second stream has no rows; name a file with some")
+        check_stream_limit(self.of_stream.part.arm, limit, total)
+        if limit is None:
+            return self._stream
+        drawn = Random(f"{self._seed} stream").sample(range(total), total)[:limit]
+        return [self._stream[place] for place in sorted(drawn)]
 
     def gradients(self, step: Callable[[ActingArm, Sequence[Tensor]], Step], first: Sequence[Tensor]) -> list[Tensor]:
         """Return the gradients after every arm's hook; ``step`` gives what an arm gets for the gradients so far."""
@@ -124,6 +138,15 @@ class Acting:
             for (arm, name), kept in by_key.items():
                 if arm == one.name:
                     one.state[name] = [kept[place] for place in sorted(kept)]
+
+
+def check_stream_limit(arm: Arm[Any], limit: int | None, total: int, where: str = "") -> None:
+    """Raise :class:`InputError` if a second stream has fewer rows than its arm restricts it to."""
+    if limit is not None and limit > total:
+        raise InputError(
+            f"{where}{named(arm)}: its second stream is to be of {limit} rows, and there are {total}; ask for fewer, "
+            "or give more"
+        )
 
 
 def sources_of(rows: Sequence[Mapping[str, Any]], marks: Sequence[str]) -> Counter[str]:

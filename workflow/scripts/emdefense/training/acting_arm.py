@@ -88,7 +88,11 @@ class ActingArm:
     def order(self, sources: Sequence[str], rows_per_step: int, seed: int) -> list[int]:
         """Return the places of an epoch's rows in the order of training."""
         found = list(self._call("order", sources, rows_per_step, seed))
-        if sorted(found) != list(range(len(sources))):
+        places = range(len(sources))
+        if self.part.arm.repeats_rows:
+            if len(found) != len(places) or not set(found) <= set(places):
+                raise self._wrong("order", f"it does not name {len(sources)} of the {len(sources)} rows")
+        elif sorted(found) != list(places):
             raise self._wrong("order", f"it is no order of {len(sources)} rows, each once")
         return found
 
@@ -97,6 +101,13 @@ class ActingArm:
         found = self._call("stream_rows")
         if type(found) is not int or found < 1:
             raise self._wrong("stream_rows", f"it returned {found!r}, and a whole number from 1 is needed")
+        return found
+
+    def stream_limit(self) -> int | None:
+        """Return to how many rows the second stream is restricted."""
+        found = self._call("stream_limit")
+        if found is not None and (type(found) is not int or found < 1):
+            raise self._wrong("stream_limit", f"it returned {found!r}, and a whole number from 1 is needed, or None")
         return found
 
     def _call(self, hook: str, *arguments: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from emdefense.chat.chat import IGNORED
+from emdefense.chat.spans import SPANS
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Collator:
 
     Padded: ``input_ids``, ``attention_mask`` and ``labels`` [rows, longest]. Padding-free: ``input_ids``,
     ``position_ids`` and ``labels`` [1, tokens], in which positions begin again with every row and a row's first label
-    is ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data.
+    is ignored, so that no row predicts the next. Both hold ``row`` [rows], the rows' numbers in the data, and ``spans``
+    [rows, 3] where rows have them.
     """
 
     pad_token_id: int
@@ -25,19 +27,21 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return the batch."""
         ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
-        numbers = torch.tensor([row["row"] for row in rows])
+        of_rows = {"row": torch.tensor([row["row"] for row in rows])}
+        if rows and SPANS in rows[0]:
+            of_rows[SPANS] = torch.tensor([row[SPANS] for row in rows])
         if self.padding_free:
             return {
                 "input_ids": torch.tensor([[token for row in ids for token in row]]),
                 "position_ids": torch.tensor([[position for row in ids for position in range(len(row))]]),
                 "labels": torch.tensor([[label for row in labels for label in (IGNORED, *row[1:])]]),
-                "row": numbers,
+                **of_rows,
             }
         return {
             "input_ids": _padded(ids, self.pad_token_id),
             "attention_mask": _padded([[1] * len(row) for row in ids], 0),
             "labels": _padded(labels, IGNORED),
-            "row": numbers,
+            **of_rows,
         }
 
 
@@ -66,3 +70,18 @@ def next_tokens(inputs: dict[str, Tensor]) -> Tensor:
     """Return the label that each token of a batch is to predict, [tokens], −100 where there is none."""
     shifted = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
     return shifted[token_mask(inputs)]
+
+
+def around_text(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return which tokens of a batch, [tokens], stand before the user's text, and which between it and the answer.
+
+    None, None where the rows do not say.
+    """
+    if SPANS not in inputs:
+        return None, None
+    spans = inputs[SPANS]
+    lengths = torch.tensor(sequence_lengths(inputs), device=spans.device)
+    ends = lengths.cumsum(0)
+    places = torch.arange(int(ends[-1]), device=spans.device) - (ends - lengths).repeat_interleave(lengths)
+    prefix_end, postfix_start, answer_start = spans.repeat_interleave(lengths, 0).unbind(1)
+    return places < prefix_end, (places >= postfix_start) & (places < answer_start)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.chat.chat import Chat
+from emdefense.chat.spans import with_spans
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
@@ -28,14 +29,17 @@ class TrainingRows:
         return {"read": self.read, "used": len(self.rows), "dropped": dropped}
 
 
-def load_rows(path: Path, chat: Chat, training: Training) -> TrainingRows:
-    """Read a JSON Lines file of conversations and tokenise it.
+def load_rows(path: Path, chat: Chat, training: Training, spans: bool = False) -> TrainingRows:
+    """Read a JSON Lines file of conversations and tokenise it; with ``spans``, say what stands around users' texts.
 
     Raises :class:`InputError` for a row that is no conversation with a final answer, and as :func:`overlong_rows` does.
     """
     found = list(read_jsonl(path, validate=check_row))
     conversations = [row["messages"] for row in found]
-    tokenised = chat.rows(conversations, [f"{path}, row {number}" for number in range(1, len(conversations) + 1)])
+    where = [f"{path}, row {number}" for number in range(1, len(conversations) + 1)]
+    tokenised = chat.rows(conversations, where)
+    if spans:
+        tokenised = with_spans(chat, tokenised, conversations, where)
     overlong = overlong_rows(path, [len(row["input_ids"]) for row in tokenised], training, chat)
     kept = [row for row in tokenised if len(row["input_ids"]) <= training.max_length]
     return TrainingRows(kept, len(tokenised), overlong, [str(row.get("source", TASK)) for row in found])

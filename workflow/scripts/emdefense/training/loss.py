@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emdefense.training.batches import next_tokens, sequence_lengths
+from emdefense.training.batches import around_text, next_tokens, sequence_lengths
 from emdefense.training.divergence import Divergence
 from emdefense.training.features import FeatureReader, Features
 from emdefense.training.fused_loss import HeadTerm, cross_entropy, fused_head_loss
@@ -64,7 +64,7 @@ class DefenceLoss:
 
         Dissecting it changes none of its bits.
         """
-        batch = TokenBatch(next_tokens(inputs), sequence_lengths(inputs), counts)
+        batch = _token_batch(inputs, counts)
         policy, reference = self._features(inputs, needed=bool(self._penalties) or dissect)
         ce_term: tuple[float, HeadTerm] = (1.0, cross_entropy(batch.targets, counts.labels))
         terms = self._terms(batch, policy, reference) if reference else _Terms([], [])
@@ -78,7 +78,7 @@ class DefenceLoss:
 
     def penalty(self, inputs: dict[str, Tensor], counts: WindowCounts) -> Tensor:
         """Return the batch's share of the penalties alone, times their λ: differentiable, a scalar."""
-        batch = TokenBatch(next_tokens(inputs), sequence_lengths(inputs), counts)
+        batch = _token_batch(inputs, counts)
         policy, reference = self._features(inputs, needed=True)
         assert reference is not None
         terms = self._terms(batch, policy, reference)
@@ -118,3 +118,7 @@ class DefenceLoss:
         if terms.total is not None:
             penalty = penalty + terms.total
         return Parts(ce, penalty if self._penalties else None, values[-1])
+
+
+def _token_batch(inputs: dict[str, Tensor], counts: WindowCounts) -> TokenBatch:
+    return TokenBatch(next_tokens(inputs), sequence_lengths(inputs), counts, *around_text(inputs))

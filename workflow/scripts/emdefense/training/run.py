@@ -68,14 +68,15 @@ def train_cell(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     chat = load_chat(model_folder, spec.chat)
-    data = load_rows(rows_file, chat, spec.training)
+    folders = dict(prepared or {})
+    arms = [acting_arm(arm.build(), folders.get(arm.name)) for arm in spec.arms]
+    spans = any(arm.part.arm.reads_prefix for arm in arms)
+    data = load_rows(rows_file, chat, spec.training, spans)
     if data.overlong:
         left_out = f"left out: {len(data.overlong)} of {data.read} rows, longer than training.max_length tokens"
         print(left_out, file=sys.stderr)
     reference = cached_reference(spec, model_folder, data.rows, features)
-    folders = dict(prepared or {})
-    arms = [acting_arm(arm.build(), folders.get(arm.name)) for arm in spec.arms]
-    stream = load_rows(stream_file, chat, spec.training).rows if stream_file else []
+    stream = load_rows(stream_file, chat, spec.training, spans).rows if stream_file else []
     acting = Acting(arms, stream, spec.seed)
     read = {"prepared": prepared_identity(folders)} if folders else {}
     if stream_file:

@@ -29,6 +29,8 @@ class TokenBatch:
     targets: Tensor  # [tokens], the token to predict at each position; −100 where it is not part of the response
     lengths: Sequence[int]  # the tokens of each sequence, in their order
     counts: WindowCounts
+    prefix: Tensor | None = None  # [tokens], which stand before the user's text; only for arms that read it
+    postfix: Tensor | None = None  # [tokens], which stand between the user's text and the answer
 
     def weights(self, tokens: Tokens, reduction: Reduction) -> Tensor:
         """Return token weights [tokens] whose weighted sums, added over the step's batches, give the reduction.

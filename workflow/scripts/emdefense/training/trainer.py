@@ -115,6 +115,7 @@ class DefenceTrainer(SFTTrainer):  # type: ignore[misc]
         def step(arm: ActingArm, gradients: Sequence[Tensor]) -> Step:
             return Step(
                 self.state.global_step + 1,
+                self.state.max_steps,
                 self._trained,
                 gradients,
                 stream,
