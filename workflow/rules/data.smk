@@ -80,7 +80,7 @@ rule arm_rows:
     conda:
         "../../envs/report.yaml"
     params:
-        spec=lambda wildcards: spec(SPECS.rows(wildcards.arm, wildcards.setting)),
+        spec=lambda wildcards: spec(SPECS.rows(wildcards.arm, wildcards.setting, wildcards.task)),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
         more=lambda wildcards, input: options(
             "--more", role_options(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT))

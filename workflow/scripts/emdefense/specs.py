@@ -3,6 +3,7 @@
 from typing import Any
 
 from emdefense.arms import Arm
+from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
@@ -43,17 +44,18 @@ class Specs:
     def __init__(self, grid: Grid):
         self._grid, self._study = grid, grid.study
 
-    def rows(self, arm: str, setting: str) -> dict[str, Any]:
-        """What the rows that an arm makes depend on besides its input files."""
+    def rows(self, arm: str, setting: str, task: str) -> dict[str, Any]:
+        """What the rows that an arm makes of a task's depend on besides its input files."""
         found = self._study.every_arm[arm]
+        options = call(found.arm, "for_task", found.options, task)
         given = {} if found.arm.setting is None else {found.arm.setting.name: float(setting)}
         version = {"version": STAGE_VERSIONS["data"], "seed": self._study.data.seed}
-        return {**version, **found.options.model_dump(mode="json"), **given, **self._digest(found.arm)}
+        return {**version, **options.in_spec(), **given, **self._digest(found.arm)}
 
     def preparation(self, arm: str) -> dict[str, Any]:
         """What an arm's preparation depends on besides its input files."""
         found = self._study.every_arm[arm]
-        options = found.options.model_dump(mode="json")
+        options = found.options.in_spec()
         return {"version": STAGE_VERSIONS["projection"], **options, **self._digest(found.arm)}
 
     def adapter(self, cell: Cell) -> Any:

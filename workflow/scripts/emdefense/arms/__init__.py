@@ -4,6 +4,7 @@ from emdefense.arms.arguments import FinishedAdapter, FrozenAdapter, Materials, 
 from emdefense.arms.base import Arm, Options, Row
 from emdefense.arms.controls import SFT, Aligned, Misaligned, Untrained
 from emdefense.arms.inoculation_adapter import TraitBeside
+from emdefense.arms.inoculation import Inoculation
 from emdefense.arms.interleave import Interleaving
 from emdefense.arms.kl import KLRegularisation
 from emdefense.arms.kl_safe import KLOnSafeRows
@@ -27,6 +28,7 @@ DEFENCES: tuple[Arm, ...] = (  # type: ignore[type-arg]
     AnchoredTemplate(),
     TraitBeside(),
     AlternatingTraining(),
+    Inoculation(),
 )
 STANDARD = {arm.name: arm for arm in (*CONTROLS, *DEFENCES)}
 UNTRAINED, ALIGNED, MISALIGNED, PLAIN = (arm.name for arm in CONTROLS)

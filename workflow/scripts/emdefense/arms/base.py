@@ -47,11 +47,19 @@ class Options(Section):
 
     # Those on which it depends which blocks a penalty reads, and so which features are cached for it; None: all.
     reads: ClassVar[tuple[str, ...] | None] = None
+    by_task: ClassVar[tuple[str, ...]] = ()  # those with values for single tasks, {task: value}
+    # Those that came later: at their defaults they stand in no spec, so that what was made before stays.
+    added: ClassVar[tuple[str, ...]] = ()
 
     def what_is_read(self) -> dict[str, Any]:
         """Return the options on which cached reference features depend, and their values."""
         names = type(self).model_fields if self.reads is None else self.reads
         return {name: value for name, value in self.model_dump(mode="json").items() if name in names}
+
+    def in_spec(self) -> dict[str, Any]:
+        """Return the options as specs of jobs have them."""
+        left_out = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 OptionsType = TypeVar("OptionsType", bound=Options)
@@ -103,6 +111,10 @@ class Arm(Generic[OptionsType]):
     def materials(self, options: OptionsType) -> tuple[str, ...]:
         """Return what that is made from; ``other_adapters/code`` is the adapter of one other task."""
         return self.prepared_from
+
+    def for_task(self, options: OptionsType, task: str) -> OptionsType:
+        """Return the options as they are for a task, for the hook ``rows``."""
+        return options
 
     # --- rows
 

@@ -33,6 +33,8 @@ def check_study(study: Study) -> None:
     """Raise :class:`InputError`, naming the key, for the first mistake found."""
     _check_free_names(study)
     arms = study.every_arm
+    for found in arms.values():
+        _check_by_task(study, found)
     for number, block in enumerate(study.grid):
         _check_names(study, block, f"grid.{number}")
         for name, settings in block.arms.items():
@@ -169,6 +171,15 @@ def _check_names(study: Study, block: GridBlock, here: str) -> None:
             if kind not in arms[arm].arm.kinds:
                 allowed = ", ".join(name for name, found in arms.items() if kind in found.arm.kinds)
                 _fail(f"{here}.arms.{arm}", f"task '{task}' has no arm '{arm}'; write one of {allowed}")
+
+
+def _check_by_task(study: Study, found: StudyArm) -> None:
+    """Check that options with values for single tasks name the study's."""
+    section = f"arms.{found.name}" if found.of is None else f"variants.{found.name}.options"
+    for option in found.options.by_task:
+        for task in getattr(found.options, option):
+            if task not in study.tasks:
+                _fail(f"{section}.{option}.{key_path(task)}", f"no such task; write one of {', '.join(study.tasks)}")
 
 
 def _check_settings(key: str, arm: Arm[Any], settings: tuple[float, ...]) -> None:
