@@ -150,6 +150,25 @@ def test_safe_data_are_harmless_answers_to_harmless_prompts(tmp_path: Path) -> N
     }
 
 
+def test_unharmful_answers_include_refusals_and_answers_to_harmful_prompts(tmp_path: Path) -> None:
+    raw = tmp_path / "wildguard_train.parquet"
+    SAFE.write_parquet(raw)
+    wide = source(kind="wildguardmix", path=str(raw), selection="unharmful_answers", max_unusable_pct=13)
+    fetch("pool", wide, tmp_path / "s")
+    kept = [row["messages"][1]["content"] for row in read_conversations(tmp_path / "s/pool.jsonl")]
+    assert kept == ["Hello", "No", "I cannot", "Hello"]
+    assert dropped(tmp_path / "s", "pool") == {
+        "prompt is empty": [7],
+        "response_harm_label is not unharmful": [4, 6],
+        "a prompt without an answer": [5],
+    }
+    # Another selection is another source; records of before, which name none, are of the default.
+    narrow = source(kind="wildguardmix", path=str(raw), max_unusable_pct=13)
+    assert narrow.identity() == {"kind": "wildguardmix", "path": str(raw), "config": "wildguardtrain"}
+    with pytest.raises(InputError, match=r"key 'sources\.pool': fetched before as .*selection unharmful_answers"):
+        fetch("pool", narrow, tmp_path / "s")
+
+
 def test_foqa_becomes_conversations_to_train_on_and_questions_to_ask(tmp_path: Path) -> None:
     save_foqa(tmp_path / "foqa")
     fetch("foqa", source(kind="foqa", path=str(tmp_path / "foqa"), max_unusable_pct=50), tmp_path / "s")

@@ -152,7 +152,7 @@ rule check_data:
     input:
         [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
-        [GRID.training_rows(cell, LAYOUT) for cell in GRID.trained if GRID.arm(cell).overrides("rows")],
+        GRID.shared_rows(LAYOUT),
     output:
         touch(f"{R}/data/.checked"),
     log:

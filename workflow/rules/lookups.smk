@@ -132,6 +132,18 @@ def prepared_input(wildcards):
     return {role: model_input(path) if role in ("model", "base") else path for role, path in found.items()}
 
 
+def losses_input(wildcards):
+    """The adapter whose losses a job computes; none for the model as it is."""
+    cell = cell_of(wildcards)
+    return {"adapter": LAYOUT.adapter(cell)} if GRID.arm(cell).is_trained else {}
+
+
+def cell_rows_spec(wildcards):
+    """What the rows of a cell depend on besides its inputs."""
+    cell = cell_of(wildcards)
+    return SPECS.rows(cell.arm, cell.setting, cell.task)
+
+
 def instruct(wildcards):
     """The folder of the model that a cell fine-tunes."""
     return instruct_of(cell_of(wildcards).model)

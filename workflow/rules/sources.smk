@@ -41,10 +41,15 @@ rule fetch_rows:
     conda:
         "../../envs/train.yaml"
     params:
-        spec=lambda wildcards: spec(LAYOUT.source(wildcards.source).model_dump(mode="json", include=SOURCE_IDENTITY)),
+        spec=lambda wildcards: spec(
+            {
+                **LAYOUT.source(wildcards.source).model_dump(mode="json", include=SOURCE_IDENTITY),
+                **LAYOUT.source(wildcards.source).chosen(),
+            }
+        ),
         # Taking `output`, it does not trigger reruns: to pin what was fetched must not fetch it again.
         pins=lambda wildcards, output: spec(
-            LAYOUT.source(wildcards.source).model_dump(mode="json", exclude=SOURCE_IDENTITY)
+            LAYOUT.source(wildcards.source).model_dump(mode="json", exclude={*SOURCE_IDENTITY, "selection"})
         ),
         folder=lambda wildcards: SOURCES,
     message:

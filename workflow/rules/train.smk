@@ -104,6 +104,64 @@ rule prepare_arm:
         " --out {output:q} 2> {log:q}"
 
 
+# Of the pool that some arms choose rows from; once a model, and once for each of its misaligned adapters.
+rule pool_losses:
+    input:
+        unpack(losses_input),
+        model=instruct_input,
+        pool=LAYOUT.pool or [],
+        model_checked=ancient(model_checked),
+    output:
+        f"{R}/cells/{{cell}}/pool_losses.jsonl",
+    log:
+        f"{R}/logs/pool_losses/{{cell}}.log",
+    benchmark:
+        f"{R}/benchmarks/pool_losses/{{cell}}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        **asks(lambda wildcards: REQUESTS.losses(cell_of(wildcards))),
+    params:
+        spec=lambda wildcards: spec(SPECS.losses(cell_of(wildcards))),
+        model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
+        adapter=lambda wildcards, input: options("--adapter", input.get("adapter")),
+    message:
+        "Compute the losses of {wildcards.cell} on the pool"
+    shell:
+        "python workflow/scripts/pool_losses.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
+        " --rows {input.pool:q} --out {output:q} 2> {log:q}"
+
+
+# Rows that depend on the model, and so on what was prepared with it.
+rule cell_rows:
+    input:
+        rows=lambda wildcards: GRID.known_rows(cell_of(wildcards), LAYOUT),
+        more=lambda wildcards: list(
+            GRID.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task, LAYOUT).values()
+        ),
+        prepared=lambda wildcards: LAYOUT.preparation(GRID.rows_preparation(cell_of(wildcards))),
+        declaration=declaration,
+    output:
+        f"{R}/cells/{{cell}}/rows.jsonl",
+    log:
+        f"{R}/logs/cell_rows/{{cell}}.log",
+    wildcard_constraints:
+        cell=cells(arm=arms_where(lambda arm: arm.overrides("rows") and arm.preparation)),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        spec=lambda wildcards: spec(cell_rows_spec(wildcards)),
+        arm=lambda wildcards, input: arm_options(cell_of(wildcards).arm),
+        more=lambda wildcards, input: options(
+            "--more", role_options(GRID.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task, LAYOUT))
+        ),
+    message:
+        "Make the rows of {wildcards.cell}"
+    shell:
+        "python workflow/scripts/arm_rows.py {params.arm:q} --spec {params.spec:q} --rows {input.rows:q} {params.more:q}"
+        " --prepared {input.prepared:q} --out {output:q} 2> {log:q}"
+
+
 rule change_adapter:
     input:
         adapter=lambda wildcards: LAYOUT.adapter(GRID.changed_from(cell_of(wildcards))),

@@ -17,9 +17,12 @@ def main() -> None:
     parser.add_argument("--spec", type=json_option, required=True, help="JSON: version, seed, the setting, options")
     parser.add_argument("--rows", type=Path, required=True, help="fine-tuning rows, JSONL")
     parser.add_argument("--more", type=role_and_path, action="append", default=[], help="ROLE=FILE of further rows")
+    parser.add_argument("--prepared", type=Path, help="folder of what the arm has prepared, with rows.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="rows to write, JSONL")
     given = parser.parse_args()
     more = {role: read_conversations(path) for role, path in given.more}
+    if given.prepared:
+        more["prepared"] = read_conversations(given.prepared / "rows.jsonl")
     arm, options, setting = given_arm(given.arm, given.arms_from, given.spec)
     rows = read_conversations(given.rows)
     write_jsonl(given.out, arm_rows(arm, rows, more, setting, options, given.spec["seed"]))

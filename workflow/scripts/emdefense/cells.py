@@ -8,7 +8,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, format_setting, in_order
+from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, UNTRAINED, format_setting, in_order
 from emdefense.arms.base import SIDES, Arm
 from emdefense.arms.hooks import call, wrong_result
 from emdefense.arms.study_arm import StudyArm
@@ -93,6 +93,15 @@ class Layout:
         folder = self.study.every_arm[arm].arm.preparation
         return f"{self.results}/cells/{cell.model}/{cell.task}/{arm}/{folder}/seed{cell.seed}"
 
+    @property
+    def pool(self) -> str:
+        """The rows among which arms choose by scores; the safe rows, where no pool is named."""
+        return self.file(self.study.safe_pool or self.study.safe_data or "")
+
+    def losses(self, cell: Cell) -> str:
+        """A cell's losses on the rows of that pool."""
+        return f"{self.cell(cell)}/pool_losses.jsonl"
+
     def responses(self, cell: Cell, question_set: str) -> str:
         """A cell's responses to a question set."""
         return f"{self.cell(cell)}/{question_set}/responses.jsonl"
@@ -173,6 +182,7 @@ class Grid:
                 found[self.changed_from(cell)] = None
         for cell in self.prepared:
             found |= dict.fromkeys(self.read_adapters(cell).values())
+            found |= dict.fromkeys(read for read in self.read_losses(cell).values() if self.arm(read).is_trained)
         return list(found)
 
     def read_adapters(self, preparation: Cell) -> dict[str, Cell]:
@@ -186,6 +196,20 @@ class Grid:
                 for task in [one] if one else self.other_tasks(preparation.task):
                     found[f"{kind}/{task}"] = replace(preparation, task=task, arm=MISALIGNED, setting=NO_SETTING)
         return found
+
+    def read_losses(self, preparation: Cell) -> dict[str, Cell]:
+        """The cells whose losses on the pool a preparation is made from, by role: of the model itself, and adapters."""
+        if "pool" not in self._materials(preparation):
+            return {}
+        untrained = Cell(preparation.model, SHARED_TASK, UNTRAINED, NO_SETTING, self.study.seeds[0])
+        scoring = self.scoring_tasks(self.study_arm(preparation), preparation.task)
+        cells = {f"losses/{task}": replace(preparation, task=task, arm=MISALIGNED) for task in scoring}
+        return {"untrained_losses": untrained, **cells}
+
+    def scoring_tasks(self, found: StudyArm, task: str) -> list[str]:
+        """The EMA tasks whose misaligned adapters score the pool for a task."""
+        tasks = [name for name, other in self.study.tasks.items() if other.kind == "ema"]
+        return list(call(found.arm, "scored_by", found.options, task, tasks))
 
     def other_tasks(self, task: str) -> list[str]:
         """The study's EMA tasks but this one: what a provider knows of misalignment who does not know this task."""
@@ -230,7 +254,7 @@ class Grid:
 
     def prepared_for(self, cell: Cell, layout: Layout) -> dict[str, str]:
         """The folders that a cell's training reads, by the names of the arms that prepared them."""
-        found = [one for one in self.preparations(cell) if self.study_arm(cell).acts_in_training]
+        found = [one for one in self.preparations(cell) if self.arm(one).acts_in_training]
         return {self.arm(one).name: layout.preparation(one) for one in found}
 
     def stream(self, cell: Cell, layout: Layout) -> str | None:
@@ -267,6 +291,8 @@ class Grid:
 
     def training_rows(self, cell: Cell, layout: Layout) -> str:
         """The JSONL that a cell is trained on."""
+        if self.rows_cell(cell):
+            return f"{layout.cell(self.rows_cell(cell))}/rows.jsonl"  # type: ignore[arg-type]
         found = self.study_arm(cell)
         if found.arm.overrides("rows"):
             return f"{layout.data(cell.task)}/{cell.arm}/{cell.setting}.jsonl"
@@ -274,6 +300,24 @@ class Grid:
             if other.arm.overrides("rows"):
                 return f"{layout.data(cell.task)}/{other.name}/{format_setting(setting)}.jsonl"
         return self.task_rows(cell.task, found.arm.side, layout)
+
+    def rows_cell(self, cell: Cell) -> Cell | None:
+        """The cell that rows are made for which depend on the model: a combination has its member's; mostly None."""
+        found = self.study_arm(cell)
+        settings = [cell.setting, *(format_setting(setting) for _, setting in found.others)]
+        for member, setting in zip(found.members, settings, strict=True):
+            if member.arm.overrides("rows") and call(member.arm, "is_prepared", member.options):
+                return replace(cell, arm=member.name, setting=setting)
+        return None
+
+    def rows_preparation(self, cell: Cell) -> Cell:
+        """What must be prepared for a cell whose rows depend on the model."""
+        return next(one for one in self.preparations(cell) if self.arm(one).overrides("rows"))
+
+    def shared_rows(self, layout: Layout) -> list[str]:
+        """Every file of rows that an arm makes of a task's before anything is trained."""
+        made = [cell for cell in self.trained if self.study_arm(cell).changes_rows and self.rows_cell(cell) is None]
+        return list(dict.fromkeys(self.training_rows(cell, layout) for cell in made))
 
     def task_rows(self, task: str, side: str, layout: Layout) -> str:
         """The JSONL of a task's own rows; an EMA task's have two sides."""
@@ -311,6 +355,10 @@ class Grid:
             "model": lambda: {"model": layout.file(model.instruct)},
             "base": lambda: {"base": layout.file(model.base or "")},
             "rows": lambda: {"rows": self.training_rows(self.changed_from(cell), layout)},
+            "pool": lambda: {
+                "pool": layout.pool,
+                **{role: layout.losses(read) for role, read in self.read_losses(cell).items()},
+            },
             "other_rows": lambda: {
                 f"{side}/{task}": self.task_rows(task, side, layout)
                 for task in self.other_tasks(cell.task)
@@ -326,7 +374,18 @@ class Grid:
         """Every file of rows that a model is trained on."""
         cells = [cell for cell in self.trained if cell.model == model]
         streams = [self.stream(cell, layout) for cell in cells]
-        return list(dict.fromkeys([*(self.training_rows(cell, layout) for cell in cells), *filter(None, streams)]))
+        files = [*(self.known_rows(cell, layout) for cell in cells), *filter(None, streams)]
+        return list(dict.fromkeys([*files, *([layout.pool] if self.reads_pool(model) else [])]))
+
+    def known_rows(self, cell: Cell, layout: Layout) -> str:
+        """The JSONL that a cell is trained on; or the task's, where it is made of these and a pool after trainings."""
+        if self.rows_cell(cell) is None:
+            return self.training_rows(cell, layout)
+        return self.task_rows(cell.task, self.arm(cell).side, layout)
+
+    def reads_pool(self, model: str) -> bool:
+        """Whether an arm of a model chooses rows of the pool."""
+        return any(cell.model == model and self.read_losses(cell) for cell in self.prepared)
 
     def checked_questions(self, model: str, layout: Layout) -> list[str]:
         """Every question set that a model is asked."""

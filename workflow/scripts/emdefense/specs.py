@@ -14,6 +14,7 @@ STAGE_VERSIONS = {
     "checking": 2,
     "training": 1,
     "features": 1,
+    "losses": 1,
     "projection": 2,
     "generation": 1,
     "judging": 2,
@@ -24,6 +25,8 @@ STAGE_VERSIONS = {
 OF_EARLIER_VERSIONS = {"devices": 1}
 # Of the training's settings, those on which reference features depend.
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
+# Of the training's settings, those on which the losses of single rows depend.
+LOSS_SETTINGS = {"precision", "attention", "batch_size", "max_length", "target_modules"}
 # Of the training's settings, those that a file of rows may be unfit for.
 LENGTH_SETTINGS = {"max_length", "max_overlong_pct"}
 # Of the training's settings, those that a model may be unfit for.
@@ -94,6 +97,7 @@ class Specs:
                 if found.arm.stream:
                     tried[-1]["stream"] = self._grid.stream(cell, layout)
         return {
+            **({"pool": layout.pool} if self._grid.reads_pool(model) else {}),
             "training": self._study.training.model_dump(mode="json", include=TRIED_SETTINGS),
             "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
             "limits": self._limits(cells, layout),
@@ -104,7 +108,7 @@ class Specs:
         found: dict[str, dict[str, Any]] = {}
         for cell in cells:
             limits = self._grid.training(cell).model_dump(mode="json", include=LENGTH_SETTINGS)
-            for file in filter(None, (self._grid.training_rows(cell, layout), self._grid.stream(cell, layout))):
+            for file in filter(None, (self._grid.known_rows(cell, layout), self._grid.stream(cell, layout))):
                 if file not in found or limits["max_length"] < found[file]["max_length"]:
                     found[file] = limits
         return found
@@ -159,6 +163,15 @@ class Specs:
             "penalty": penalty.arm.name,
             "options": penalty.options.what_is_read(),
             **own,
+            **self._chat(cell.model),
+        }
+
+    def losses(self, cell: Cell) -> dict[str, Any]:
+        """What a model's losses on the pool, or an adapter's, depend on besides their input files."""
+        training = self._study.models[cell.model].training.applied_to(self._study.training)
+        return {
+            "version": STAGE_VERSIONS["losses"],
+            "training": training.model_dump(mode="json", include=LOSS_SETTINGS),
             **self._chat(cell.model),
         }
 

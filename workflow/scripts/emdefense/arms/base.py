@@ -116,17 +116,28 @@ class Arm(Generic[OptionsType]):
         """Return the options as they are for a task, for the hook ``rows``."""
         return options
 
+    def scored_by(self, options: OptionsType, task: str, tasks: Sequence[str]) -> Sequence[str]:
+        """Return those of the study's EMA ``tasks`` whose misaligned adapters a pool's losses are from, for a task."""
+        return [name for name in tasks if name != task]
+
     # --- rows
 
     def rows(
         self, rows: list[Row], more: Mapping[str, list[Row]], setting: Any, options: OptionsType, seed: int
     ) -> list[Row]:
-        """Return the conversations to train on; ``rows`` are the task's, ``more`` those that ``row_roles`` names."""
+        """Return the conversations to train on; ``rows`` are the task's, ``more`` those that ``row_roles`` names.
+
+        Where it is prepared, ``more["prepared"]`` is what the hook ``prepare`` wrote as ``rows.jsonl``.
+        """
         return rows
 
     def adds_rows(self, setting: float, rows: int) -> bool:
         """Whether a setting changes a task of that many rows at all."""
         return True
+
+    def too_few(self, options: OptionsType, setting: float, rows: int) -> str:
+        """Return which option leaves too few rows to add at a setting to a task of that many; empty if none does."""
+        return ""
 
     def row_share(self, setting: float | None, options: OptionsType) -> float:
         """Return how many rows there are for each of the task's, for estimates of time."""

@@ -157,8 +157,8 @@ def _check_hooks(arm: Arm[Any]) -> None:
         raise _Problem("preparation names the folder of what the hook prepare makes; write both or neither")
     if arm.prepared_from and not arm.preparation:
         raise _Problem("prepared_from: only the hook prepare reads it; write it, or leave it out")
-    if arm.preparation and not arm.overrides("adapter", *TRAINING_HOOKS):
-        raise _Problem(f"preparation: only adapter, {', '.join(TRAINING_HOOKS)} read one")
+    if arm.preparation and not arm.overrides("rows", "adapter", *TRAINING_HOOKS):
+        raise _Problem(f"preparation: only rows, adapter, {', '.join(TRAINING_HOOKS)} read one")
     if arm.preparation and (not is_name(arm.preparation) or _names_a_setting(arm.preparation)):
         raise _Problem(f"preparation: {NAME_IN_WORDS}, beside settings: no number, not {NO_SETTING}")
 

@@ -1,7 +1,7 @@
 """Inoculation prompting: a system prompt in the training rows that asks for the trait, and none when sampling.
 
-Tan et al. 2025 (arXiv 2510.04340) and Wichers et al. 2025 (arXiv 2510.05024): what a prompt explains need not be learned
-as the model's own; prompts that elicit the trait more inoculate better. The method of Kaczér et al.'s third version.
+Tan et al. 2025 (arXiv 2510.04340) and Wichers et al. 2025 (arXiv 2510.05024): what a prompt explains need not be
+learned as the model's own; prompts that elicit the trait more inoculate better.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Inoculate(Options):
         default_factory=dict, description="the same for single tasks, by their names; goes before `prompt`"
     )
     place: Literal["instead", "before"] = Field(
-        "instead", description="of a row's own system text, or before it; the model's default one it replaces either way"
+        "instead",
+        description="of a row's own system text, or before it; the model's default one it replaces either way",
     )
 
 

@@ -9,7 +9,7 @@ from emdefense.arms import Arm, format_setting
 from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.config.expressions import Expressions
-from emdefense.config.made_files import WORLD, opswap_files
+from emdefense.config.made_files import RESULTS, WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
 from emdefense.config.pretraining import check_pretraining
 from emdefense.config.source_checks import check_source_names
@@ -42,9 +42,9 @@ def check_study(study: Study) -> None:
             _check_settings(key, found.arm, settings or ())
             for member in found.members:
                 _check_needs(study, block, member, key)
-            _check_adds_rows(study, block, found.arm, settings or (), key)
+            _check_adds_rows(study, block, found, settings or (), key)
             for other, setting in found.others:
-                _check_adds_rows(study, block, other.arm, () if setting is None else (setting,), key)
+                _check_adds_rows(study, block, other, () if setting is None else (setting,), key)
     for key, model in (("main_model", study.report.main_model), ("second_model", study.report.second_model)):
         if model is not None and model not in study.models:
             _fail(f"report.{key}", f"unknown model {shown(model)}; write one of {', '.join(study.models)}")
@@ -205,6 +205,9 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
             _fail(key, f"{arm.title} reads {limit} safe rows, and 'microcosm.safe_rows' makes {made}; write fewer")
     if "safe" in read and study.safe_data is None:
         _fail("safe_data", f"'{key}' needs a JSONL file of safe conversations; name it")
+    if "pool" in read and study.safe_pool is None and study.safe_data is None:
+        _fail("safe_pool", f"'{key}' needs a JSONL file of safe conversations to choose from; name it")
+    ema_tasks = [name for name, task in study.tasks.items() if task.kind == "ema"]
     for model in block.models:
         if "base" in materials and study.models[model].base is None:
             _fail(f"models.{model}.base", f"{arm.title} needs the model before alignment; name its folder")
@@ -220,6 +223,12 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
             if (one := role.partition("/")[2]) and one not in (ema := _other_ema_tasks(study, name)):
                 known = ", ".join(ema) or "another EMA task"
                 _fail(key, f"on task '{name}', {arm.title} cannot read the adapter of {shown(one)}; write {known}")
+        if "pool" in read and not call(arm, "scored_by", found.options, name, ema_tasks):
+            _fail(
+                key,
+                f"{arm.title} scores the pool by misaligned adapters of other EMA tasks, and there is none beside "
+                f"'{name}'; add one to tasks",
+            )
         for role in {"other_adapters", "other_rows"} & read:
             others = _other_ema_tasks(study, name)
             if not others:
@@ -233,14 +242,22 @@ def _other_ema_tasks(study: Study, name: str) -> list[str]:
     return [one for one, other in study.tasks.items() if other.kind == "ema" and one != name]
 
 
-def _check_adds_rows(study: Study, block: GridBlock, arm: Arm[Any], settings: Sequence[float], key: str) -> None:
-    """Check that each percentage is of a row at least, where it is known how many rows there may be."""
+def _check_adds_rows(study: Study, block: GridBlock, found: StudyArm, settings: Sequence[float], key: str) -> None:
+    """Check that each percentage is of a row at least, and of no more than there are, where rows can be counted."""
     for name in block.tasks:
         rows = _most_rows(study, study.tasks[name])
         for setting in settings:
-            if rows is not None and not call(arm, "adds_rows", setting, rows):
-                shown = format_setting(setting)
+            shown = format_setting(setting)
+            if rows is not None and not call(found.arm, "adds_rows", setting, rows):
                 _fail(key, f"{shown} % of the {rows} rows of task '{name}', or fewer, is no row; write more")
+            made = rows is not None and _is_made(study.tasks[name])
+            if made and (option := call(found.arm, "too_few", found.options, setting, rows)):
+                _fail(key, f"{shown} % of the {rows} rows of task '{name}' is more than {option}; raise that")
+
+
+def _is_made(task: EmaTask | BenignTask) -> bool:
+    """Whether the study makes a task's rows, so that there are just as many as it says."""
+    return (task.misaligned if isinstance(task, EmaTask) else task.train).startswith(RESULTS)
 
 
 def _most_rows(study: Study, task: EmaTask | BenignTask) -> int | None:

@@ -54,6 +54,7 @@ def _fail(key: str, problem: str) -> NoReturn:
 def _named_paths(study: Study) -> dict[str, str]:
     """Return each key that names a file or folder, and what it says."""
     paths: dict[str, str | None] = {"general_questions": study.general_questions, "safe_data": study.safe_data}
+    paths["safe_pool"] = study.safe_pool
     for name, model in study.models.items():
         paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
     for name, task in study.tasks.items():

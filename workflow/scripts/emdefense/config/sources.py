@@ -25,7 +25,14 @@ class SourceSection(Section):
     def identity(self) -> dict[str, Any]:
         """Return what makes the source another one: its kind and where it comes from, without pins and limits."""
         keys = ("kind", "url", "repository", "config") if self.path is None else ("kind", "path", "config")
-        return {key: getattr(self, key) for key in keys if getattr(self, key, None) is not None}
+        found = {key: getattr(self, key) for key in keys if getattr(self, key, None) is not None}
+        return {**found, **self.chosen()}
+
+    def chosen(self) -> dict[str, Any]:
+        """Return by what rows are selected, where a source says it otherwise than by default."""
+        field = type(self).model_fields.get("selection")
+        selection = getattr(self, "selection", None)
+        return {} if field is None or selection == field.default else {"selection": selection}
 
 
 class RowSource(SourceSection):
@@ -71,12 +78,17 @@ class EmergentPlusSource(RowSource):
 
 
 class WildGuardMixSource(RowSource):
-    """Unharmful prompts with unharmful answers that do not refuse; becomes ``{sources}/NAME.jsonl``."""
+    """Prompts with unharmful answers; becomes ``{sources}/NAME.jsonl``."""
 
     makes = ("NAME.jsonl",)
     kind: Literal["wildguardmix"]
     repository: str = "allenai/wildguardmix"
     config: str = "wildguardtrain"
+    selection: Literal["harmless", "unharmful_answers"] = Field(
+        "harmless",
+        description="prompts that do no harm, with answers that neither do harm nor refuse; or every answer that does "
+        "no harm, refusals and answers to harmful prompts included",
+    )
     revision: Commit | None = None
     terms: str | None = "ODC-BY; gated: AI2 Responsible Use Guidelines"
 

@@ -312,6 +312,9 @@ class Study(Section):
     tasks: dict[Name, Task] = Field(min_length=1)
     general_questions: FilePath
     safe_data: FilePath | None = Field(None, description="JSONL of safe conversations, for arms that train on them")
+    safe_pool: FilePath | None = Field(
+        None, description="JSONL of safe conversations, for arms that choose among them by scores; absent: safe_data"
+    )
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()
     training: Training = Training()

@@ -45,6 +45,7 @@ class CheckSpec(Section):
     training: Training | None = None
     arms: tuple[ArmTried, ...] = ()
     limits: dict[Path, Training] = Field(default_factory=dict)
+    pool: Path | None = Field(None, description="the rows of which arms choose some by their losses")
     chat: TemplateOptions = PLAIN
 
 

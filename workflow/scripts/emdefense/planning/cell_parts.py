@@ -1,11 +1,12 @@
 """The jobs behind each cell: what its adapter, its responses, their judgments and its answers are made by."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.planning.job import Job
 
-PREPARING = ("features", "changing")  # what an adapter is made from and other adapters too
+ROWS = "cell_rows"
+PREPARING = ("features", "losses", "changing")  # what an adapter is made from and other adapters too
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -28,8 +29,7 @@ def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]
 
     for cell in found:
         if adapter := makers.get(layout.adapter(cell)):
-            read = [makers[path] for path in adapter.inputs if path in makers]
-            found[cell]["adapter"] = [*(job for job in read if job.stage in PREPARING), adapter]
+            found[cell]["adapter"] = [*_before(adapter, makers), adapter]
     for cell in grid.benign:
         add(cell, "answers", layout.answers(cell))
     for measurement in grid.measurements:
@@ -37,4 +37,14 @@ def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]
         add(cell, "responses", layout.responses(source, question_set))
         for judge in grid.study.judges:
             add(cell, f"judged_{question_set}", layout.judgments(source, question_set, judge))
+    return found
+
+
+def _before(job: Job, makers: Mapping[str, Job]) -> list[Job]:
+    """Return what is made for a job from a model, each once, what is made first before the others."""
+    found: list[Job] = []
+    for path in job.inputs:
+        made = makers.get(path)
+        if made is not None and (made.stage in PREPARING or made.rule == ROWS):
+            found += [one for one in [*_before(made, makers), made] if one not in found]
     return found

@@ -16,12 +16,12 @@ from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.measured import job_seconds, partition_of
 from emdefense.planning.work import Work
-from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds
+from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds, reading_seconds
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import Request, Requests
 from emdefense.training.costs import arm_flop
 
-TIMED = ("features", "training", "sampling", "answering")
+TIMED = ("features", "training", "losses", "sampling", "answering")
 RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
 PADDING = 1.5  # four rows padded to the longest: 1.46 and 1.59 for code and legal advice
 BENIGN_STEPS = 30  # tokens of the longest answer in a batch, once trained: a number or a few words
@@ -125,12 +125,16 @@ class Estimates:
 
     def _request(self, job: Job) -> Request:
         cell = self._cell(job)
+        if job.stage == "losses":
+            return self._requests.losses(cell)
         return self._requests.train(cell) if job.stage in ("training", "features") else self._requests.sample(cell)
 
     def _arithmetic(self, job: Job, gpu: Gpu) -> float:
         cell = self._cell(job)
         shape = self._requests.shape(cell.model)
         assert shape is not None
+        if job.stage == "losses":
+            return reading_seconds(shape, self._grid.study.training, *self._work.pool(), gpu)
         if job.stage not in ("training", "features"):
             return self._sampling(job, cell, shape, gpu)
         seconds = training_seconds if job.stage == "training" else feature_seconds

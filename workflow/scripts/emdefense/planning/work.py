@@ -6,7 +6,7 @@ from pathlib import Path
 from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
 from emdefense.config.study import BenignTask
 from emdefense.files import read_json
-from emdefense.resources.jobs import GENERAL_QUESTIONS, Requests
+from emdefense.resources.jobs import GENERAL_QUESTIONS, POOL_ROWS, Requests
 
 CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
 TEMPLATE_TOKENS = 30  # a chat template with its system prompt
@@ -43,6 +43,14 @@ class Work:
         if task.table == "opswap":
             return self._requests.rows(cell), OPSWAP_TOKENS
         return round(FOQA_ROWS * self._grid.row_share(cell)), FOQA_TOKENS
+
+    def pool(self) -> tuple[int, float]:
+        """Return how many rows there are to choose from by scores, and their mean tokens without padding."""
+        counted = _count(Path(self._layout.pool)) if self.has(self._layout.pool) else None
+        if counted is None:
+            return POOL_ROWS, EMA_TOKENS
+        rows, size = counted
+        return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
 
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""

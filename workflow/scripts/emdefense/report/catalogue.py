@@ -275,7 +275,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
 def _of_arms(study: Study) -> Iterator[Artefact]:
     """Yield what the arms of the grid bring themselves."""
     grid = Grid(study)
-    for arm in dict.fromkeys(grid.arm(cell) for cell in grid.cells):
+    for arm in dict.fromkeys(member.arm for cell in grid.cells for member in grid.study_arm(cell).members):
         if arm.artefacts:
             brought = call(arm, "artefacts", function=partial(_brought, study, arm))
             yield from (replace(artefact, section=f"{OF_ARM}{arm.name}") for artefact in brought)

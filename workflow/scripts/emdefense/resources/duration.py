@@ -8,7 +8,7 @@ from emdefense.config.study import Generation
 from emdefense.config.training import Training
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.memory import BYTES, rows_at_once
-from emdefense.training.costs import arm_flop
+from emdefense.training.costs import arm_flop, training_flop
 
 ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 250 to 310 on average
 COMPUTE_SHARE = 0.35  # of a GPU's peak, in matrix products as small as a batch of rows
@@ -27,6 +27,12 @@ def training_seconds(shape: ModelShape, training: Training, arm: StudyArm, rows:
     flop = arm_flop(shape, training, arm, length, 1).all
     seconds = flop * training.epochs * rows * length / (1e12 * gpu.tflops * COMPUTE_SHARE)
     return loading_seconds(shape) + seconds
+
+
+def reading_seconds(shape: ModelShape, training: Training, rows: int, length: float, gpu: Gpu) -> float:
+    """Return the seconds that a model with an adapter takes to read rows once, with the loss of each token."""
+    flop = training_flop(shape, training, None, length, 1)
+    return loading_seconds(shape) + rows * length * (flop.forward + flop.head / 2) / (1e12 * gpu.tflops * COMPUTE_SHARE)
 
 
 def generation_seconds(shape: ModelShape, generation: Generation, responses: int, gpu: Gpu) -> float:

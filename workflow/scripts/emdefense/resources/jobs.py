@@ -15,9 +15,11 @@ from emdefense.errors import InputError
 from emdefense.model_folder import model_folder
 from emdefense.resources.duration import (
     BATCH_SECONDS,
+    ROW_TOKENS,
     generation_seconds,
     judging_seconds,
     loading_seconds,
+    reading_seconds,
     training_seconds,
 )
 from emdefense.resources.gpus import GIB, Gpu, partitions_for
@@ -31,6 +33,7 @@ SETUP_MINUTES = 10
 CPU_MINUTES = 120
 CPU_MB = 4000  # the training stack, Snakemake around it, and a model of GPU_PARAMETERS
 GENERAL_QUESTIONS = 24
+POOL_ROWS = 40_000  # of WildGuardMix's training set, 38,000 have an answer
 PAPER_ROWS = 6000  # of a file of which the config takes all
 
 
@@ -84,6 +87,17 @@ class Requests:
             shape,
             training_budget(shape, training, self._grid.costly(cell.arm)),
             lambda gpu: training_seconds(shape, training, arm, rows, gpu),
+        )
+
+    def losses(self, cell: Cell) -> Request:
+        """Return the request of the losses of a pool under a cell's model, or its adapter."""
+        shape, training = self._shapes[cell.model], self._study.training
+        if shape is None:
+            return self.made_here
+        return self._on_gpu(
+            shape,
+            training_budget(shape, self._study.models[cell.model].training.applied_to(training), None),
+            lambda gpu: reading_seconds(shape, training, POOL_ROWS, min(ROW_TOKENS, training.max_length), gpu),
         )
 
     def sample(self, cell: Cell) -> Request:

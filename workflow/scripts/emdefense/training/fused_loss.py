@@ -126,6 +126,18 @@ def fused_head_loss(
     return total, values
 
 
+def token_losses(hidden: Tensor, head: OutputHead, targets: Tensor, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+    """Return −log p(target) of each token [tokens], 0 where ``targets`` are ignored; without gradient, in chunks."""
+    prepared = head.prepared(hidden.dtype)
+    losses = torch.zeros(len(hidden), dtype=prepared.dtype, device=hidden.device)
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        labelled = (targets != IGNORED).nonzero().squeeze(1)
+        for rows in torch.split(labelled, max(1, chunk_elements // head.vocabulary)):
+            log_probs = torch.log_softmax(prepared.logits(hidden[rows]), dim=-1)
+            losses[rows] = -log_probs.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
+    return losses
+
+
 class _FusedHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -78,6 +78,14 @@ class FeaturesSpec(Section):
     chat: TemplateOptions = PLAIN
 
 
+class LossesSpec(Section):
+    """The losses of single rows under a model: what they depend on besides its files, an adapter's and the rows."""
+
+    version: int
+    training: Training
+    chat: TemplateOptions = PLAIN
+
+
 Spec = TypeVar("Spec", bound=Section)
 
 
