@@ -304,7 +304,7 @@ def test_what_was_made_of_random_rows_stays() -> None:
     ("changes", "said"),
     [
         ({"tasks": {"code": EMA["code"], "quiz": CONFIG["tasks"]["quiz"]}},
-         r"key 'grid\.0\.arms\.plus': Interleaving scores the pool by misaligned adapters of other EMA tasks, and there"),
+         r"key 'grid\.0\.arms\.plus': Interleaving scores the pool by misaligned adapters of other EMA tasks, and"),
         ({"safe_data": None, "grid": [{"models": ["small"], "tasks": ["code"], "arms": {"plus": [5]}}]},
          r"key 'safe_pool': 'grid\.0\.arms\.plus' needs a JSONL file of safe conversations to choose from"),
         ({"grid": [{"models": ["small"], "tasks": ["quiz"], "arms": {"in_domain": [5]}}]},
@@ -325,7 +325,8 @@ def test_more_than_is_kept_is_told_by_the_config_where_rows_are_counted() -> Non
     microcosm = {
         "study": "m", "microcosm": {"models": {"w": 0}, "rows_per_task": 100}, "variants": {"plus": PLUS},
         "tasks": {"legal": {}, "code": {}}, "judge": {"kind": "oracle"},
-        "grid": [{"models": ["w"], "tasks": ["code"], "arms": {"plus": [25]}}], "report": {"main_model": "w", "chosen": {}},
+        "grid": [{"models": ["w"], "tasks": ["code"], "arms": {"plus": [25]}}],
+        "report": {"main_model": "w", "chosen": {}},
     }  # fmt: skip
     with pytest.raises(InputError, match="25 % of the 90 rows of task 'code' is more than keep: 20; raise that"):
         check_study(parse_study(microcosm, "study.yaml"))

@@ -154,7 +154,7 @@ def test_a_head_that_scales_or_caps_is_followed(family: str, tmp_path: Path) -> 
 
 def test_an_adapter_that_is_broken_or_of_another_model_is_one_line(folder: Path, tmp_path: Path) -> None:
     given = (spec(), folder / "model", folder / "pool.jsonl", tmp_path / "losses.jsonl")
-    with pytest.raises(InputError, match="nowhere: it has no adapter_config.json; train it again"):
+    with pytest.raises(InputError, match=r"nowhere: it has no adapter_config\.json; train it again"):
         write_losses(*given, tmp_path / "nowhere")
     save_random_adapter(tmp_path / "other", make_model(hidden_size=32))
     with pytest.raises(InputError, match="other: cannot put the adapter on the model") as error:

@@ -136,9 +136,7 @@ rule pool_losses:
 rule cell_rows:
     input:
         rows=lambda wildcards: GRID.known_rows(cell_of(wildcards), LAYOUT),
-        more=lambda wildcards: list(
-            GRID.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task, LAYOUT).values()
-        ),
+        more=lambda wildcards: list(GRID.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task, LAYOUT).values()),
         prepared=lambda wildcards: LAYOUT.preparation(GRID.rows_preparation(cell_of(wildcards))),
         declaration=declaration,
     output:
