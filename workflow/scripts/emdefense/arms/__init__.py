@@ -3,8 +3,8 @@
 from emdefense.arms.arguments import FinishedAdapter, FrozenAdapter, Materials, Step
 from emdefense.arms.base import Arm, Options, Row
 from emdefense.arms.controls import SFT, Aligned, Misaligned, Untrained
-from emdefense.arms.inoculation_adapter import TraitBeside
 from emdefense.arms.inoculation import Inoculation
+from emdefense.arms.inoculation_adapter import TraitBeside
 from emdefense.arms.interleave import Interleaving
 from emdefense.arms.kl import KLRegularisation
 from emdefense.arms.kl_safe import KLOnSafeRows
