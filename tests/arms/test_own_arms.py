@@ -368,8 +368,9 @@ def test_every_arm_with_options_has_variants(tmp_path: Path) -> None:
     }
     folders = {layout.preparation(cell) for cell in grid.prepared}
     assert folders == {f"results/tiny/cells/small/code/{arm}/projection/seed0" for arm in ("safelora", "safelora_norm")}
-    assert Specs(grid).preparation("safelora")["normalisation"] == "squared_norm"
-    assert Specs(grid).preparation("safelora_norm")["normalisation"] == "norm"
+    specs = {cell.arm: Specs(grid).preparation(cell) for cell in grid.prepared}
+    assert specs["safelora"] == {"version": 2, "normalisation": "squared_norm"}
+    assert specs["safelora_norm"]["normalisation"] == "norm"
     assert [cell.arm for cell in grid.trained] == ["misaligned"]
 
 

@@ -10,6 +10,7 @@ rule check_model:
         rows=lambda wildcards: GRID.checked_rows(wildcards.model, LAYOUT),
         questions=lambda wildcards: GRID.checked_questions(wildcards.model, LAYOUT),
         tests=lambda wildcards: GRID.checked_tests(wildcards.model, LAYOUT),
+        named=lambda wildcards: GRID.checked_files(wildcards.model, LAYOUT),
     output:
         f"{R}/models/{{model}}.json",
     log:

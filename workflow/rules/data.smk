@@ -107,6 +107,17 @@ rule general_questions:
         "python workflow/scripts/prepare_questions.py --source {input:q} --out {output:q} 2> {log:q}"
 
 
+use rule general_questions as elicitation_questions with:
+    input:
+        LAYOUT.file(STUDY.elicitation_questions or ""),
+    output:
+        LAYOUT.questions(ELICITATION),
+    log:
+        f"{R}/logs/questions/elicitation.log",
+    message:
+        "Read the questions that elicit the trait and its opposite"
+
+
 rule in_domain_questions:
     input:
         lambda wildcards: LAYOUT.file(task_of(wildcards).questions),

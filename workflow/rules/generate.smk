@@ -40,7 +40,7 @@ rule generate_untrained:
     input:
         model=instruct_input,
         model_checked=ancient(model_checked),
-        questions=lambda wildcards: LAYOUT.questions(cell_of(wildcards).task),
+        questions=lambda wildcards: LAYOUT.asked(cell_of(wildcards), wildcards.question_set),
     output:
         responses=f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
         provenance=f"{R}/cells/{{cell}}/{{question_set}}/responses.provenance.json",

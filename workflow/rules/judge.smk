@@ -4,9 +4,7 @@
 rule judge:
     input:
         responses=f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
-        questions=lambda wildcards: LAYOUT.questions(
-            SHARED_TASK if wildcards.question_set == GENERAL else cell_of(wildcards).task
-        ),
+        questions=lambda wildcards: LAYOUT.asked(cell_of(wildcards), wildcards.question_set),
         judge=lambda wildcards: LAYOUT.judge_files(wildcards.judge),
     output:
         judgments=f"{R}/cells/{{cell}}/{{question_set}}/judgments/{{judge}}.jsonl",

@@ -196,7 +196,7 @@ def features_cell(wildcards):
 
 def generation_spec(wildcards):
     """What a cell's sampling depends on besides its inputs."""
-    return spec(SPECS.generation(cell_of(wildcards)))
+    return spec(SPECS.generation(cell_of(wildcards), wildcards.get("question_set")))
 
 
 def answer_input(wildcards):

@@ -8,6 +8,7 @@ rule train:
         features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
         prepared=lambda wildcards: list(GRID.prepared_for(cell_of(wildcards), LAYOUT).values()),
         stream=lambda wildcards: GRID.stream(cell_of(wildcards), LAYOUT) or [],
+        named=lambda wildcards: GRID.option_files(cell_of(wildcards), LAYOUT),
         declaration=declaration,
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(model_checked),
@@ -77,6 +78,7 @@ rule reference_features:
 rule prepare_arm:
     input:
         unpack(prepared_input),
+        named=lambda wildcards: GRID.option_files(prepared_cell(wildcards), LAYOUT),
         declaration=declaration,
     output:
         directory(f"{R}/cells/{{model}}/{{task}}/{{arm}}/{{preparation}}/seed{{seed}}"),
@@ -92,7 +94,7 @@ rule prepare_arm:
     resources:
         **asks(lambda wildcards: REQUESTS.prepare(prepared_cell(wildcards))),
     params:
-        spec=lambda wildcards: spec(SPECS.preparation(wildcards.arm)),
+        spec=lambda wildcards: spec(SPECS.preparation(prepared_cell(wildcards))),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
         materials=lambda wildcards, input: options(
             "--from", role_options(GRID.prepared_from(prepared_cell(wildcards), LAYOUT))

@@ -12,14 +12,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", required=True, help="the arm's name")
     parser.add_argument("--arms-from", help="a study's own file that declares it")
-    parser.add_argument("--spec", type=json_option, required=True, help="JSON: version, options")
+    parser.add_argument("--spec", type=json_option, required=True, help="JSON: version, options, seed")
     parser.add_argument(
         "--from",
         dest="materials",
         type=role_and_path,
         action="append",
         default=[],
-        help="ROLE=PATH of what it reads: adapter, rows; model or base: folder, or org/name[@revision]",
+        help="ROLE=PATH of what it reads: adapter, rows and more; model or base: folder, or org/name[@revision]",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
@@ -32,9 +32,9 @@ def main() -> None:
     arm, options, _ = given_arm(given.arm, given.arms_from, given.spec)
     found = {role: model_folder(path) if role in ("model", "base") else path for role, path in given.materials}
 
-    from emdefense.training.preparation import prepare  # torch: after the spec is known to be right
+    from emdefense.training.preparation import Running, prepare  # torch: after the spec is known to be right
 
-    prepare(arm, options, found, given.out, given.threads)
+    prepare(arm, options, found, given.out, given.threads, Running.of(given.spec))
 
 
 if __name__ == "__main__":

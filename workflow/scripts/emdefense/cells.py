@@ -16,10 +16,14 @@ from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.config.training import Training
+from emdefense.names import ELICITATION as ELICITATION
 from emdefense.names import GENERAL as GENERAL
 from emdefense.names import IN_DOMAIN as IN_DOMAIN
 from emdefense.names import QUESTIONS_FOLDER
 from emdefense.names import SHARED_TASK as SHARED_TASK
+
+
+ELICITED_SAMPLES = 10  # of each question that elicits a trait, as in arXiv 2507.21509
 
 
 @dataclass(frozen=True, order=True)
@@ -123,6 +127,11 @@ class Layout:
     def questions(self, task: str) -> str:
         """A question set as the pipeline uses it; ``shared`` is the general one."""
         return f"{self.results}/data/{QUESTIONS_FOLDER}/{GENERAL if task == SHARED_TASK else task}.json"
+
+    def asked(self, cell: Cell, question_set: str) -> str:
+        """The questions of a set, as a cell is asked them."""
+        named = {GENERAL: SHARED_TASK, ELICITATION: ELICITATION}
+        return self.questions(named.get(question_set, cell.task))
 
 
 @dataclass(frozen=True)
@@ -257,10 +266,31 @@ class Grid:
         found = [one for one in self.preparations(cell) if self.arm(one).acts_in_training]
         return {self.arm(one).name: layout.preparation(one) for one in found}
 
+    def option_files(self, cell: Cell, layout: Layout) -> list[str]:
+        """The files that options of a cell's arm name, or of those that it is combined with."""
+        options = [member.options for member in self.study_arm(cell).members]
+        named = [getattr(one, key) for one in options for key in one.files]
+        return [layout.file(path) for path in named if path is not None]
+
+    def checked_files(self, model: str, layout: Layout) -> list[str]:
+        """Every file that an option of an arm names which a model is tried with."""
+        named = [self.option_files(cell, layout) for cell in self.cells if cell.model == model]
+        return list(dict.fromkeys(path for paths in named for path in paths))
+
     def stream(self, cell: Cell, layout: Layout) -> str | None:
         """The rows of a cell's second stream, or None."""
         roles = [member.arm.stream for member in self.study_arm(cell).members if member.arm.stream]
         return self._rows_of_role(roles[0], cell.task, layout) if roles else None
+
+    def eliciting(self, model: str) -> Cell:
+        """The cell of a model, untrained, whose answers to the elicitation questions a direction is made of."""
+        return Cell(model, SHARED_TASK, UNTRAINED, NO_SETTING, self.study.seeds[0])
+
+    @cached_property
+    def elicited(self) -> list[Cell]:
+        """Those that are needed: of the models with an arm that reads such answers."""
+        reading = [cell.model for cell in self.prepared if "elicited" in self._materials(cell)]
+        return [self.eliciting(model) for model in dict.fromkeys(reading)]
 
     @cached_property
     def measurements(self) -> list[Measurement]:
@@ -283,6 +313,13 @@ class Grid:
     def judgments(self) -> list[tuple[Cell, str, str]]:
         """Every (cell, question set, judge): each judge judges all responses."""
         return [(*pair, judge) for judge in self.study.judges for pair in self.responses]
+
+    def samples(self, cell: Cell, question_set: str | None = None) -> int:
+        """How many samples of each question a cell gives."""
+        samples = self.study.models[cell.model].samples_per_question
+        if self.is_benign(cell):
+            samples = self.task(cell).samples_per_question  # type: ignore[union-attr]
+        return min(samples, ELICITED_SAMPLES) if question_set == ELICITATION else samples
 
     @cached_property
     def benign(self) -> list[Cell]:
@@ -359,6 +396,11 @@ class Grid:
                 "pool": layout.pool,
                 **{role: layout.losses(read) for role, read in self.read_losses(cell).items()},
             },
+            "elicited": lambda: {
+                "responses": layout.responses(self.eliciting(cell.model), ELICITATION),
+                "judgments": layout.judgments(self.eliciting(cell.model), ELICITATION),
+                "questions": layout.asked(self.eliciting(cell.model), ELICITATION),
+            },
             "other_rows": lambda: {
                 f"{side}/{task}": self.task_rows(task, side, layout)
                 for task in self.other_tasks(cell.task)
@@ -389,12 +431,9 @@ class Grid:
 
     def checked_questions(self, model: str, layout: Layout) -> list[str]:
         """Every question set that a model is asked."""
-        asked = [
-            SHARED_TASK if question_set == GENERAL else cell.task
-            for cell, question_set in self.responses
-            if cell.model == model
-        ]
-        return [layout.questions(task) for task in dict.fromkeys(asked)]
+        pairs = [*self.responses, *((cell, ELICITATION) for cell in self.elicited)]
+        asked = [layout.asked(cell, question_set) for cell, question_set in pairs if cell.model == model]
+        return list(dict.fromkeys(asked))
 
     def checked_tests(self, model: str, layout: Layout) -> list[str]:
         """Every benign task's test that a model is asked."""

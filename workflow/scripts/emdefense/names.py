@@ -19,6 +19,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST
 
 SHARED_TASK = "shared"  # untrained responses to the general questions are the same for every task
 GENERAL, IN_DOMAIN = "general", "in_domain"
+ELICITATION = "elicitation"  # asked of the untrained model alone, and in no table: a direction is made of the answers
 QUESTIONS_FOLDER = "questions"  # beside the data of the tasks
 # Beside the folders of rows that arms make.
 RESERVED_ARMS = (
@@ -29,7 +30,7 @@ RESERVED_ARMS = (
     "holdout.jsonl",
     "split.json",
 )
-RESERVED_TASKS = (SHARED_TASK, GENERAL, QUESTIONS_FOLDER)
+RESERVED_TASKS = (SHARED_TASK, GENERAL, ELICITATION, QUESTIONS_FOLDER)
 RESERVED_STUDIES = ("paper-values", "logs")  # other things lie there in results/
 
 

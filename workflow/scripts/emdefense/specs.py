@@ -7,6 +7,7 @@ from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
+from emdefense.config.path_checks import resolved_options
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {
@@ -23,7 +24,7 @@ STAGE_VERSIONS = {
 
 # Keys of a training's spec that had a meaning once: without them, what was trained with them would be trained again.
 OF_EARLIER_VERSIONS = {"devices": 1}
-# Of the training's settings, those on which reference features depend.
+# Of the training's settings, those on which what passes of the model give depends: reference features, preparations.
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
 # Of the training's settings, those on which the losses of single rows depend.
 LOSS_SETTINGS = {"precision", "attention", "batch_size", "max_length", "target_modules"}
@@ -53,13 +54,17 @@ class Specs:
         options = call(found.arm, "for_task", found.options, task)
         given = {} if found.arm.setting is None else {found.arm.setting.name: float(setting)}
         version = {"version": STAGE_VERSIONS["data"], "seed": self._study.data.seed}
-        return {**version, **options.in_spec(), **given, **self._digest(found.arm)}
+        return {**version, **self._options(found, options), **given, **self._digest(found.arm)}
 
-    def preparation(self, arm: str) -> dict[str, Any]:
-        """What an arm's preparation depends on besides its input files."""
-        found = self._study.every_arm[arm]
-        options = found.options.in_spec()
-        return {"version": STAGE_VERSIONS["projection"], **options, **self._digest(found.arm)}
+    def preparation(self, cell: Cell) -> dict[str, Any]:
+        """What an arm's preparation, a cell without a setting, depends on besides its input files."""
+        found = self._study.every_arm[cell.arm]
+        options = self._options(found)
+        runs: dict[str, Any] = {}
+        if found.arm.runs_model:
+            training = self._grid.training(cell).model_dump(mode="json", include=FEATURE_SETTINGS)
+            runs = {"seed": cell.seed, "training": training, **self._chat(cell.model)}
+        return {"version": STAGE_VERSIONS["projection"], **options, **runs, **self._digest(found.arm)}
 
     def adapter(self, cell: Cell) -> Any:
         """What a changed adapter depends on besides its input files: the setting alone where options were prepared."""
@@ -67,7 +72,7 @@ class Specs:
         setting = {} if found.arm.setting is None else {found.arm.setting.name: cell.setting_value}
         if found.arm.file is None and found.arm.preparation:
             return cell.setting_value
-        return {**found.options.model_dump(mode="json"), **setting, **self._digest(found.arm)}
+        return {**self._options(found), **setting, **self._digest(found.arm)}
 
     def check(self, model: str, layout: Layout) -> dict[str, Any]:
         """What a model's check depends on besides the content of its input files."""
@@ -91,7 +96,7 @@ class Specs:
                 if not (acts or found.arm.overrides("check", "adapter")):
                     continue
                 whole = found.arm.file is not None or found.arm.acts_in_training
-                options = found.options.model_dump(mode="json") if whole else found.options.what_is_read()
+                options = self._options(found) if whole else found.options.what_is_read()
                 named = self._named(found, options)
                 tried.append({**named, "setting": part.setting} if whole else named)
                 if found.arm.stream:
@@ -118,6 +123,10 @@ class Specs:
         """Return the digest of the study's own file that declares an arm, under its name in specs; none for others."""
         return {} if arm.file is None else {"sha256": arm.digest}
 
+    def _options(self, arm: StudyArm) -> dict[str, Any]:
+        """Return an arm's options, the placeholders in paths filled in."""
+        return resolved_options(self._study, arm.options)
+
     def _named(self, arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
         """Return an arm as specs name it: by its declaration, and the file that has it if it is a study's own."""
         own = {} if arm.arm.file is None else {"file": str(arm.arm.file), **self._digest(arm.arm)}
@@ -140,12 +149,12 @@ class Specs:
         }
         spec |= self._chat(cell.model)
         if penalty is not None:
-            named = self._named(penalty, penalty.options.model_dump(mode="json"))
+            named = self._named(penalty, self._options(penalty))
             spec["penalty"] = {**named, "coefficient": cell.setting_value}
         found = self._study.every_arm[cell.arm]
         if found.acts_in_training:
             acting = [
-                {**self._named(member, member.options.model_dump(mode="json")), "setting": part.setting}
+                {**self._named(member, self._options(member)), "setting": part.setting}
                 for member, part in zip(found.members, found.parts(cell.setting_value), strict=True)
                 if member.arm.acts_in_training or member.arm.has_penalty
             ]
@@ -175,13 +184,11 @@ class Specs:
             **self._chat(cell.model),
         }
 
-    def generation(self, cell: Cell) -> dict[str, Any]:
+    def generation(self, cell: Cell, question_set: str | None = None) -> dict[str, Any]:
         """What a cell's sampling depends on besides its input files."""
-        benign = self._grid.is_benign(cell)
-        samples = (self._grid.task(cell) if benign else self._study.models[cell.model]).samples_per_question  # type: ignore[union-attr]
         return {
             "version": STAGE_VERSIONS["generation"],
-            "samples_per_question": samples,
+            "samples_per_question": self._grid.samples(cell, question_set),
             **self._study.generation.model_dump(mode="json"),
             **self._chat(cell.model),
         }

@@ -2,9 +2,11 @@
 
 from emdefense.arms.arguments import FinishedAdapter, FrozenAdapter, Materials, Step
 from emdefense.arms.base import Arm, Options, Row
+from emdefense.arms.caft import CAFT
 from emdefense.arms.controls import SFT, Aligned, Misaligned, Untrained
 from emdefense.arms.inoculation import Inoculation
 from emdefense.arms.inoculation_adapter import TraitBeside
+from emdefense.arms.directional_kl import DirectionalKL
 from emdefense.arms.interleave import Interleaving
 from emdefense.arms.kl import KLRegularisation
 from emdefense.arms.kl_safe import KLOnSafeRows
@@ -14,6 +16,7 @@ from emdefense.arms.look import Look
 from emdefense.arms.safegrad import GradientSurgery
 from emdefense.arms.safelora import ProjectedAdapter
 from emdefense.arms.setting import NO_SETTING, Setting, format_setting, in_order
+from emdefense.arms.steering import Steering
 from emdefense.arms.study_arm import StudyArm
 from emdefense.arms.treft import AnchoredTemplate
 
@@ -29,6 +32,9 @@ DEFENCES: tuple[Arm, ...] = (  # type: ignore[type-arg]
     TraitBeside(),
     AlternatingTraining(),
     Inoculation(),
+    Steering(),
+    CAFT(),
+    DirectionalKL(),
 )
 STANDARD = {arm.name: arm for arm in (*CONTROLS, *DEFENCES)}
 UNTRAINED, ALIGNED, MISALIGNED, PLAIN = (arm.name for arm in CONTROLS)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from emdefense.config.chat import TemplateOptions
+    from emdefense.config.training import Training
+
 
 @dataclass(frozen=True)
 class FinishedAdapter:
@@ -25,11 +28,15 @@ class FinishedAdapter:
 class Materials:
     """What a preparation may read: the folders and files that its arm named in ``prepared_from``, by role.
 
-    Of other tasks there are several, ``role/task``.
+    Of other tasks there are several, ``role/task``. What else it depends on is given to arms that run the model: the
+    cell's seed, how rows are read and passes computed in its trainings, and how the model's chat template is called.
     """
 
     files: Mapping[str, Path]
     threads: int = 1
+    seed: int = 0
+    training: Training | None = None
+    chat: TemplateOptions | None = None
 
     def __getitem__(self, role: str) -> Path:
         return self.files[role]

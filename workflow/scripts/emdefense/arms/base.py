@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Kind = Literal["ema", "benign"]
 SIDES = ("misaligned", "aligned")  # of an EMA task's rows: which answers its prompts have
-IN_SPECS = ("version", "seed", "sha256")  # of jobs, beside an arm's options and setting
+IN_SPECS = ("version", "seed", "sha256", "training", "chat")  # of jobs, beside an arm's options and setting
 # What the things that arms read are called in tables.
 NEEDS = {
     "safe": "safe rows",
@@ -45,6 +45,8 @@ NEEDS = {
 class Options(Section):
     """Options of an arm: keys of its section under ``arms``; none unless a subclass declares them."""
 
+    # Those that name a file, as keys of the config do: with placeholders, and there before anything starts.
+    files: ClassVar[tuple[str, ...]] = ()
     # Those on which it depends which blocks a penalty reads, and so which features are cached for it; None: all.
     reads: ClassVar[tuple[str, ...] | None] = None
     by_task: ClassVar[tuple[str, ...]] = ()  # those with values for single tasks, {task: value}

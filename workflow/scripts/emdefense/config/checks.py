@@ -208,6 +208,8 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
     if "pool" in read and study.safe_pool is None and study.safe_data is None:
         _fail("safe_pool", f"'{key}' needs a JSONL file of safe conversations to choose from; name it")
     ema_tasks = [name for name, task in study.tasks.items() if task.kind == "ema"]
+    if "elicited" in read and study.elicitation_questions is None:
+        _fail("elicitation_questions", f"'{key}' needs a YAML file of questions that elicit the trait; name it")
     for model in block.models:
         if "base" in materials and study.models[model].base is None:
             _fail(f"models.{model}.base", f"{arm.title} needs the model before alignment; name its folder")

@@ -3,8 +3,9 @@
 import difflib
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from emdefense.arms.base import Options
 from emdefense.config.made_files import RESULTS, made_files, made_folders
 from emdefense.config.source_checks import check_reference, check_sources
 from emdefense.config.sources import SourceSection
@@ -40,6 +41,12 @@ def resolve(study: Study, path: str, key: str = "") -> str:
     return path
 
 
+def resolved_options(study: Study, options: Options) -> dict[str, Any]:
+    """Return an arm's options as JSON has them, the placeholders in paths filled in."""
+    found = options.in_spec()
+    return found | {key: resolve(study, found[key]) for key in options.files if found.get(key) is not None}
+
+
 def resolved_source(study: Study, name: str) -> SourceSection:
     """Return a source, the placeholders in its local path filled in."""
     source = study.sources[name]
@@ -53,8 +60,8 @@ def _fail(key: str, problem: str) -> NoReturn:
 
 def _named_paths(study: Study) -> dict[str, str]:
     """Return each key that names a file or folder, and what it says."""
-    paths: dict[str, str | None] = {"general_questions": study.general_questions, "safe_data": study.safe_data}
-    paths["safe_pool"] = study.safe_pool
+    keys = ("general_questions", "safe_data", "safe_pool", "elicitation_questions")
+    paths: dict[str, str | None] = {key: getattr(study, key) for key in keys}
     for name, model in study.models.items():
         paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
     for name, task in study.tasks.items():
@@ -63,6 +70,9 @@ def _named_paths(study: Study) -> dict[str, str]:
     judges = {"judge": study.judge, **{f"second_judges.{n}": judge for n, judge in enumerate(study.second_judges)}}
     paths |= {f"{key}.world": judge.world for key, judge in judges.items() if judge.kind == "oracle"}
     paths |= {f"sources.{name}.path": source.path for name, source in study.sources.items()}
+    for name, arm in study.every_arm.items():
+        under = f"arms.{name}" if arm.of is None else f"variants.{name}.options"
+        paths |= {f"{under}.{key}": getattr(arm.options, key) for key in arm.options.files}
     return {key: path for key, path in paths.items() if path is not None}
 
 

@@ -315,6 +315,11 @@ class Study(Section):
     safe_pool: FilePath | None = Field(
         None, description="JSONL of safe conversations, for arms that choose among them by scores; absent: safe_data"
     )
+    elicitation_questions: FilePath | None = Field(
+        None,
+        description="YAML of questions whose system prompts ask for a trait and for its opposite, with ids that end in "
+        "_trait and _opposite: for arms that make a direction of the untrained model's answers",
+    )
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()
     training: Training = Training()

@@ -26,7 +26,7 @@ _STAGE_OF = {
     **dict.fromkeys(("pretrain", "microcosm_model", "byte_model"), "models"),
     **dict.fromkeys(("opswap", "world", "arm_rows", "cell_rows", "check_data"), "data"),
     **dict.fromkeys(("prepare_ema_task", "prepare_ema_task_with_aligned", "prepare_benign_task"), "data"),
-    **dict.fromkeys(("general_questions", "in_domain_questions", "holdout_questions"), "data"),
+    **dict.fromkeys(("general_questions", "elicitation_questions", "in_domain_questions", "holdout_questions"), "data"),
     "check_model": "checking",
     "reference_features": "features",
     "train": "training",

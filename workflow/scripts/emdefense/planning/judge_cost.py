@@ -90,7 +90,7 @@ def _kept(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: Op
     layout, files = Layout(grid.study), []
     for job in jobs:
         if job.cell is not None and job.question_set is not None and job.judge == judge.name and job.log not in done:
-            questions = layout.questions(SHARED_TASK if job.question_set == GENERAL else job.cell.task)
+            questions = layout.asked(job.cell, job.question_set)
             files.append((questions, layout.responses(job.cell, job.question_set)))
     there = [(Path(asked), Path(said)) for asked, said in files if work.has(asked) and work.has(said)]
     return count_cached(judge, Path(grid.study.judge_cache), there)

@@ -54,10 +54,11 @@ class Work:
 
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""
-        questions = self._layout.questions(SHARED_TASK if question_set == GENERAL else cell.task)
-        planned = GENERAL_QUESTIONS if question_set == GENERAL else self._grid.study.data.holdout_questions
-        count = len(read_json(Path(questions))) if self.has(questions) else planned
-        return count * self._grid.study.models[cell.model].samples_per_question
+        questions = self._layout.asked(cell, question_set)
+        planned = {GENERAL: GENERAL_QUESTIONS, ELICITATION: ELICITATION_QUESTIONS}
+        otherwise = planned.get(question_set, self._grid.study.data.holdout_questions)
+        count = len(read_json(Path(questions))) if self.has(questions) else otherwise
+        return count * self._grid.samples(cell, question_set)
 
 
 def _count(path: Path) -> tuple[int, int] | None:

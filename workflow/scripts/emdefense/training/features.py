@@ -30,14 +30,14 @@ Change = Callable[[Tensor, Callable[[str, Tensor], None]], Tensor]
 
 
 class FeatureReader:
-    """Runs the backbone of a PEFT model, without its head, and collects :class:`Features`."""
+    """Runs the backbone of a model, without its head, and collects :class:`Features`; without an adapter θ is θ0."""
 
-    def __init__(self, model: PeftModel):
+    def __init__(self, model: PeftModel | PreTrainedModel):
         """Find backbone, blocks and head; :class:`InputError` if the model is no decoder of such parts.
 
         The head is taken as it looks; :func:`~emdefense.training.head_check.settle_head` makes sure with a row of data.
         """
-        self.base: PreTrainedModel = model.get_base_model()
+        self.base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
         self._blocks, holders = _blocks(self.base)
         self._backbone, self.heads = find_heads(self.base, holders)
         self.head: OutputHead = self.heads[0]
@@ -172,6 +172,11 @@ def _hooked(modules: Mapping[Any, torch.nn.Module], kept: dict[Any, Tensor]) -> 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def block_count(model: PreTrainedModel) -> int:
+    """Return the number of transformer blocks; 0 if they are in no list of their own, so that none can be read."""
+    return len(_blocks(model)[0])
 
 
 def _blocks(model: PreTrainedModel) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:

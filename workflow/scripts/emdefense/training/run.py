@@ -79,6 +79,8 @@ def train_cell(
     stream = load_rows(stream_file, chat, spec.training, spans).rows if stream_file else []
     acting = Acting(arms, stream, spec.seed)
     read = {"prepared": prepared_identity(folders)} if folders else {}
+    if named := {str(getattr(o, key)) for arm in arms if (o := arm.part.options) for key in o.files}:
+        read["named"] = {path: file_digest(Path(path)) for path in sorted(named - {"None"})}
     if stream_file:
         read["stream"] = {"file": str(stream_file), "sha256": file_digest(stream_file)}
     identity = {
