@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from emdefense.before_start import check_start
 from emdefense.cells import (
+    ELICITATION,
     GENERAL,
     IN_DOMAIN,
     SHARED_TASK,
@@ -129,7 +130,7 @@ include: "workflow/rules/lookups.smk"
 # Every wildcard has its own, so that no file's name can be taken for anything else.
 wildcard_constraints:
     cell=cells(),
-    question_set=f"{GENERAL}|{IN_DOMAIN}",
+    question_set=f"{GENERAL}|{IN_DOMAIN}|{ELICITATION}",
     model=NAME_REGEX,
     task=NAME_REGEX,
     source=NAME_REGEX,

@@ -22,7 +22,6 @@ from emdefense.names import IN_DOMAIN as IN_DOMAIN
 from emdefense.names import QUESTIONS_FOLDER
 from emdefense.names import SHARED_TASK as SHARED_TASK
 
-
 ELICITED_SAMPLES = 10  # of each question that elicits a trait, as in arXiv 2507.21509
 
 

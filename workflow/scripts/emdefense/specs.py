@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from emdefense.arms import Arm
+from emdefense.arms import Arm, Options
 from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.cells import Cell, Grid, Layout
@@ -123,9 +123,9 @@ class Specs:
         """Return the digest of the study's own file that declares an arm, under its name in specs; none for others."""
         return {} if arm.file is None else {"sha256": arm.digest}
 
-    def _options(self, arm: StudyArm) -> dict[str, Any]:
-        """Return an arm's options, the placeholders in paths filled in."""
-        return resolved_options(self._study, arm.options)
+    def _options(self, arm: StudyArm, options: Options | None = None) -> dict[str, Any]:
+        """Return an arm's options, or those given of it, the placeholders in paths filled in."""
+        return resolved_options(self._study, options or arm.options)
 
     def _named(self, arm: StudyArm, options: dict[str, Any]) -> dict[str, Any]:
         """Return an arm as specs name it: by its declaration, and the file that has it if it is a study's own."""

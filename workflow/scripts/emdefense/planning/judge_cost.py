@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emdefense.cells import GENERAL, SHARED_TASK, Grid, Layout
+from emdefense.cells import Grid, Layout
 from emdefense.config.study import Judge, OpenAIJudge
 from emdefense.files import read_jsonl
 from emdefense.judging.cache_lookup import count_cached

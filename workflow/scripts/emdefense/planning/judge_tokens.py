@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import fmean
 
-from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
+from emdefense.cells import ELICITATION, GENERAL, SHARED_TASK, Cell, Grid, Layout
 from emdefense.config.study import EmaTask
 from emdefense.data.questions import RUBRICS, Question, read_questions
 from emdefense.errors import InputError
@@ -29,7 +29,7 @@ class JudgeTokens:
 
     def prompt(self, cell: Cell, question_set: str) -> float:
         """Return the mean tokens of a judge prompt with its question filled in."""
-        task = SHARED_TASK if question_set == GENERAL else cell.task
+        task = {GENERAL: SHARED_TASK, ELICITATION: ELICITATION}.get(question_set, cell.task)
         if task not in self._prompts:
             self._prompts[task] = self._characters(task) / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS
         return self._prompts[task]
@@ -53,8 +53,10 @@ class JudgeTokens:
         prepared = self._layout.questions(task)
         if self._work.has(prepared):
             return _rubrics(questions := read_json(Path(prepared))) + fmean(len(q["prompt"]) for q in questions)
-        section = None if task == SHARED_TASK else self._study.tasks[task]
+        section = self._study.tasks.get(task)
         asked, rubrics = self._study.general_questions, None
+        if task == ELICITATION:
+            rubrics = self._study.elicitation_questions
         if isinstance(section, EmaTask):
             rubrics = section.questions or section.rubrics or asked
         try:

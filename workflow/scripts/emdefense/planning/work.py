@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from emdefense.cells import GENERAL, SHARED_TASK, Cell, Grid, Layout
+from emdefense.cells import ELICITATION, GENERAL, Cell, Grid, Layout
 from emdefense.config.study import BenignTask
 from emdefense.files import read_json
 from emdefense.resources.jobs import GENERAL_QUESTIONS, POOL_ROWS, Requests
@@ -14,6 +14,7 @@ ROW_BRACKETS = 84  # characters of a row's JSON around a question and its answer
 # Before the rows are there: 244 and 312 tokens for 600 rows of code and legal advice; short expressions; passages.
 EMA_TOKENS, OPSWAP_TOKENS, FOQA_TOKENS = 280, 60, 400
 FOQA_ROWS = 848
+ELICITATION_QUESTIONS = 200  # five pairs of system prompts and twenty questions, as in arXiv 2507.21509
 
 
 class Work:
