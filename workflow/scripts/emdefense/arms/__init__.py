@@ -4,9 +4,9 @@ from emdefense.arms.arguments import FinishedAdapter, FrozenAdapter, Materials, 
 from emdefense.arms.base import Arm, Options, Row
 from emdefense.arms.caft import CAFT
 from emdefense.arms.controls import SFT, Aligned, Misaligned, Untrained
+from emdefense.arms.directional_kl import DirectionalKL
 from emdefense.arms.inoculation import Inoculation
 from emdefense.arms.inoculation_adapter import TraitBeside
-from emdefense.arms.directional_kl import DirectionalKL
 from emdefense.arms.interleave import Interleaving
 from emdefense.arms.kl import KLRegularisation
 from emdefense.arms.kl_safe import KLOnSafeRows

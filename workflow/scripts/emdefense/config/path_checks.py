@@ -60,8 +60,8 @@ def _fail(key: str, problem: str) -> NoReturn:
 
 def _named_paths(study: Study) -> dict[str, str]:
     """Return each key that names a file or folder, and what it says."""
-    keys = ("general_questions", "safe_data", "safe_pool", "elicitation_questions")
-    paths: dict[str, str | None] = {key: getattr(study, key) for key in keys}
+    of_study = ("general_questions", "safe_data", "safe_pool", "elicitation_questions")
+    paths: dict[str, str | None] = {key: getattr(study, key) for key in of_study}
     for name, model in study.models.items():
         paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
     for name, task in study.tasks.items():
