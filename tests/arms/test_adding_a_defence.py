@@ -259,7 +259,7 @@ def test_the_reference_of_hooks_names_all_there_are() -> None:
     from emdefense.arms.base import HOOKS
 
     table = re.findall(r"^\| `(\w+)\(([\w, ]*)\)` \|", DOCUMENT, flags=re.MULTILINE)
-    more = {"residual_blocks", "prepare", "load", "check", "adds_rows", "row_share", "stream_rows"}
+    more = {"residual_blocks", "prepare", "load", "check", "adds_rows", "row_share", "stream_rows", "stream_limit"}
     assert {*HOOKS, *more} == {hook for hook, _ in table}
     import inspect
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from emdefense.arms import format_setting, in_order
+from emdefense.arms import DEFENCES, format_setting, in_order
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study, load_study, parse_study
 from emdefense.config.load import read_config
@@ -235,7 +235,8 @@ def test_unknown_and_wrong_options_name_the_key(tmp_path: Path) -> None:
     assert "key 'arms.mine'" in refused(written(tmp_path, arms={"mine": 3}))
     variants = {"mine2": {"of": "mine", "options": {"strenght": 1}}}
     assert refused(written(tmp_path, variants=variants)) == f"key 'variants.mine2.options.strenght': {said}"
-    assert "unknown key 'arms.yours'; write one of kl, ldifs, safelora, mine" in refused(
+    optional = [arm.name for arm in DEFENCES if arm.options.model_fields]
+    assert f"unknown key 'arms.yours'; write one of {', '.join(optional)}, mine" in refused(
         written(tmp_path, arms={"yours": {}})
     )
     of = {"yours2": {"of": "yours"}}

@@ -71,20 +71,24 @@ def test_a_trainings_step_is_projected_over_all_parameters_together(
 ) -> None:
     part = Part(STANDARD["safegrad"], SafeGrad(rows=5, rows_per_step=3), 1.0)
     rows, safe = make_rows(4, longest=20), make_rows(9, seed=9, longest=20)
-    conflicts = 0
-    for seed in range(4):
-        model = moved_model(seed)
+    conflicts = []
+    for seed, descents in ((0, 0), (0, 3), (1, 3)):  # the further the task's loss falls, the more both disagree
+        model = moved_model(seed, 0.01)
+        trained = trained_parameters(model)
+        for _ in range(descents):
+            downhill = torch.autograd.grad(cross_entropy(model, rows), trained)
+            for parameter, gradient in zip(trained, downhill, strict=True):
+                parameter.data -= 0.3 * gradient
         tokenised = Chat(make_tokenizer()).rows([row["messages"] for row in safe])
         drawn = Acting([acting_arm(part)], tokenised, 3).stream_rows(1)
         found = step_gradient(monkeypatch, tmp_path, model, part, rows, safe)
-        trained = trained_parameters(model)
         task = torch.autograd.grad(cross_entropy(model, rows), trained)
         align = torch.autograd.grad(divergence(model, [safe[row["row"]] for row in drawn], reverse=True), trained)
         flat_task, flat_align = (torch.cat([one.flatten() for one in of]).numpy() for of in (task, align))
         expected = torch.tensor(by_hand(flat_task, flat_align, 1.0, 1.0))
         assert farthest([torch.cat([one.flatten() for one in found])], [expected]) < 1e-11
-        conflicts += bool(np.dot(flat_task, flat_align) < 0)
-    assert conflicts > 0
+        conflicts.append(bool(np.dot(flat_task, flat_align) < 0))
+    assert conflicts == [False, True, True]
 
 
 def test_the_second_stream_is_of_as_many_rows_as_asked_and_fewer_are_among_more() -> None:

@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_a_loop_over_rows_blocks_and_tokens(
 ) -> None:
     rows, model = mixed_rows(), moved_model()
     if threshold is None:
-        first, second = (float(by_hand(model, [row], where, 0.0)) for row in rows[:2])
+        first, second = (by_hand(model, [row], where, 0.0).item() for row in rows[:2])
         assert first != second
         threshold = (first + second) / 2
     part = Part(ARM, ARM.options(where=where, threshold=threshold), 10.0)

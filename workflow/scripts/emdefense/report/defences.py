@@ -37,7 +37,8 @@ def _row(arm: Arm) -> Iterator[str]:  # type: ignore[type-arg]
     yield _swept(arm.setting)
     yield ", ".join("loss on a second stream of rows" if act == "loss" and arm.stream else act for act in acts)
     yield ", ".join(arm.needs(options))
-    yield "plain fine-tuning's" if arm.changes_adapter else f"{training_cost(Training(), study_arm):.2g} ×"
+    cost = training_cost(Training(), study_arm, arm.row_share(None, options))
+    yield "plain fine-tuning's" if arm.changes_adapter else f"{cost:.2g} ×"
     yield arm.source
 
 

@@ -21,8 +21,8 @@ class Divergence(BaseModel):
     """One way in which the pipeline, or a kind of study, differs from the paper.
 
     ``when`` names config keys and the values at which it holds, ``source`` and ``task_has`` the sources or the tasks
-    that it is about. ``note`` is what it says as a footnote to ``tables``: at the rows of an arm, at the tasks that it
-    is about, or else at the title.
+    that it is about, ``arm`` the arm. ``note`` is what it says as a footnote to ``tables``: at the rows of an arm, at
+    the tasks that it is about, or else at the title.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +44,8 @@ class Divergence(BaseModel):
         if self.study == "microcosm" and study.microcosm is None:
             return False
         if self.source is not None and all(source.kind != self.source for source in study.sources.values()):
+            return False
+        if self.arm is not None and self.arm not in _arms(study):
             return False
         if self.task_has and not any(self.concerns(study, task) for task in study.tasks):
             return False
@@ -75,6 +77,12 @@ def divergences_document() -> str:
         "exercises the whole pipeline; it says nothing about the size of an effect in a real model."
     )
     return f"{HEADER}\n## In every study\n\n{everywhere}\n## In the default study only\n\n{about}\n\n{microcosm}"
+
+
+def _arms(study: Study) -> set[str]:
+    """Return the arms that a study has in its grid, those included that variants are of or are combined with."""
+    found = [study.every_arm[arm] for block in study.grid for arm in block.arms]
+    return {member.arm.name for whole in found for member in whole.members}
 
 
 def _value(study: Study, key: str) -> object:

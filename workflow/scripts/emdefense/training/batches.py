@@ -79,9 +79,11 @@ def around_text(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor] | tuple[None
     """
     if SPANS not in inputs:
         return None, None
-    spans = inputs[SPANS]
-    lengths = torch.tensor(sequence_lengths(inputs), device=spans.device)
-    ends = lengths.cumsum(0)
-    places = torch.arange(int(ends[-1]), device=spans.device) - (ends - lengths).repeat_interleave(lengths)
-    prefix_end, postfix_start, answer_start = spans.repeat_interleave(lengths, 0).unbind(1)
-    return places < prefix_end, (places >= postfix_start) & (places < answer_start)
+    prefix, postfix = [], []
+    for length, (prefix_end, postfix_start, answer) in zip(
+        sequence_lengths(inputs), inputs[SPANS].tolist(), strict=True
+    ):
+        places = torch.arange(length, device=inputs[SPANS].device)
+        prefix.append(places < prefix_end)
+        postfix.append((places >= postfix_start) & (places < answer))
+    return torch.cat(prefix), torch.cat(postfix)
