@@ -24,6 +24,7 @@ from emdefense.report.figures.tradeoff import draw_tradeoff
 from emdefense.report.measured import Measured
 from emdefense.report.tables.league import interval_words, league_table, rank_words
 from emdefense.report.tables.rendering import html_table, latex_table, markdown_table
+from emdefense.resources.relative import training_cost
 from league_frames import drawn_frames, league_study
 from study_folder import SURE_OF_NONE, fill, page, tiny_study
 
@@ -58,6 +59,11 @@ def test_the_table_has_each_defence_with_its_numbers_and_the_front_in_a_sentence
     assert [cell.text for cell in first[:2]] == ["1", "KL, λ = 1"]
     assert (first[1].bold, first[1].underline) == (True, found.ranking.surely_on_front(0))
     assert table.blocks[1][0][2].text == "0.0"
+    assert table.blocks[1][0][6].text == "1.0×", "the misaligned arm is plain fine-tuning"
+    cost = training_cost(study, "small", "kl", 1.0)
+    assert cost is not None
+    assert cost > 1
+    assert (first[6].text, column(table, "training_cost")[0]) == (f"{cost:.1f}×", f"{cost:.6g}")
     said = " ".join(table.lead)
     assert "Pareto front" in said
     assert "KL is first" in said

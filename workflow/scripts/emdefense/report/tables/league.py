@@ -34,7 +34,7 @@ FRONT = (
     "Bold: on the Pareto front, no other defence nor doing without is as good in all of {goods} and better in one; "
     "underlined: in at least 95 % of draws of {drawn} too."
 )
-COST = "Training: FLOP relative to plain SFT on the same rows; what has to be prepared is in the last column."
+COST = "Training: passes of the model relative to plain fine-tuning's, by arithmetic, without what is prepared first."
 SPLIT = (
     "The halves choose different settings; each half's questions are reported under the setting chosen on the other."
 )
@@ -174,7 +174,6 @@ def _cells(
     if row.benign_without and row.benign is not None:
         about.append(f"Without {', '.join(study.tasks[task].title for task in row.benign_without)}.")
     letters = ",".join(notes.letter(text) for text in about)
-    costs = _costs(study, found.model, row)
     return (
         rank,
         name,
@@ -182,7 +181,7 @@ def _cells(
         _number(row, "retention"),
         _number(row, "benign", letters),
         _number(row, "incoherent"),
-        TableCell(DASH if costs is None else costs),
+        TableCell(_cost_words(_costs(study, found.model, row))),
         TableCell(", ".join(study.every_arm[row.arm].needs)),
     )
 
@@ -204,10 +203,17 @@ def interval_words(row: Row, name: str) -> str:
     return f"({between.join(signed(end, plus=False, decimals=0) for end in (low, high))})"
 
 
-def _costs(study: Study, model: str, row: Row) -> str | None:
-    found = [training_cost(study, model, row.arm, setting) for setting in row.chosen]
-    known = sorted({f"{cost:.2g}" for cost in found if cost is not None}, key=float)
-    return f"{'–'.join(known)}×" if known and None not in found else None
+def _costs(study: Study, model: str, row: Row) -> list[float]:
+    """Return what training costs at each of a row's settings, nothing unless it is known of all."""
+    settings_of_row = [None if setting == NO_SETTING else float(setting) for setting in row.chosen]
+    found = [training_cost(study, model, row.arm, setting) for setting in settings_of_row]
+    known = [cost for cost in found if cost is not None]
+    return known if len(known) == len(found) else []
+
+
+def _cost_words(costs: list[float]) -> str:
+    shown = list(dict.fromkeys(f"{cost:.1f}" for cost in sorted(costs)))
+    return f"{'–'.join(shown)}×" if shown else DASH
 
 
 def _remarks(study: Study, found: League) -> list[str]:
@@ -235,8 +241,7 @@ def _remarks(study: Study, found: League) -> list[str]:
 
 def _csv_row(study: Study, found: League, n: int) -> tuple[str, ...]:
     row, ranking = found.rows[n], found.ranking
-    costs = [training_cost(study, found.model, row.arm, setting) for setting in row.chosen]
-    known = [cost for cost in costs if cost is not None]
+    costs = _costs(study, found.model, row)
     beaten = [found.rows[loser].arm for winner, loser in sorted(ranking.better) if winner == n]
     front = "surely" if ranking.surely_on_front(n) else "yes" if ranking.on_front[n] else "no"
     return (
@@ -244,7 +249,7 @@ def _csv_row(study: Study, found: League, n: int) -> tuple[str, ...]:
         *("" if setting == NO_SETTING else setting for setting in row.settings),
         *map(str, ranking.ranks[n]),
         *(text for name in ("score", *MEASURED) for text in _csv_numbers(row, name)),
-        f"{sum(known) / len(known):.6g}" if known and len(known) == len(costs) else "",
+        f"{sum(costs) / len(costs):.6g}" if costs else "",
         "; ".join(study.every_arm[row.arm].needs),
         front,
         f"{ranking.front_share[n]:.6g}",
