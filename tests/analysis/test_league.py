@@ -14,7 +14,7 @@ from scipy import stats
 
 from emdefense.analysis.halves import halves
 from emdefense.analysis.league import League, Row, interval, league, nearest
-from emdefense.analysis.league_shares import harmonic_mean
+from emdefense.analysis.league_shares import gone, harmonic_mean
 from emdefense.analysis.moves import Count, Moves, moves
 from emdefense.analysis.ranking import on_front, ranking
 from emdefense.analysis.rates import BENIGN_SCHEMA
@@ -267,6 +267,29 @@ def test_each_half_is_reported_under_the_setting_chosen_on_the_other() -> None:
     (row,) = league(study, questions, benign, "small").rows
     assert row.settings == ("1", "0.1"), "0.1 stops EMA on the first half, and so is reported on the second"
     assert row.reduction.value < 0.2
+
+
+def test_a_half_on_which_ema_did_not_appear_leaves_the_choice_to_the_weakest() -> None:
+    study = league_study(1, tasks=1, settings=(0.1, 1.0))
+    questions, benign = drawn_frames(study, {**CONTROLS, "kl": [(0.3, 0.7), (0.1, 0.7)]}, np.random.default_rng(3))
+    names = [f"q{n}" for n in range(24)]
+    calm = [name for name, half in zip(names, halves(names, None), strict=True) if half == 0]
+    is_calm = (pl.col("question_set") == "general") & pl.col("question_id").is_in(calm)
+    untold = is_calm & (pl.col("arm") == "misaligned")
+    questions = questions.with_columns(misaligned=pl.when(untold).then(0).otherwise("misaligned"))
+    (row,) = league(study, questions, benign, "small").rows
+    assert row.settings == ("1", "0.1"), "of the second half, chosen on the calm first one, the weakest setting"
+    assert np.isnan(gone(np.array([0.1, 0.2, 0.3]), 1)).all()
+
+
+def test_arms_are_compared_at_the_questions_that_all_have() -> None:
+    study = league_study(1, settings=(1.0,))
+    questions, benign = drawn_frames(study, {**CONTROLS, "kl": [(0.1, 0.7)]}, np.random.default_rng(3))
+    missed = (pl.col("arm") == "kl") & (pl.col("task") == "task0") & pl.col("question_id").is_in(["q1", "q2"])
+    (lacking,) = league(study, questions.filter(~missed), benign, "small").rows
+    neither = questions.filter(~pl.col("question_id").is_in(["q1", "q2"]) | (pl.col("question_set") != "general"))
+    (general,) = league(study, neither, benign, "small").rows
+    assert lacking.reduction.value == pytest.approx(general.reduction.value)
 
 
 def test_of_equal_settings_the_weaker_is_chosen() -> None:

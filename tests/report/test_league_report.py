@@ -1,6 +1,6 @@
 """The league as readers see it: the table, its sentences, the figure, and its place on the page."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -226,12 +226,12 @@ def test_a_figure_without_ema_says_so() -> None:
 
 
 def test_intervals_are_rounded_outwards() -> None:
-    study = league_study(1, settings=(1.0,))
-    (row,) = league(study, *drawn(study, {"kl": [(0.2, 0.5)]}), "small").rows
-    low, high = (100 * end for end in row.interval("retention") or (0, 0))
-    shown = [int(end) for end in interval_words(row, "retention").strip("()").split("–")]
-    assert shown[0] <= low < shown[0] + 1
-    assert shown[1] - 1 < high <= shown[1]
+    study, frames = many()
+    for row, name in product(league(study, *frames, "small").rows, ("retention", "incoherent")):
+        low, high = (100 * end for end in row.interval(name) or (0, 0))
+        shown = [int(end) for end in interval_words(row, name).strip("()").split("–")]
+        assert shown[0] <= low + 1e-9 < shown[0] + 1
+        assert shown[1] - 1 < high - 1e-9 <= shown[1]
 
 
 def summary_of_counts(questions: pl.DataFrame) -> Summary:

@@ -26,7 +26,7 @@ from emdefense.config import Study
 from emdefense.metrics import GENERAL_INCOHERENT, GENERAL_MISALIGNED, IN_DOMAIN_MISALIGNED
 
 NOTHING = (NO_SETTING, NO_SETTING)
-# What a row has, and the least that its intervals say: EMA can rise, and less be learned than is known untrained.
+# What a row has, and the least that its intervals say: EMA can rise, and less be learned than untrained.
 MEASURES = {"reduction": -1.0, "retention": -1.0, "benign": 0.0, "incoherent": 0.0, "score": 0.0}
 
 
