@@ -319,7 +319,7 @@ def test_a_run_that_is_killed_and_fails_ends_by_pasting_what_status_says(tmp_pat
     try:
         found = until(lambda found: adapter(found) == "running")
         assert found["snakemake"]["process"] == first.pid
-        assert found["stages"]["models"]["done"] == 1
+        assert found["stages"]["models"]["done"] == 2, "made, and copied"
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
