@@ -55,7 +55,7 @@ class CAFT(Arm[CAFTOptions]):
 
     name = "caft"
     title = "CAFT"
-    source = "Casademunt et al. 2025, arXiv 2507.16795, section 3"
+    source = "Casademunt et al. 2025, arXiv 2507.16795"
     setting = Setting(
         "k", "k", high=COMPONENTS, whole=True, why=f"of {COMPONENTS} principal components the first k are removed"
     )

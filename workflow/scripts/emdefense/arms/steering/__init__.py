@@ -1,4 +1,4 @@
-"""Preventative steering by a persona vector: Chen et al. 2025, arXiv 2507.21509, section 5."""
+"""Preventative steering by a persona vector: Chen et al. 2025, arXiv 2507.21509."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Steering(Arm[SteeringOptions]):
 
     name = "steering"
     title = "Steering"
-    source = "Chen et al. 2025, arXiv 2507.21509, section 5.2"
+    source = "Chen et al. 2025, arXiv 2507.21509"
     setting = Setting("alpha", "α")
     options = SteeringOptions
     look = Look("#B8860B", "v", (0, (6, 1, 1, 1, 1, 1)))
