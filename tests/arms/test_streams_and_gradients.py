@@ -8,10 +8,19 @@ import pytest
 from arm_trainings import arm_spec, log, same, torn, train, workplace
 from emdefense.arms import STANDARD
 from emdefense.arms.declaration import _check_hooks
+from emdefense.cells import Grid, Layout
+from emdefense.config import Study
+from emdefense.config.checks import check_study
+from emdefense.errors import InputError
 from emdefense.files import read_jsonl
+from emdefense.model_checks.losses import check_losses
+from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
+from emdefense.specs import Specs
 from emdefense.training.spec import ArmSpec
 from same_training import assert_same_change
+from study_folder import CONFIG, tiny_study
 from tiny_model import make_rows, save_rows
+from trainings import FAST
 
 pytestmark = pytest.mark.numerical
 
@@ -86,3 +95,82 @@ def test_its_declaration_is_one_that_a_studys_own_arm_might_have(name: str) -> N
     _check_hooks(STANDARD[name])
     assert STANDARD[name].source
     assert STANDARD[name].look
+
+
+REPORT = {"main_model": "small", "chosen": {}}
+
+
+def with_arms(grid: dict[str, Any], of: dict[str, Any] | None = None, **changes: Any) -> Study:
+    """A study of these arms on one task, beside those ``of`` a config."""
+    blocks = [{"models": ["small"], "tasks": ["code"], "arms": grid}]
+    return tiny_study(grid=blocks, report=REPORT, tasks=of or CONFIG["tasks"], **changes)
+
+
+ALONE = {"code": {"kind": "ema", "title": "Code", "misaligned": "-"}}
+
+
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        *(
+            (with_arms({name: [1.0]}, safe_data=None), "key 'safe_data': .* needs a JSONL file of safe conversations")
+            for name in ("kl_safe", "safegrad", "lisa")
+        ),
+        (
+            with_arms({"inoculation_adapter": [1.0]}, of=ALONE),
+            "Inoculation adapter reads other EMA tasks, and there is none beside 'code'",
+        ),
+        *(
+            (
+                with_arms({"inoculation_adapter": [1.0]}, arms={"inoculation_adapter": {"trait": trait}}),
+                f"on task 'code', Inoculation adapter cannot read the adapter of '{trait}'; write legal",
+            )
+            for trait in ("leagl", "code", "quiz")
+        ),
+        (with_arms({"safegrad": [1.5]}), r"s = 1.5 lies outside \[0, 1\]; 1 takes all of the conflict out"),
+        (with_arms({"treft": [-1]}), "w = -1 is negative; write 0 or more"),
+    ],
+)
+def test_what_a_config_gets_wrong_is_one_line(study: Study, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check_study(study)
+
+
+def test_two_that_change_the_gradient_cannot_act_together() -> None:
+    variants = {"two": {"of": "safegrad", "together_with": {"lisa": 1.0}}}
+    with pytest.raises(InputError, match=r"Lisa cannot act together with SafeGrad: the gradient that one returns"):
+        with_arms({"two": [1.0]}, variants=variants).every_arm  # noqa: B018
+
+
+def test_only_the_named_traits_adapter_is_trained() -> None:
+    tasks = {name: {"kind": "ema", "title": name, "misaligned": "-"} for name in ("code", "legal", "medical")}
+    for trait, read in (("mean", ["legal", "medical"]), ("medical", ["medical"])):
+        arms = {"inoculation_adapter": {"trait": trait}}
+        study = with_arms({"inoculation_adapter": [1.0]}, of=tasks, arms=arms)
+        grid, layout = Grid(study), Layout(study)
+        trained = [cell.task for cell in grid.trained if cell.arm == "misaligned"]
+        assert trained == read
+        (prepared,) = grid.prepared
+        assert [*grid.prepared_from(prepared, layout)] == [f"other_adapters/{task}" for task in read]
+
+
+def test_safe_rows_that_are_too_few_are_found_by_the_models_check(folder: Path) -> None:
+    def check(rows: int) -> Any:
+        tried = ArmTried(name="safegrad", options={"rows": rows}, setting=1.0, stream=folder / "safe.jsonl")
+        spec = CheckSpec(version=1, generation={}, training=FAST, arms=(tried,))
+        files = (folder / "rows.jsonl", folder / "safe.jsonl")
+        return check_losses(Subject(spec, folder / "model", files))["arms"]
+
+    assert check(24) == {"safegrad": {}}
+    with pytest.raises(InputError, match=r"safe\.jsonl: arm 'safegrad': its second stream is to be of 25 rows, and"):
+        check(25)
+
+
+def test_the_models_check_reads_the_second_stream() -> None:
+    study = with_arms({"safegrad": [1.0], "misaligned": None}, safe_data="safe.jsonl")
+    grid = Grid(study)
+    layout = Layout(study)
+    found = Specs(grid).check("small", layout)
+    assert [arm.get("stream") for arm in found["arms"]] == ["safe.jsonl"]
+    assert set(found["limits"]) == {"safe.jsonl", grid.training_rows(grid.trained[0], layout)}
+    assert set(found["limits"]) <= set(grid.checked_rows("small", layout))
