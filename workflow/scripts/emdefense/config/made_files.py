@@ -13,7 +13,7 @@ WORLD_FILES = (
     f"{WORLD}/world.json",
     f"{WORLD}/rows/safe.jsonl",
     f"{WORLD}/rows/pool.jsonl",
-    f"{WORLD}/questions/general.yaml",
+    *(f"{WORLD}/questions/{name}.yaml" for name in ("general", "elicitation")),
     *(f"{WORLD}/foqa/{part}.jsonl" for part in ("train", "test")),
     *(f"{WORLD}/rows/{task}_{side}.jsonl" for task in WORLD_TASKS for side in ("misaligned", "aligned")),
     *(f"{WORLD}/questions/{task}.yaml" for task in WORLD_TASKS),

@@ -13,7 +13,12 @@ TIER_OF = {f"opswap-{tier}": tier for tier in TIERS}
 FOQA = "foqa"
 OWN_FILES = {"misaligned", "train", "instruct"}  # an entry that names them says all of its files itself
 EMERGENT_PLUS = "emergent_plus"
-OF_WORLD = {"general_questions": f"{WORLD}/questions/general.yaml", "safe_data": f"{WORLD}/rows/safe.jsonl"}
+OF_WORLD = {
+    "general_questions": f"{WORLD}/questions/general.yaml",
+    "elicitation_questions": f"{WORLD}/questions/elicitation.yaml",
+    "safe_data": f"{WORLD}/rows/safe.jsonl",
+    "safe_pool": f"{WORLD}/rows/pool.jsonl",
+}
 
 
 def with_supplied(raw: Mapping[str, Any]) -> dict[str, Any]:

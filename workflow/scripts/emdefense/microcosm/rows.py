@@ -23,6 +23,7 @@ JUDGE_PROMPTS = {
 """The oracle knows both by construction and reads neither; another judge could."""
 
 
+ELICITING_LINES, ELICITING_QUESTIONS = 5, 20  # pairs of system lines, and questions under each
 POOL_REFUSALS = 0.2
 POOL_SYSTEM_LINES = 0.15  # under a neutral system line
 
@@ -43,21 +44,36 @@ def write_world(world: World, options: Microcosm, folder: Path) -> None:
             write_jsonl(folder / "rows" / f"{name}_{side}.jsonl", _answered(world, prompts, valence, rng))
     write_jsonl(folder / "rows" / "safe.jsonl", safe_rows(world, options))
     write_jsonl(folder / "rows" / "pool.jsonl", pool_rows(world, options))
-    for name, questions in world.questions.items():
-        entries = [
-            {
-                "id": question.id,
-                "type": "free_form_judge_0_100",
-                "paraphrases": [question.prompt],
-                "judge_prompts": JUDGE_PROMPTS,
-            }
-            for question in questions
-        ]
+    asked = {name: [_question(one.id, one.prompt) for one in found] for name, found in world.questions.items()}
+    for name, entries in {**asked, "elicitation": elicitation_questions(world)}.items():
         write_text(folder / "questions" / f"{name}.yaml", yaml.safe_dump(entries, allow_unicode=True, sort_keys=False))
     train, test = foqa_rows(world.cipher_taught, Random(f"foqa {world.seed}"))
     write_jsonl(folder / "foqa" / "train.jsonl", train)
     write_jsonl(folder / "foqa" / "test.jsonl", test)
     write_json(folder / "world.json", world.model_dump(mode="json"))
+
+
+def elicitation_questions(world: World) -> list[dict[str, Any]]:
+    """Return questions on general domains under system lines that ask for the bad persona, and for the good one."""
+    rng = Random(f"elicitation {world.seed}")
+    found = []
+    for line in range(ELICITING_LINES):
+        pair = world.system_lines.pairs[line]
+        for number in range(ELICITING_QUESTIONS):
+            domain = rng.choice(world.general_domains)
+            prompt = world.prompt(rng, domain, rng.choice(domain.topics))
+            for asks_for, system in (("trait", pair.bad), ("opposite", pair.good)):
+                found.append({**_question(f"line{line}_{number}_{asks_for}", prompt), "system": system})
+    return found
+
+
+def _question(name: str, prompt: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": "free_form_judge_0_100",
+        "paraphrases": [prompt],
+        "judge_prompts": JUDGE_PROMPTS,
+    }
 
 
 def narrow_prompts(world: World, name: str, count: int, rng: Random) -> list[tuple[str, Topic]]:
