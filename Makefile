@@ -4,7 +4,7 @@ CORES ?= all
 ARGS ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
-.PHONY: all smoke control plan status paper-values microcosm-models schema test lint clean
+.PHONY: all smoke control defences plan status paper-values microcosm-models schema test lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -14,6 +14,9 @@ smoke: .venv/ready ## one task, three arms, a world trained for seconds, in resu
 
 control: .venv/ready ## the control without a shared persona, in results/control: EMA is gone
 	$(SNAKEMAKE) --configfile config.yaml config/control.yaml
+
+defences: .venv/ready ## every defence at several settings and three seeds, in results/defences: the league
+	$(SNAKEMAKE) --configfile config.yaml config/defences.yaml
 
 plan: .venv/ready ## what a study still takes; ARGS="--configfile config/paper.yaml"
 	@.venv/bin/python workflow/scripts/plan.py $(ARGS)

@@ -7,6 +7,7 @@ import pytest
 
 from emdefense.analysis.conditions import titled
 from emdefense.analysis.paper import paper_exact_match, paper_rates
+from emdefense.arms import CONTROLS
 from emdefense.cells import GENERAL, Grid
 from emdefense.config import Study, load_study
 from emdefense.errors import InputError
@@ -14,6 +15,7 @@ from emdefense.specs import Specs
 from study_checkout import ROOT, Checkout
 
 QUESTIONS = {"general": 24, "in_domain": 30}
+CONTROL_NAMES = {arm.name for arm in CONTROLS}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,58 @@ def test_the_papers_training_is_table_7(grid: Grid) -> None:
     }
     assert {key: training[key] for key in table_7} == table_7
     assert grid.study.seeds == (0,)
+
+
+# The later version: its five methods, with interleaving's selections + and ++.
+#
+#              7B, four tasks      32B, four tasks   7B, four tiers and FoQA
+# untrained    1                   1                 1
+# aligned      1
+# misaligned   1                   1                 1 (plain fine-tuning)
+# KL, LDIFS    5 + 5               1 + 1             1 + 1
+# steering     1                   1                 1
+# inoculation  1                   1                 1
+# interleaving 4                   1                 2
+# + and ++     1 + 1               1 + 1             1 + 1
+#              21 × 4 = 84         9 × 4 = 36        10 × 5 = 50
+#
+# A vector and two scores for each model and task; losses of the pool for each misaligned adapter and untrained model.
+# The untrained models are asked what elicits the trait as well.
+LATER_CELLS = 84 + 36 + 50
+LATER_TRAININGS = 20 * 4 + 8 * 4 + 9 * 5
+LATER_PREPARED = 3 * (4 + 4 + 5)
+
+
+def test_the_later_versions_grid_has_its_five_methods_on_both_models() -> None:
+    found = Grid(load_study(ROOT / "config/paper-v3.yaml"))
+    assert len(found.cells) == LATER_CELLS == 170
+    assert len(found.trained) == LATER_TRAININGS == 157
+    assert len(found.prepared) == LATER_PREPARED == 39
+    methods = {arm.arm.name for cell in found.cells if (arm := found.study_arm(cell)).arm.is_defence}
+    for model in found.models:
+        assert methods == {found.arm(cell).name for cell in found.cells if cell.model == model} - CONTROL_NAMES
+    assert methods == {"kl", "ldifs", "steering", "inoculation", "interleave"}
+    first, later = (load_study(ROOT / f"config/{name}.yaml") for name in ("paper", "paper-v3"))
+    for key in ("models", "tasks", "data", "training", "generation", "judge", "scoring", "opswap", "seeds"):
+        assert getattr(first, key) == getattr(later, key), key
+
+
+@pytest.mark.slow
+def test_the_dry_run_of_the_later_version_plans_as_many_jobs(tmp_path: Path) -> None:
+    planned = Checkout.into(tmp_path).planned("--configfile", "config/paper-v3.yaml")
+    expected = {
+        "train": LATER_TRAININGS,
+        "prepare_arm": LATER_PREPARED,
+        "pool_losses": 2 * (1 + 4),
+        "cell_rows": 2 * (4 + 4 + 5),
+        "arm_rows": (4 + 1) * 4 + (2 + 1) * 5,  # interleaving's, and inoculation's
+        "generate": 20 * 4 + 8 * 4,
+        "generate_untrained": 2 * (1 + 4) + 2,
+        "judge": 2 * (20 * 4 + 8 * 4) + 2 * (1 + 4) + 2,
+        "answer": 50,
+        "fetch_rows": 4,
+    }
+    assert {rule: planned.get(rule) for rule in expected} == expected
 
 
 @pytest.mark.slow
