@@ -179,7 +179,7 @@ def test_two_of_one_name_are_refused() -> None:
     grid = [{"models": list(models), "tasks": ["code"], "arms": arms}]
     assert "sweep_kl_b_c" in artefacts(tiny_study(models=models, grid=grid))
     renamed = {"small": models["small"], "B": models["c"], "b": models["c"]}
-    with pytest.raises(InputError, match=r"key 'grid': two tables would be called 'overview_b'; rename"):
+    with pytest.raises(InputError, match=r"key 'grid': two tables would be called 'league_b'; rename"):
         artefacts(tiny_study(models=renamed, grid=[{**grid[0], "models": list(renamed)}]))
 
 

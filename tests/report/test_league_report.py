@@ -135,14 +135,14 @@ def test_the_league_is_the_first_thing_on_the_page(tmp_path: Path, monkeypatch: 
     study = tiny_study()
     fill(study, {"misaligned": 8, "kl": 1, "interleave": 2}, questions=12)
     shown = page(study)
-    places = [shown.index(text) for text in ('id="league"', "On the Pareto front", 'id="table-league"')]
+    places = [shown.index(text) for text in ('id="standings"', "On the Pareto front", 'id="table-league"')]
     places += [
         shown.index('id="figure-league-chart"'),
         shown.index('<ul class="verdicts">'),
         shown.index('id="table-1"'),
     ]
     assert places == sorted(places)
-    assert shown.index('href="#league"') < shown.index('href="#verdicts"')
+    assert shown.index('href="#standings"') < shown.index('href="#verdicts"')
 
 
 def test_it_is_made_from_the_models_own_files() -> None:

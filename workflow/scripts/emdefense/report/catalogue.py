@@ -45,6 +45,7 @@ FRAMES: dict[str, tuple[str, ...]] = {
 }
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
+SECTION_OF_LEAGUE = "standings"
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
@@ -145,12 +146,28 @@ def _league(study: Study) -> Iterator[Artefact]:
         of = "" if model == main else f"_{model}"
         title, given = study.models[model].title, {"model": model}
         yield Artefact(
-            *(f"league{of}", "table", f"{TABLES}.league.league_table", f"League, {title}", "league", reads, given),
+            *(
+                f"league{of}",
+                "table",
+                f"{TABLES}.league.league_table",
+                f"League, {title}",
+                SECTION_OF_LEAGUE,
+                reads,
+                given,
+            ),
             "The league of defences: what each prevents and leaves, at settings that were chosen on other questions",
             model=model,
         )
         yield Artefact(
-            *(f"league_chart{of}", "figure", f"{FIGURES}.league.draw_league", "The league", "league", reads, given),
+            *(
+                f"league_chart{of}",
+                "figure",
+                f"{FIGURES}.league.draw_league",
+                "The league",
+                SECTION_OF_LEAGUE,
+                reads,
+                given,
+            ),
             f"{title}: above, each defence at settings that were chosen on other questions, best first, with 95 % "
             f"intervals over {over}; below, what it prevents against what it leaves. Top right is the ideal, bottom "
             "right doing without. Filled marks are on the Pareto front by the numbers, those with a black edge surely",

@@ -12,7 +12,7 @@ from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_text
 from emdefense.metrics import JUDGED
-from emdefense.report.catalogue import OF_ARM, Artefact, artefacts
+from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, Artefact, artefacts
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
 from emdefense.report.page.assets import asset, content_policy, inline_svg
@@ -24,7 +24,7 @@ from emdefense.report.tables.rendering import html_table, render_html
 
 FRAGMENT = re.compile(r"<main>\n(.*)</main>", re.DOTALL)
 SECTIONS = {
-    "league": "League",
+    SECTION_OF_LEAGUE: "League",
     "verdicts": "Verdicts",
     "tables": "Tables",
     "figures": "Figures",
