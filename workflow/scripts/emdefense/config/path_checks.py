@@ -60,8 +60,7 @@ def _fail(key: str, problem: str) -> NoReturn:
 
 def _named_paths(study: Study) -> dict[str, str]:
     """Return each key that names a file or folder, and what it says."""
-    of_study = ("general_questions", "safe_data", "safe_pool", "elicitation_questions")
-    paths: dict[str, str | None] = {key: getattr(study, key) for key in of_study}
+    paths: dict[str, str | None] = {"general_questions": study.general_questions, "safe_data": study.safe_data}
     for name, model in study.models.items():
         paths |= {f"models.{name}.{key}": getattr(model, key) for key in ("instruct", "base")}
     for name, task in study.tasks.items():
@@ -70,6 +69,7 @@ def _named_paths(study: Study) -> dict[str, str]:
     judges = {"judge": study.judge, **{f"second_judges.{n}": judge for n, judge in enumerate(study.second_judges)}}
     paths |= {f"{key}.world": judge.world for key, judge in judges.items() if judge.kind == "oracle"}
     paths |= {f"sources.{name}.path": source.path for name, source in study.sources.items()}
+    paths |= {key: getattr(study, key) for key in ("safe_pool", "elicitation_questions")}
     for name, arm in study.every_arm.items():
         under = f"arms.{name}" if arm.of is None else f"variants.{name}.options"
         paths |= {f"{under}.{key}": getattr(arm.options, key) for key in arm.options.files}
