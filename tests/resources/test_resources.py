@@ -124,6 +124,22 @@ def test_a_budget_counted_by_hand() -> None:
     assert features == 5 * tokens * 12 * d, "after blocks 5, 10, 15, 20 and 25"
 
 
+def test_what_arms_keep_in_training_counted_by_hand() -> None:
+    training = Training(diagnostics_every=0)
+    without = training_budget(QWEN_7B, training, None)
+    adapter = QWEN_7B.adapter_parameters(training.lora_rank, training.target_modules)
+
+    def more(name: str) -> dict[str, int]:
+        arm = StudyArm(name, STANDARD[name], STANDARD[name].options())
+        found = training_budget(QWEN_7B, training, arm)
+        return {part: size for part, size in found.items() if part not in without}
+
+    assert more("treft") == {"captured outputs": 28 * 4 * 2048 * (512 + 512) * 3 * 2}
+    assert more("lisa") == {"gradient as changed": 12 * adapter}
+    assert more("safegrad") == {"second stream": 8 * adapter, "gradient as changed": 12 * adapter}
+    assert more("inoculation_adapter") == {"frozen adapter": 4 * adapter}
+
+
 def test_the_cache_of_keys_and_values_counted_by_hand() -> None:
     budget = generation_budget(QWEN_7B, Generation(batch_size=64, max_new_tokens=600))
     assert budget["keys and values"] == 64 * (512 + 600) * 2 * 28 * (4 * 128) * 2

@@ -48,6 +48,11 @@ def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | N
         budget["frozen adapter"] = 4 * adapter
     if penalty and any(member.arm.stream for member in penalty.members):
         budget["second stream"] = 2 * 4 * adapter  # its gradient, and what the step's becomes
+    if penalty and any(member.arm.overrides("gradient") for member in penalty.members):
+        budget["gradient as changed"] = 3 * 4 * adapter  # beside it weights that are kept, and a difference from them
+    if captured := _captured(shape, penalty):
+        # The policy's and the reference's without padding, and the reference's as it was
+        budget["captured outputs"] = layers * tokens * captured * 3 * BYTES[training.precision]
     if penalty and training.diagnostics_every:
         budget["diagnostics"] = 2 * 4 * adapter  # the gradient of each part of the loss
     return budget
@@ -63,6 +68,13 @@ def _activations(shape: ModelShape, training: Training) -> int:
     attention = width * 4 * q  # queries, keys and values (repeated for each head), and the result
     mlp = width * 3 * ff  # the gate, its activation, and what it is multiplied by
     return norms + adapted + attention + mlp
+
+
+def _captured(shape: ModelShape, penalty: StudyArm | None) -> int:
+    """Return how many numbers of each token and block penalties read at modules' outputs."""
+    members = penalty.members if penalty else ()
+    names = {name for member in members for name in member.arm.captured(member.options)}
+    return sum(shape.projections[name][1] for name in names if name in shape.projections)
 
 
 def _reference(shape: ModelShape, tokens: int, penalty: StudyArm | None) -> int:
