@@ -402,3 +402,30 @@ def test_the_page_shows_them_and_that_of_a_study_without_a_pool_does_not(measure
 def test_quantiles_lie_between_numbers_in_proportion() -> None:
     assert [quantile([1.0, 2.0, 4.0], share) for share in (0, 0.25, 0.5, 0.75, 1)] == [1.0, 1.5, 2.0, 3.0, 4.0]
     assert quantile([3.0], 0.4) == 3.0
+
+
+OWN = """
+from emdefense.arms import Arm, Options, Setting
+
+class Mine(Arm[Options]):
+    name, title, setting = "mine", "Mine", Setting("pct", "%", high=100)
+    preparation, prepared_from = "drawn", ("adapter", "rows")
+
+    def prepare(self, materials, options, out):
+        (out / "rows.jsonl").write_text(materials["rows"].read_text())
+
+    def rows(self, rows, more, setting, options, seed):
+        return rows + more["prepared"]
+"""
+
+
+def test_an_arm_of_the_studys_own_can_make_rows_of_what_it_prepared(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    own = {"arms_from": [str(tmp_path / "mine.py")], "report": {"main_model": "small", "chosen": {}}}
+    study = tiny_study(grid=[{"models": ["small"], "tasks": ["code"], "arms": {"mine": [5]}}], **own)
+    grid, layout, cell = Grid(study), Layout(study), Cell("small", "code", "mine", "5", 0)
+    assert grid.training_rows(cell, layout) == "results/tiny/cells/small/code/mine/5/seed0/rows.jsonl"
+    assert grid.rows_preparation(cell) == Cell("small", "code", "mine", "none", 0)
+    assert grid.known_rows(cell, layout) == "results/tiny/data/code/train_misaligned.jsonl"
+    assert grid.trained == [cell, Cell("small", "code", "misaligned", "none", 0)]
+    assert grid.shared_rows(layout) == []

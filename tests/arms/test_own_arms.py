@@ -161,7 +161,7 @@ class Mine(Arm[Options]):
         ('"made"', '"none"', "preparation: a name is letters"),
         ('"made"', '"a/b"', "preparation: a name is letters"),
         ("def prepare", "def prepared", "preparation names the folder of what the hook prepare makes"),
-        ("def adapter", "def rows", "preparation: only adapter, order, "),
+        ("def adapter", "def token_term", "preparation: only rows, adapter, order, "),
         (
             "    setting =",
             '    side = "aligned"\n    setting =',
@@ -172,7 +172,7 @@ class Mine(Arm[Options]):
 def test_what_is_wrong_with_an_arm_that_changes_adapters_is_one_line(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:
-    assert said in refused(written(tmp_path, ADAPTER.replace(old, new, 1)))
+    assert said in refused(written(tmp_path, ADAPTER.replace("low=-1, ", "").replace(old, new, 1)))
 
 
 def test_settings_below_zero_have_folders_of_their_own(tmp_path: Path) -> None:

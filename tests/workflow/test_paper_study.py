@@ -212,7 +212,7 @@ def test_the_sweep_holds_ldifs_in_three_ways() -> None:
 def test_a_variants_mistakes_are_named(tmp_path: Path) -> None:
     text = (ROOT / "config/sweep-ldifs.yaml").read_text()
     for written, instead, said in [
-        ("{of: ldifs, options: {detached", "{of: interleave, options: {detached", "of': 'interleave' has no options"),
+        ("{of: ldifs, options: {detached", "{of: misaligned, options: {detached", "of': 'misaligned' has no options"),
         ("{detached: true}", "{detatched: true}", "options.detatched': there is no such option; ldifs has every,"),
         ("{detached: true}", "{detached: maybe}", "options.detached': Input should be a valid boolean"),
         ("  ldifs-detached: {of", "  kl: {of", "key 'variants.kl': 'kl' is an arm already"),
