@@ -26,15 +26,15 @@ DEFENCES: tuple[Arm, ...] = (  # type: ignore[type-arg]
     FeatureDistance(),
     ProjectedAdapter(),
     Interleaving(),
-    KLOnSafeRows(),
-    GradientSurgery(),
-    AnchoredTemplate(),
-    TraitBeside(),
-    AlternatingTraining(),
     Inoculation(),
+    TraitBeside(),
     Steering(),
     CAFT(),
     DirectionalKL(),
+    KLOnSafeRows(),
+    AnchoredTemplate(),
+    GradientSurgery(),
+    AlternatingTraining(),
 )
 STANDARD = {arm.name: arm for arm in (*CONTROLS, *DEFENCES)}
 UNTRAINED, ALIGNED, MISALIGNED, PLAIN = (arm.name for arm in CONTROLS)
