@@ -29,6 +29,7 @@ from emdefense.microcosm.tokenizer import END, START, asked, make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = load_study(ROOT / "config.yaml")
+SMALL = {"base_steps": 3, "instruct_steps": 2, "require_gate": False}
 SEEDS = sorted(DEFAULT.microcosm.models.values())  # type: ignore[union-attr]
 
 
@@ -54,11 +55,14 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model made in a few steps by the code that makes the shipped ones."""
-    settings = {**recipe(DEFAULT, "world-a")["microcosm"], "base_steps": 3, "instruct_steps": 2, "require_gate": False}
-    folder = tmp_path_factory.mktemp("made") / "seed0"
-    making.make_models({**recipe(DEFAULT, "world-a"), "microcosm": settings}, "small", (), folder)
-    return folder
+    """A model made in a few steps by what `make microcosm-models` runs."""
+    folder = tmp_path_factory.mktemp("made")
+    raw = yaml.safe_load((ROOT / "config.yaml").read_text())
+    raw["microcosm"] |= SMALL
+    (folder / "study.yaml").write_text(yaml.safe_dump(raw))
+    script = [sys.executable, str(ROOT / "workflow/scripts/ship_microcosm_models.py"), "--only", "world-a"]
+    subprocess.run([*script, "--study", str(folder / "study.yaml"), "--folder", str(folder)], check=True)
+    return folder / "seed0"
 
 
 def targets(folder: Path) -> tuple[Path, Path, Path]:
@@ -67,7 +71,8 @@ def targets(folder: Path) -> tuple[Path, Path, Path]:
 
 def test_a_small_one_made_by_the_same_code_says_what_it_is(made: Path) -> None:
     record = check_saved(made)
-    assert record["recipe"]["microcosm"]["base_steps"] == 3
+    settings = {**recipe(DEFAULT, "world-a")["microcosm"], **SMALL}
+    assert record["recipe"] == {**recipe(DEFAULT, "world-a"), "microcosm": settings}
     assert record["gate"]["formed"] is False
     assert record["made"]["packages"]["torch"] == version("torch")
     assert record["made"]["machine"]["instructions"] == torch.backends.cpu.get_cpu_capability()

@@ -49,9 +49,9 @@ def digest(study: Study, name: str) -> str:
     return sha256(json.dumps(recipe(study, name), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def shipped_model(seed: int) -> Path:
+def shipped_model(seed: int, folder: Path = SHIPPED) -> Path:
     """Return the folder of the shipped model of that seed, which need not be there."""
-    return SHIPPED / f"seed{seed}"
+    return folder / f"seed{seed}"
 
 
 def is_shipped(study: Study, name: str) -> bool:
