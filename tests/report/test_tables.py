@@ -9,11 +9,14 @@ import polars as pl
 import pytest
 
 from emdefense.analysis.paper import FOLDER, paper_rates, paper_study, paper_summary
+from emdefense.analysis.summary import no_summary
 from emdefense.cells import Cell
-from emdefense.config import Study
+from emdefense.config import Study, load_study
+from emdefense.report.tables.rates import chosen_table
 from emdefense.report.tables.reference import paper_reference
 from emdefense.report.tables.rendering import csv_table, html_table, latex, latex_table, markdown_table, write_table
 from emdefense.report.tables.table import DASH, Column, Table, TableCell
+from study_checkout import ROOT
 from study_folder import CONFIG, NUMBERS, SURE_OF_NONE, build_table, fill, judgment, tiny_study, write_rows
 from summaries import summarised
 
@@ -382,3 +385,24 @@ def test_headings_in_markdown_have_their_unit() -> None:
         *("General (%), misaligned ↓", "General (%), incoherent ↓"),
         *("In-domain (%), misaligned ↑", "In-domain (%), incoherent ↓ |"),
     ]
+
+
+def test_second_hand_rates_of_the_later_version_carry_their_mark_and_are_in_no_csv() -> None:
+    study = load_study(ROOT / "config/paper-v3.yaml")
+    table = chosen_table(study, no_summary(), paper_reference(), "qwen2.5-7b", like=(3,))
+    shown = [[(cell.text, cell.paper) for cell in row] for block in table.blocks for row in block]
+    steering = next(row for row in shown if row[1][0] == "Steering, α = 5")
+    assert [paper for _, paper in steering[2:]] == ["0.08†", "3.42†", "51.28†", "3.67†"]
+    plus = next(row for row in shown if row[1][0].startswith("interleave-plus,"))
+    assert [paper for _, paper in plus[2:]] == ["0.39†", "15.33†", "51.93†", DASH if plus[5][1] == DASH else ""]
+    kl = next(row for row in shown if row[1][0] == "KL, λ = 0.1")
+    assert [paper for _, paper in kl[2:]] == ["0.38", "0.62", "25.69", "1.52"]
+    assert any(remark.startswith("† Second-hand") for remark in table.remarks)
+    written = {(row[0], row[1]): row for row in lines(table)[1:]}
+    column = lines(table)[0].index("general_misaligned_paper_pct")
+    assert written["code", "steering"][column] == ""
+    assert written["code", "kl"][column] == "0.38"
+    first = chosen_table(
+        load_study(ROOT / "config/paper.yaml"), no_summary(), paper_reference(), "qwen2.5-7b", like=(3,)
+    )
+    assert not any("Second-hand" in remark for remark in first.remarks)

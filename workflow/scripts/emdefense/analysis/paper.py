@@ -77,6 +77,21 @@ def paper_rates() -> pl.DataFrame:
     return rates.unique(maintain_order=True)
 
 
+@cache
+def later_rates() -> dict[tuple[str, str, str, str], float]:
+    """Return rates (%) of the paper's later version by task, arm, setting and metric, of the main model.
+
+    They are second-hand, read in a summary of it, and must be marked so wherever they are shown.
+    """
+    found = {}
+    for row in _read("later_version.csv").iter_rows(named=True):
+        for metric in JUDGED:
+            value = row.get(f"{metric.name}_pct")
+            if value is not None and MODELS[row["model"]] == paper_study().report.main_model:
+                found[row["dataset"], row["arm"], row["setting"], metric.name] = float(value)
+    return found
+
+
 def paper_exact_match() -> pl.DataFrame:
     """Return Tables 5 and 6 with the columns of ``EXACT_MATCH_SCHEMA``, nulls where the paper gives nothing."""
     tiers = _read("opswap.csv").unpivot(

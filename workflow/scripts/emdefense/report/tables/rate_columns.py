@@ -10,6 +10,7 @@ from emdefense.config.study import TableColumn
 from emdefense.report.tables.marks import printed
 from emdefense.report.tables.table import DASH, Column, TableCell, interval_text, number
 
+SECOND_HAND = "†"
 BRACKETS: frozenset[TableColumn] = frozenset({"paper"})
 TITLES: dict[TableColumn, str] = {
     "interval": "95 % interval",
@@ -44,6 +45,7 @@ class Rate:
 
     estimate: Estimate | None
     paper: float | None = None
+    second_hand: bool = False  # whether the paper's is known from others only
     bold: bool = False
     italic: bool = False
     underline: bool = False
@@ -109,6 +111,12 @@ def remarks(kinds: Sequence[TableColumn], counted: str, paper: str) -> list[str]
     return [" ".join(legends[kind] for kind in kinds)] if kinds else []
 
 
+def second_hand_remark(rates: Iterable[Rate]) -> list[str]:
+    """Return what the mark of second-hand rates means, if one has it."""
+    said = f"{SECOND_HAND} Second-hand: of the paper's later version (v3), read in a summary of it; not in the CSV."
+    return [said] if any(rate.second_hand for rate in rates) else []
+
+
 def seeds_remark(rates: Iterable[Rate]) -> list[str]:
     """Return that rates are of several seeds, if any is; some may have fewer, and the untrained model has one."""
     most = max((rate.estimate.seeds for rate in rates if rate.estimate is not None), default=1)
@@ -139,7 +147,8 @@ def _bounds(rate: Rate) -> list[str]:
 def _beside(rate: Rate) -> list[str]:
     """Return the fields ``CSV_BESIDE`` of a rate."""
     ours = rate.estimate
-    compared = (number(rate.paper), number(rate.difference), rate.inside)
+    # A number alone could not say that it is second-hand.
+    compared = ("", "", "") if rate.second_hand else (number(rate.paper), number(rate.difference), rate.inside)
     if ours is None:
         return ["", "", *compared, "", "", "", ""]
     counts = ("", "") if ours.successes is None else (str(ours.successes), str(ours.trials))
@@ -151,7 +160,7 @@ def _text(rate: Rate, kind: TableColumn) -> str:
     """Return what stands beside a rate, empty if there is nothing."""
     ours = rate.estimate
     if kind == "paper":
-        return number(rate.paper)
+        return number(rate.paper) + (SECOND_HAND if rate.second_hand else "")
     if kind == "difference":
         return "" if rate.difference is None else signed(rate.difference)
     if kind == "inside":

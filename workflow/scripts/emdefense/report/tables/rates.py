@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from emdefense.analysis.conditions import (
     Condition,
@@ -36,6 +37,7 @@ from emdefense.report.tables.rate_columns import (
     csv_row,
     kinds_shown,
     remarks,
+    second_hand_remark,
     seeds_remark,
 )
 from emdefense.report.tables.reference import Reference
@@ -119,7 +121,7 @@ class _Task:
             row: [
                 Rate(
                     self.summary.estimate(Condition(self.model, self.task, *row), metric.name),
-                    paper=self._paper(row, metric.name),
+                    **self._paper(row, metric.name),
                     bold=row in best[metric.name],
                     italic=self._is_marked_by(marks.LOSES, row, metric),
                     underline=self._is_marked_by(marks.STANDS_OUT, row, metric),
@@ -136,12 +138,16 @@ class _Task:
     def value(self, row: Row, quantity: str) -> float | None:
         return self.summary.value(Condition(self.model, self.task, *row), quantity)
 
-    def _paper(self, row: Row, quantity: str) -> float | None:
+    def _paper(self, row: Row, quantity: str) -> dict[str, Any]:
+        """Return the paper's rate, and whether it is second-hand."""
         if self.reference is None or self.role is None:
-            return None
+            return {}
         if self.sweep:
-            return self.reference.same_setting(self.role, self.task, *row, quantity)
-        return self.reference.chosen(self.role, self.task, row[0], quantity)
+            own = self.reference.same_setting(self.role, self.task, *row, quantity)
+        else:
+            own = self.reference.chosen(self.role, self.task, row[0], quantity)
+        later = self.reference.later(self.role, self.task, *row, quantity) if own is None else None
+        return {"paper": own if later is None else later, "second_hand": later is not None}
 
     def _is_marked(self, row: Row) -> bool:
         return self.readable and row[0] in defences(self.study)
@@ -196,6 +202,7 @@ def _table(
             *([marks.LEGEND] if tasks else []),
             *remarks(kinds, "responses of all that have both scores", _of_paper(role, reference, sweep)),
             *further,
+            *second_hand_remark(rates),
             *([GAPS] if in_short else []),
             *seeds_remark(rates),
         ),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from emdefense.analysis.conditions import Condition, Role, chosen_condition, model_in_role
-from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.paper import later_rates, paper_study, paper_summary
 from emdefense.analysis.summary import Summary
 from emdefense.config import Study
 from emdefense.metrics import EXACT_MATCH
@@ -25,6 +25,10 @@ class Reference:
         """Return the rate (%) of an arm at the very setting; None if the paper has none."""
         model = model_in_role(self.study, role)
         return None if model is None else self.summary.value(Condition(model, task, arm, setting), quantity)
+
+    def later(self, role: Role, task: str, arm: str, setting: str, quantity: str) -> float | None:
+        """Return the rate (%) that the paper's later version has at the very setting, second-hand; None if unknown."""
+        return later_rates().get((task, arm, setting, quantity)) if role == "main" else None
 
     def exact_match(self, table: str, tier: int | None, arm: str, setting: str) -> float | None:
         """Return the exact match (%) on a benign task; None if the paper has no such setting."""
