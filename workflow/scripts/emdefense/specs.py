@@ -93,7 +93,8 @@ class Specs:
             of = self._study.every_arm[cell.arm]
             for found, part in zip(of.members, of.parts(cell.setting_value), strict=True):
                 acts = found.arm.has_penalty or found.arm.acts_in_training
-                if not (acts or found.arm.overrides("check", "adapter")):
+                idle = found.arm.preparation and not call(found.arm, "is_prepared", found.options)
+                if not acts and (idle or not found.arm.overrides("check", "adapter")):
                     continue
                 whole = found.arm.file is not None or found.arm.acts_in_training
                 options = self._options(found) if whole else found.options.what_is_read()
