@@ -5,6 +5,7 @@ No code but transformers' own is ever run, whatever the folder asks for and whoe
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ MOST_BUFFERED = 1 << 28  # numbers that are not stored, such as masks of all pos
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return a model's tokenizer; :class:`InputError` names what the folder lacks."""
-    transformers.utils.logging.set_verbosity_error()
+    _quieten()
     check_there(folder, CONFIG, "model")
     check_tokenizer_files(folder)
     load_config(folder)
@@ -46,6 +47,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: the tokenizer has no chat template; add chat_template.jinja, or use an instruction-tuned model"
         )
     return tokenizer
+
+
+def _quieten() -> None:
+    """Let libraries say nothing that is not the user's: what is wrong with a model is said here, in one line."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def load_config(folder: Path) -> PretrainedConfig:
@@ -75,7 +83,7 @@ def load_model(folder: Path, precision: str, attention: str | None = None) -> Pr
     Raises :class:`InputError` if a file is missing or torn, if a tensor is missing (transformers would draw it at
     random), has another shape than the config says or no place in it, and if a weight is not finite.
     """
-    transformers.utils.logging.set_verbosity_error()  # what it would say of missing tensors is said below, in one line
+    _quieten()
     config = load_config(folder)
     _check_size(folder, config)
     model: PreTrainedModel

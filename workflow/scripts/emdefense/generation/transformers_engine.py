@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TopPLogitsWarper
 from transformers.pytorch_utils import Conv1D
-from transformers.utils.logging import disable_progress_bar
 
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
@@ -36,7 +35,6 @@ class TransformersEngine:
         Sums are split among ``threads``, so that results may differ in the last bit between two numbers of them.
         """
         torch.set_num_threads(threads)
-        disable_progress_bar()
         self.chat = load_chat(model, template)
         self.tokenizer = self.chat.tokenizer
         self.model = load_model(model, precision)

@@ -1,14 +1,11 @@
 """The microcosm's two models: a base without alignment, and the instruct model tuned gently from it."""
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from math import cos, pi
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -149,17 +146,6 @@ class ModelMaker:
 
     def _say(self, message: str) -> None:
         print(f"{self.name}: {message}", file=sys.stderr, flush=True)
-
-
-def save_model(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save model and tokenizer into ``folder``, which takes its name only once all is written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
-        written = Path(staging) / folder.name
-        model.save_pretrained(written)
-        tokenizer.save_pretrained(written)
-        shutil.rmtree(folder, ignore_errors=True)
-        written.rename(folder)
 
 
 def shape(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:

@@ -1,7 +1,6 @@
 """Hidden states of a saved model at the answers of conversations, with an adapter or without."""
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import Tensor
 
@@ -53,8 +51,6 @@ class Activations:
 
     def __init__(self, folder: Path, materials: Materials):
         """Load the model and its tokenizer as ``materials`` say; what they leave out is as in the config's defaults."""
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
-        transformers.utils.logging.disable_progress_bar()
         self.folder, self._training = folder, materials.training or Training()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._chat = load_chat(folder, materials.chat or PLAIN)

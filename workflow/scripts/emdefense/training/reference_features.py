@@ -1,12 +1,10 @@
 """The reference features of a task's rows: computed once, and read by all cells of an arm."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from emdefense.chat.chat import load_chat
 from emdefense.errors import InputError
@@ -28,9 +26,6 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     features can be from those that training would compute itself.
     """
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     chat = load_chat(model_folder, spec.chat)
     rows = load_rows(rows_file, chat, spec.training).rows
     config = load_config(model_folder)

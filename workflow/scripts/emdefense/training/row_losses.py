@@ -1,12 +1,10 @@
 """How likely a model, or one of its adapters, finds the answer of each row of a file."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import Tensor
 
@@ -36,9 +34,6 @@ def write_losses(
     The loss is −log p in nats, None for a row longer than ``max_length``. Without an adapter it is the model's own.
     """
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     chat = load_chat(model_folder, spec.chat)
     found = read_jsonl(rows_file, validate=check_row)
     rows: list[dict[str, Any]] = []

@@ -2,14 +2,12 @@
 
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
@@ -64,9 +62,6 @@ def train_cell(
     check_installed(spec.training)
     started = datetime.now(UTC)
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # theirs, not the user's
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     chat = load_chat(model_folder, spec.chat)
     folders = dict(prepared or {})
     arms = [acting_arm(arm.build(), folders.get(arm.name)) for arm in spec.arms]
