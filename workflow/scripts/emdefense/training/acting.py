@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emdefense.arms.arguments import FrozenAdapter, Step
-from emdefense.arms.base import Arm
+from emdefense.arms.base import Arm, Change
 from emdefense.arms.hooks import named
 from emdefense.errors import InputError
-from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emdefense.files import file_digest
 from emdefense.training.acting_arm import ActingArm
-from emdefense.training.features import Change
+from emdefense.training.adapter_files import check_adapter
 from emdefense.training.penalty import Penalty
 
 TRAINED, FROZEN = "default", "frozen"  # adapters' names in PEFT
@@ -161,14 +161,12 @@ def prepared_identity(folders: Mapping[str, Path]) -> dict[str, str]:
 
 def _digest(folder: Path) -> str:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    parts = [(str(path.relative_to(folder)), sha256(path.read_bytes()).hexdigest()) for path in files]
+    parts = [(str(path.relative_to(folder)), file_digest(path)) for path in files]
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _attach(model: PeftModel, frozen: FrozenAdapter, whose: str) -> None:
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (frozen.folder / name).is_file():
-            raise InputError(f"{whose}: {frozen.folder} has no {name}; prepare it again")
+    check_adapter(frozen.folder, f"prepare what {whose} needs again")
     with torch.random.fork_rng():  # PEFT draws numbers for the adapter before it reads it
         model.load_adapter(str(frozen.folder), FROZEN, is_trainable=False)
     for module in model.modules():

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from emdefense.arms.arguments import FrozenAdapter, Step
+from emdefense.arms.base import Change
 from emdefense.arms.hooks import call, named, wrong_result
 from emdefense.arms.study_arm import Part
 from emdefense.errors import InputError
-from emdefense.training.features import Change
 from emdefense.training.penalty import Penalty
 
 

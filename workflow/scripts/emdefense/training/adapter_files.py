@@ -40,6 +40,13 @@ class LoraSettings:
     targets: tuple[str, ...] | None = None  # names of all matrices that it changes; None where they are told otherwise
 
 
+def check_adapter(adapter: Path, remedy: str) -> None:
+    """Raise :class:`InputError`, which ends with what to do, if an adapter's folder lacks one of its two files."""
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (adapter / name).is_file():
+            raise InputError(f"{adapter}: it has no {name}; {remedy}")
+
+
 def read_settings(adapter: Path) -> LoraSettings:
     """Return the settings of a plain LoRA adapter.
 

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from emdefense.arms.base import Change
 from emdefense.errors import InputError
 from emdefense.training.batches import token_mask
 from emdefense.training.fused_loss import OutputHead
@@ -24,9 +25,6 @@ class Features:
     final: Tensor  # [tokens, d], the backbone's last hidden states: what the output head takes
     residual: dict[int, Tensor]  # {k: [tokens, d]}, the residual stream after block k (1-based), before any norm
     captured: Mapping[str, Tensor] = field(default_factory=dict)  # [tokens, width], outputs of modules by their names
-
-
-Change = Callable[[Tensor, Callable[[str, Tensor], None]], Tensor]
 
 
 class FeatureReader:

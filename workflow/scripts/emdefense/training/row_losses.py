@@ -12,9 +12,8 @@ from emdefense.chat.chat import load_chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_jsonl
-from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emdefense.saved_model import in_one_line, load_model
-from emdefense.training.adapter_files import read_lora
+from emdefense.training.adapter_files import check_adapter, read_lora
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator, next_tokens, sequence_lengths
 from emdefense.training.data import check_row
@@ -106,9 +105,7 @@ def _adapted(model_folder: Path, adapter: Path | None, training: Training) -> Pe
     if adapter is None:
         with torch.random.fork_rng():
             return add_adapter(model, training)
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (adapter / name).is_file():
-            raise InputError(f"{adapter}: it has no {name}; train it again")
+    check_adapter(adapter, "train it again")
     read_lora(adapter)
     with in_one_line(adapter, "put the adapter on the model", "train it again"):
         adapted: PeftModel = PeftModel.from_pretrained(model, str(adapter))
