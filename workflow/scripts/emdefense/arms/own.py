@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from emdefense.arms import STANDARD
 from emdefense.arms.base import IN_SPECS, Arm, Options
 from emdefense.arms.declaration import declared
 from emdefense.arms.hooks import line_in, named, raised
 from emdefense.errors import InputError
-from emdefense.section import first_problem
+from emdefense.section import Section, first_problem
 
 
 def load_arms(files: Sequence[str]) -> dict[str, Arm[Any]]:
@@ -91,6 +91,23 @@ def find_arm(name: str, file: str | None = None, digest: str | None = None) -> A
     if name not in known:
         raise InputError(f"{file or 'the pipeline'}: it has no arm '{name}'; write one of {', '.join(known)}")
     return known[name]
+
+
+class DeclaredArm(Section):
+    """An arm as specs name it: by its declaration, with options as the arm itself defines them."""
+
+    name: str
+    file: str | None = Field(None, description="a study's own, which declares the arm")
+    sha256: str | None = Field(None, description="of that file")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def find(self) -> tuple[Arm[Any], Any]:
+        """Return the arm and its options; :class:`InputError` if there is none of this name, or no such option."""
+        arm = find_arm(self.name, self.file, self.sha256)
+        try:
+            return arm, arm.options.model_validate(self.options)
+        except ValidationError as error:
+            raise InputError(first_problem(error, "arms", self.name)) from None
 
 
 def given_arm(name: str, file: str | None, spec: Mapping[str, Any] | float) -> tuple[Arm[Any], Options, float | None]:

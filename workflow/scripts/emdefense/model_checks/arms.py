@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from emdefense.arms.arguments import FinishedAdapter, Step
 from emdefense.arms.base import Arm, Options
 from emdefense.arms.hooks import call, named, wrong_result
-from emdefense.arms.own import find_arm
 from emdefense.arms.study_arm import Part
 from emdefense.chat.spans import with_spans
 from emdefense.errors import InputError
@@ -46,8 +45,7 @@ def check_arms(
     done: list[tuple[str, Options]] = []
     with torch.random.fork_rng():
         for tried in subject.spec.arms:
-            arm = find_arm(tried.name, tried.file, tried.sha256)
-            options = arm.options.model_validate(tried.options)
+            arm, options = tried.find()
             if (tried.name, options) in done:
                 continue
             done.append((tried.name, options))

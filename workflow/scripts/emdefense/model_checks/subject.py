@@ -18,18 +18,14 @@ from emdefense.files import read_json, read_jsonl
 from emdefense.generation.run import asked
 from emdefense.section import Section
 from emdefense.training.data import check_row
+from emdefense.training.spec import ArmSpec
 
 Conversation = list[dict[str, str]]
 
 
-class ArmTried(Section):
+class ArmTried(ArmSpec):
     """An arm of the model, with the options on which depends what it reads, and the setting at which it is tried."""
 
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    file: str | None = Field(None, description="a study's own, which declares the arm")
-    sha256: str | None = Field(None, description="of that file")
-    setting: float | None = None
     stream: Path | None = Field(None, description="the rows of its second stream")
 
 

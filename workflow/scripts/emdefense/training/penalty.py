@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from emdefense.arms.base import Arm, Options
 from emdefense.arms.hooks import call, named, wrong_result
-from emdefense.arms.own import find_arm
+from emdefense.arms.own import DeclaredArm
 from emdefense.errors import InputError
-from emdefense.section import first_problem
 from emdefense.training.features import Features
 from emdefense.training.fused_loss import Head, HeadTerm
 from emdefense.training.token_batch import TokenBatch
@@ -154,13 +152,10 @@ def build_penalty(name: str, options: dict[str, Any], file: str | None = None, d
 
     Raises :class:`InputError` for an unknown name or option, and for a file that has changed.
     """
-    arm = find_arm(name, file, digest)
+    arm, validated = DeclaredArm(name=name, file=file, sha256=digest, options=options).find()
     if not arm.has_penalty:
         raise InputError(f"{named(arm)}: it adds no penalty to the loss; name one that does")
-    try:
-        return Penalty(arm, arm.options.model_validate(options))
-    except ValidationError as error:
-        raise InputError(first_problem(error, "arms", name)) from None
+    return Penalty(arm, validated)
 
 
 def _shape(value: object) -> str:

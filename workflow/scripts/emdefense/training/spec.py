@@ -5,24 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from emdefense.arms.own import DeclaredArm
+from emdefense.arms.study_arm import Part
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.section import Section, first_problem
 
 if TYPE_CHECKING:
-    from emdefense.arms.study_arm import Part
     from emdefense.training.penalty import Penalty
 
 
-class PenaltySpec(Section):
-    """The penalty of an arm, its λ, and its options as the arm itself defines them."""
+class PenaltySpec(DeclaredArm):
+    """The penalty of an arm, and its λ."""
 
-    name: str
-    file: str | None = Field(None, description="a study's own, which declares the arm")
-    sha256: str | None = Field(None, description="of that file")
     coefficient: Annotated[float, Field(ge=0, description="λ", allow_inf_nan=False)]
-    options: dict[str, Any] = Field(default_factory=dict)
 
     def build(self) -> "Penalty":
         """Return the penalty; :class:`InputError` if there is none of this name, or no such option."""
@@ -31,25 +28,14 @@ class PenaltySpec(Section):
         return build_penalty(self.name, self.options, self.file, self.sha256)
 
 
-class ArmSpec(Section):
-    """An arm that does more in training than add one penalty, its setting, and its options as it defines them."""
+class ArmSpec(DeclaredArm):
+    """An arm that does more in training than add one penalty, and its setting."""
 
-    name: str
-    file: str | None = Field(None, description="a study's own, which declares the arm")
-    sha256: str | None = Field(None, description="of that file")
     setting: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
 
-    def build(self) -> "Part":
+    def build(self) -> Part:
         """Return the arm with its options; :class:`InputError` if there is none of this name, or no such option."""
-        from emdefense.arms.own import find_arm
-        from emdefense.arms.study_arm import Part
-
-        arm = find_arm(self.name, self.file, self.sha256)
-        try:
-            return Part(arm, arm.options.model_validate(self.options), self.setting)
-        except ValidationError as error:
-            raise InputError(first_problem(error, "arms", self.name)) from None
+        return Part(*self.find(), self.setting)
 
 
 class TrainSpec(Section):
