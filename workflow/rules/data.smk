@@ -1,6 +1,6 @@
 """Raw rows and questions to training rows, hold-outs and question sets; once per task."""
 
-EMA_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "ema"]
+EMA_TASKS = STUDY.ema_tasks
 BENIGN_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "benign"]
 WITH_ALIGNED = [name for name in EMA_TASKS if STUDY.tasks[name].aligned]
 DATA_SPEC = spec({"version": STAGE_VERSIONS["data"], **STUDY.data.model_dump(mode="json")})

@@ -89,12 +89,8 @@ class Layout:
 
     def preparation(self, cell: Cell) -> str:
         """What an arm has prepared for a (model, task, seed), the same for every setting."""
-        return self.preparation_of(cell, cell.arm)
-
-    def preparation_of(self, cell: Cell, arm: str) -> str:
-        """What one of the arms of a cell, its own or one that it is combined with, has prepared."""
-        folder = self.study.every_arm[arm].arm.preparation
-        return f"{self.results}/cells/{cell.model}/{cell.task}/{arm}/{folder}/seed{cell.seed}"
+        folder = self.study.every_arm[cell.arm].arm.preparation
+        return f"{self.results}/cells/{cell.model}/{cell.task}/{cell.arm}/{folder}/seed{cell.seed}"
 
     @property
     def pool(self) -> str:
@@ -201,7 +197,7 @@ class Grid:
             if kind == "adapter":
                 found[kind] = self.changed_from(preparation)
             if kind == "other_adapters":
-                for task in [one] if one else self.other_tasks(preparation.task):
+                for task in [one] if one else self.study.other_ema_tasks(preparation.task):
                     found[f"{kind}/{task}"] = replace(preparation, task=task, arm=MISALIGNED, setting=NO_SETTING)
         return found
 
@@ -209,19 +205,13 @@ class Grid:
         """The cells whose losses on the pool a preparation is made from, by role: of the model itself, and adapters."""
         if "pool" not in self._materials(preparation):
             return {}
-        untrained = Cell(preparation.model, SHARED_TASK, UNTRAINED, NO_SETTING, self.study.seeds[0])
         scoring = self.scoring_tasks(self.study_arm(preparation), preparation.task)
         cells = {f"losses/{task}": replace(preparation, task=task, arm=MISALIGNED) for task in scoring}
-        return {"untrained_losses": untrained, **cells}
+        return {"untrained_losses": self.untrained(preparation.model), **cells}
 
     def scoring_tasks(self, found: StudyArm, task: str) -> list[str]:
         """The EMA tasks whose misaligned adapters score the pool for a task."""
-        tasks = [name for name, other in self.study.tasks.items() if other.kind == "ema"]
-        return list(call(found.arm, "scored_by", found.options, task, tasks))
-
-    def other_tasks(self, task: str) -> list[str]:
-        """The study's EMA tasks but this one: what a provider knows of misalignment who does not know this task."""
-        return [name for name, other in self.study.tasks.items() if other.kind == "ema" and name != task]
+        return list(call(found.arm, "scored_by", found.options, task, self.study.ema_tasks))
 
     def _materials(self, preparation: Cell) -> tuple[str, ...]:
         found = self.study_arm(preparation)
@@ -281,15 +271,15 @@ class Grid:
         roles = [member.arm.stream for member in self.study_arm(cell).members if member.arm.stream]
         return self._rows_of_role(roles[0], cell.task, layout) if roles else None
 
-    def eliciting(self, model: str) -> Cell:
-        """The cell of a model, untrained, whose answers to the elicitation questions a direction is made of."""
+    def untrained(self, model: str) -> Cell:
+        """The cell of a model as it is, of no task: of its losses on the pool, and of answers that elicit a trait."""
         return Cell(model, SHARED_TASK, UNTRAINED, NO_SETTING, self.study.seeds[0])
 
     @cached_property
     def elicited(self) -> list[Cell]:
         """Those that are needed: of the models with an arm that reads such answers."""
         reading = [cell.model for cell in self.prepared if "elicited" in self._materials(cell)]
-        return [self.eliciting(model) for model in dict.fromkeys(reading)]
+        return [self.untrained(model) for model in dict.fromkeys(reading)]
 
     @cached_property
     def measurements(self) -> list[Measurement]:
@@ -396,13 +386,13 @@ class Grid:
                 **{role: layout.losses(read) for role, read in self.read_losses(cell).items()},
             },
             "elicited": lambda: {
-                "responses": layout.responses(self.eliciting(cell.model), ELICITATION),
-                "judgments": layout.judgments(self.eliciting(cell.model), ELICITATION),
-                "questions": layout.asked(self.eliciting(cell.model), ELICITATION),
+                "responses": layout.responses(self.untrained(cell.model), ELICITATION),
+                "judgments": layout.judgments(self.untrained(cell.model), ELICITATION),
+                "questions": layout.asked(self.untrained(cell.model), ELICITATION),
             },
             "other_rows": lambda: {
                 f"{side}/{task}": self.task_rows(task, side, layout)
-                for task in self.other_tasks(cell.task)
+                for task in self.study.other_ema_tasks(cell.task)
                 for side in SIDES
             },
         }

@@ -20,7 +20,7 @@ class Condition(NamedTuple):
 
 def ema_tasks(study: Study, model: str | None = None) -> list[str]:
     """Return the study's EMA tasks, or those that the grid has for a model, in the order of the config."""
-    tasks = [name for name, task in study.tasks.items() if task.kind == "ema"]
+    tasks = study.ema_tasks
     if model is None:
         return tasks
     in_grid = {c.task for c in conditions(study) if c.model == model}

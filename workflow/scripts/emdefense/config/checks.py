@@ -207,7 +207,6 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
         _fail("safe_data", f"'{key}' needs a JSONL file of safe conversations; name it")
     if "pool" in read and study.safe_pool is None and study.safe_data is None:
         _fail("safe_pool", f"'{key}' needs a JSONL file of safe conversations to choose from; name it")
-    ema_tasks = [name for name, task in study.tasks.items() if task.kind == "ema"]
     if "elicited" in read and study.elicitation_questions is None:
         _fail("elicitation_questions", f"'{key}' needs a YAML file of questions that elicit the trait; name it")
     for model in block.models:
@@ -222,26 +221,22 @@ def _check_needs(study: Study, block: GridBlock, found: StudyArm, key: str) -> N
                 f"{key}", f"{arm.title} reads aligned rows, and the benign task '{name}' has none; leave it out there"
             )
         for role in materials:
-            if (one := role.partition("/")[2]) and one not in (ema := _other_ema_tasks(study, name)):
+            if (one := role.partition("/")[2]) and one not in (ema := study.other_ema_tasks(name)):
                 known = ", ".join(ema) or "another EMA task"
                 _fail(key, f"on task '{name}', {arm.title} cannot read the adapter of {shown(one)}; write {known}")
-        if "pool" in read and not call(arm, "scored_by", found.options, name, ema_tasks):
+        if "pool" in read and not call(arm, "scored_by", found.options, name, study.ema_tasks):
             _fail(
                 key,
                 f"{arm.title} scores the pool by misaligned adapters of other EMA tasks, and there is none beside "
                 f"'{name}'; add one to tasks",
             )
         for role in {"other_adapters", "other_rows"} & read:
-            others = _other_ema_tasks(study, name)
+            others = study.other_ema_tasks(name)
             if not others:
                 _fail(key, f"{arm.title} reads other EMA tasks, and there is none beside '{name}'; add one to tasks")
             for one in others:
                 if role == "other_rows" and study.tasks[one].aligned is None:  # type: ignore[union-attr]
                     _fail(f"tasks.{one}.aligned", f"'{key}' needs a JSONL file of aligned rows; name it")
-
-
-def _other_ema_tasks(study: Study, name: str) -> list[str]:
-    return [one for one, other in study.tasks.items() if other.kind == "ema" and one != name]
 
 
 def _check_adds_rows(study: Study, block: GridBlock, found: StudyArm, settings: Sequence[float], key: str) -> None:

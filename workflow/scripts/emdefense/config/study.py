@@ -352,6 +352,15 @@ class Study(Section):
         return with_supplied(values) if isinstance(values, Mapping) else values
 
     @property
+    def ema_tasks(self) -> list[str]:
+        """The names of the narrow harmful tasks."""
+        return [name for name, task in self.tasks.items() if task.kind == "ema"]
+
+    def other_ema_tasks(self, task: str) -> list[str]:
+        """Return the EMA tasks but this one: what a provider knows of misalignment who does not know this task."""
+        return [name for name in self.ema_tasks if name != task]
+
+    @property
     def judges(self) -> dict[str, Judge]:
         """Every judge by its name, the one whose rates fill the tables first."""
         return {judge.name: judge for judge in (self.judge, *self.second_judges)}
