@@ -14,7 +14,6 @@ import pytest
 from conversation_rows import SCRIPTS, row
 from emdefense.arms.arguments import Materials
 from emdefense.arms.interleave import Interleave, Interleaving, interleave
-from emdefense.arms.interleave.pools import quantile
 from emdefense.arms.interleave.scores import is_refusal, read_scores
 from emdefense.arms.interleave.table import best_table, scores_table
 from emdefense.cells import Cell, Grid, Layout
@@ -380,6 +379,8 @@ def test_the_tables_say_how_scores_lie_and_which_rows_are_best(measured: Study) 
     assert len(scores) == 2 * 59
     middle = (scores[58] + scores[59]) / 2
     assert (rows[0][7], rows[0][9], rows[0][11]) == (f"{scores[0]:.3f}", f"{middle:.3f}", f"{scores[-1]:.3f}")
+    quarters = (scores[29] + (scores[30] - scores[29]) / 4, scores[88] - (scores[88] - scores[87]) / 4)
+    assert (rows[0][8], rows[0][10]) == tuple(f"{quarter:.3f}" for quarter in quarters)  # at 29.25 and 87.75 of 117
     assert len(table.csv_rows) == 6
     best = best_table(measured, preparations, "small")
     assert len(best.blocks[0]) == 10
@@ -397,11 +398,6 @@ def test_the_page_shows_them_and_that_of_a_study_without_a_pool_does_not(measure
     for anchor in ("table-interleave_scores", "table-interleave_best", "figure-interleave-distribution"):
         assert f'id="{anchor}"' in text
     assert not [name for name in artefacts(tiny_study()) if name.startswith("interleave_")]
-
-
-def test_quantiles_lie_between_numbers_in_proportion() -> None:
-    assert [quantile([1.0, 2.0, 4.0], share) for share in (0, 0.25, 0.5, 0.75, 1)] == [1.0, 1.5, 2.0, 3.0, 4.0]
-    assert quantile([3.0], 0.4) == 3.0
 
 
 OWN = """

@@ -289,6 +289,13 @@ def _figures(study: Study) -> Iterator[Artefact]:
     )
 
 
+def shown_model(study: Study, arm: Arm[Any]) -> str | None:
+    """Return of which model a figure of an arm's preparations is: the main one, if that has any; None without one."""
+    grid = Grid(study)
+    models = [cell.model for cell in grid.prepared if grid.arm(cell) is arm]
+    return study.report.main_model if study.report.main_model in models else next(iter(models), None)
+
+
 def _of_arms(study: Study) -> Iterator[Artefact]:
     """Yield what the arms of the grid bring themselves."""
     grid = Grid(study)

@@ -4,18 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from emdefense.arms.base import Arm
-from emdefense.cells import Grid
 from emdefense.config import Study
-from emdefense.report.catalogue import Artefact
+from emdefense.report.catalogue import Artefact, shown_model
 
 
 def artefacts(study: Study, arm: Arm[Any]) -> Iterator[Artefact]:
     """Yield the artefacts of a study whose grid chooses rows by scores; the figure is of the main model, if it does."""
-    grid, module = Grid(study), __name__.rpartition(".")[0]
-    models = [cell.model for cell in grid.prepared if grid.arm(cell) is arm]
-    if not models:
+    model, module = shown_model(study, arm), __name__.rpartition(".")[0]
+    if model is None:
         return
-    model = study.report.main_model if study.report.main_model in models else models[0]
     yield Artefact(
         f"{arm.name}_scores",
         "table",

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from emdefense.analysis.conditions import arm_title
-from emdefense.arms.interleave.pools import ScoredPool, quantile, read_pools
+from emdefense.arms.interleave.pools import ScoredPool, read_pools
 from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.errors import InputError
@@ -29,8 +30,7 @@ def draw_scores(study: Study, preparations: Mapping[Cell, Path], model: str) -> 
     for pool in pools:
         tasks.setdefault(pool.cell.task, []).append(pool)
     arms = list(dict.fromkeys(pool.cell.arm for pool in pools))
-    everything = sorted(score for pool in pools for score in pool.scores)
-    low, high = (quantile(everything, share) for share in SHOWN)
+    low, high = map(float, np.quantile([score for pool in pools for score in pool.scores], SHOWN))
     bounds = (low, high) if low < high else (low - 0.5, high + 0.5)
     columns = min(len(tasks), COLUMNS)
     rows = -(-len(tasks) // columns)

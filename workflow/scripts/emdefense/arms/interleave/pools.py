@@ -22,8 +22,8 @@ class ScoredPool:
 
     @property
     def scores(self) -> list[float]:
-        """The scores of the rows to choose from, ascending."""
-        return sorted(row.score for row in self.rows if row.score is not None and not row.left_out)
+        """The scores of the rows to choose from."""
+        return [row.score for row in self.rows if row.score is not None and not row.left_out]
 
     @property
     def lowest_kept(self) -> float:
@@ -48,11 +48,3 @@ def read_pools(study: Study, preparations: Mapping[Cell, Path]) -> list[ScoredPo
         for cell, folder in preparations.items()
         if isinstance(grid.arm(cell), Interleaving)
     ]
-
-
-def quantile(ascending: list[float], share: float) -> float:
-    """Return a quantile of sorted numbers, between two of them in proportion."""
-    place = share * (len(ascending) - 1)
-    low = int(place)
-    high = min(low + 1, len(ascending) - 1)
-    return ascending[low] + (place - low) * (ascending[high] - ascending[low])

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emdefense.analysis.conditions import arm_title
-from emdefense.arms.interleave.pools import ScoredPool, quantile, read_pools
+from emdefense.arms.interleave.pools import ScoredPool, read_pools
 from emdefense.arms.interleave.scores import OVERLONG, REFUSES, SCORES
 from emdefense.cells import Cell
 from emdefense.config import Study
@@ -93,10 +95,10 @@ def _names(pool: ScoredPool) -> tuple[str, str, str, str]:
 
 
 def _row(study: Study, model: str, task: str, arm: str, found: Sequence[ScoredPool]) -> tuple[TableCell, ...]:
-    scores = sorted(score for pool in found for score in pool.scores)
+    scores = [score for pool in found for score in pool.scores]
     counts = [_span([_counts(pool)[place] for pool in found]) for place in range(len(COUNTED))]
     names = (study.models[model].title, study.tasks[task].title, arm_title(study, arm))
-    numbers = [*(quantile(scores, share) for share in QUANTILES.values()), min(pool.lowest_kept for pool in found)]
+    numbers = [*np.quantile(scores, list(QUANTILES.values())), min(pool.lowest_kept for pool in found)]
     return tuple(TableCell(text) for text in (*names, *counts, *(f"{value:.3f}" for value in numbers)))
 
 
@@ -112,6 +114,5 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _csv_row(pool: ScoredPool) -> tuple[str, ...]:
-    scores = pool.scores
-    numbers = [*(quantile(scores, share) for share in QUANTILES.values()), pool.lowest_kept]
+    numbers = [*np.quantile(pool.scores, list(QUANTILES.values())), pool.lowest_kept]
     return (*_names(pool), *map(str, _counts(pool)), *(f"{value:.6g}" for value in numbers))

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from emdefense.arms.base import Arm
-from emdefense.cells import Grid
 from emdefense.config import Study
-from emdefense.report.catalogue import Artefact
+from emdefense.report.catalogue import Artefact, shown_model
 
 
 def artefacts(study: Study, arm: Arm[Any]) -> Iterator[Artefact]:
     """Yield the artefacts of a study that has the arm; the figure is of the main model, if that has it."""
-    grid, module = Grid(study), __name__.rpartition(".")[0]
-    models = [cell.model for cell in grid.prepared if grid.arm(cell) is arm]
-    model = study.report.main_model if study.report.main_model in models else models[0]
+    model, module = shown_model(study, arm), __name__.rpartition(".")[0]
+    assert model is not None
     seeds = f", mean over {len(study.seeds)} seeds" if len(study.seeds) > 1 else ""
     yield Artefact(
         f"{arm.name}_matrices",
