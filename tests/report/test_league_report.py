@@ -60,7 +60,7 @@ def test_the_table_has_each_defence_with_its_numbers_and_the_front_in_a_sentence
     assert (first[1].bold, first[1].underline) == (True, found.ranking.surely_on_front(0))
     assert table.blocks[1][0][2].text == "0.0"
     assert table.blocks[1][0][6].text == "1.0×", "the misaligned arm is plain fine-tuning"
-    cost = training_cost(study, "small", "kl", 1.0)
+    cost = training_cost(Grid(study), "small", "kl", 1.0)
     assert cost is not None
     assert cost > 1
     assert (first[6].text, column(table, "training_cost")[0]) == (f"{cost:.1f}×", f"{cost:.6g}")

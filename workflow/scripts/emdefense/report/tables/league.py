@@ -10,6 +10,7 @@ from emdefense.analysis.printed import points, signed
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.arms import NO_SETTING
+from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.report.tables.notes import TableNotes, why_unreadable
 from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell
@@ -53,9 +54,13 @@ def league_table(study: Study, questions: pl.DataFrame, benign_questions: pl.Dat
     """Return the league of a model: a row a defence, the best first, and doing without below."""
     found = league(study, questions, benign_questions, model)
     notes = TableNotes(study, (), compared=False)
-    blocks: list[Block] = [tuple(_row(study, found, n, notes) for n in range(len(found.rows)))] if found.rows else []
-    if found.rows and found.plain is not None:
-        blocks.append((_plain(study, found, found.plain, notes),))
+    grid = Grid(study)
+    costs = [_costs(grid, model, row) for row in found.rows]
+    blocks: list[Block] = []
+    if found.rows:
+        blocks.append(tuple(_row(study, found, n, notes, of_row) for n, of_row in enumerate(costs)))
+        if found.plain is not None:
+            blocks.append((_plain(study, found.plain, notes, _costs(grid, model, found.plain)),))
     rate = "Per cent, with 95 % interval"
     return Table(
         title=f"{study.models[model].title}: the league of defences",
@@ -67,7 +72,7 @@ def league_table(study: Study, questions: pl.DataFrame, benign_questions: pl.Dat
         ),
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,
-        csv_rows=tuple(_csv_row(study, found, n) for n in range(len(found.rows))),
+        csv_rows=tuple(_csv_row(study, found, n, of_row) for n, of_row in enumerate(costs)),
         lead=tuple(sentences(study, found, questions)),
         remarks=tuple(_remarks(study, found)),
         footnotes=notes.lettered(),
@@ -140,7 +145,7 @@ def rank_words(rank: tuple[int, int]) -> str:
     return str(best) if best == worst else f"{best}–{worst}"
 
 
-def _row(study: Study, found: League, n: int, notes: TableNotes) -> tuple[TableCell, ...]:
+def _row(study: Study, found: League, n: int, notes: TableNotes, costs: list[float]) -> tuple[TableCell, ...]:
     row = found.rows[n]
     at = setting_words(study, row)
     letters = [notes.of_arm(row.arm), *([notes.letter(SPLIT)] if len(row.chosen) > 1 else [])]
@@ -152,20 +157,20 @@ def _row(study: Study, found: League, n: int, notes: TableNotes) -> tuple[TableC
         underline=found.ranking.surely_on_front(n),
         footnote=",".join(filter(None, letters)),
     )
-    return _cells(study, found, row, notes, TableCell(rank_words(found.ranking.ranks[n])), name)
+    return _cells(study, row, notes, costs, TableCell(rank_words(found.ranking.ranks[n])), name)
 
 
-def _plain(study: Study, found: League, row: Row, notes: TableNotes) -> tuple[TableCell, ...]:
+def _plain(study: Study, row: Row, notes: TableNotes, costs: list[float]) -> tuple[TableCell, ...]:
     """Return the row of doing without, whose shares are what they are by definition."""
     name = TableCell(arm_title(study, row.arm), footnote=notes.letter(WITHOUT))
-    cells = list(_cells(study, found, row, notes, TableCell(DASH), name))
+    cells = list(_cells(study, row, notes, costs, TableCell(DASH), name))
     for n, measure in enumerate((row.reduction, row.retention, row.benign), 2):
         cells[n] = TableCell(DASH if measure is None else points(100 * measure.value))
     return tuple(cells)
 
 
 def _cells(
-    study: Study, found: League, row: Row, notes: TableNotes, rank: TableCell, name: TableCell
+    study: Study, row: Row, notes: TableNotes, costs: list[float], rank: TableCell, name: TableCell
 ) -> tuple[TableCell, ...]:
     about = []
     if row.benign_at:
@@ -181,7 +186,7 @@ def _cells(
         _number(row, "retention"),
         _number(row, "benign", letters),
         _number(row, "incoherent"),
-        TableCell(_cost_words(_costs(study, found.model, row))),
+        TableCell(_cost_words(costs)),
         TableCell(", ".join(study.every_arm[row.arm].needs)),
     )
 
@@ -203,10 +208,10 @@ def interval_words(row: Row, name: str) -> str:
     return f"({between.join(signed(end, plus=False, decimals=0) for end in (low, high))})"
 
 
-def _costs(study: Study, model: str, row: Row) -> list[float]:
+def _costs(grid: Grid, model: str, row: Row) -> list[float]:
     """Return what training costs at each of a row's settings, nothing unless it is known of all."""
     settings_of_row = [None if setting == NO_SETTING else float(setting) for setting in row.chosen]
-    found = [training_cost(study, model, row.arm, setting) for setting in settings_of_row]
+    found = [training_cost(grid, model, row.arm, setting) for setting in settings_of_row]
     known = [cost for cost in found if cost is not None]
     return known if len(known) == len(found) else []
 
@@ -239,9 +244,8 @@ def _remarks(study: Study, found: League) -> list[str]:
     return said
 
 
-def _csv_row(study: Study, found: League, n: int) -> tuple[str, ...]:
+def _csv_row(study: Study, found: League, n: int, costs: list[float]) -> tuple[str, ...]:
     row, ranking = found.rows[n], found.ranking
-    costs = _costs(study, found.model, row)
     beaten = [found.rows[loser].arm for winner, loser in sorted(ranking.better) if winner == n]
     front = "surely" if ranking.surely_on_front(n) else "yes" if ranking.on_front[n] else "no"
     return (
