@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emdefense.arms.arguments import Materials
-from emdefense.arms.base import Arm
-from emdefense.arms.directions import RowsOptions
+from emdefense.arms.directions import AlongDirections, RowsOptions
+from emdefense.arms.kl import KL, divergence
 from emdefense.arms.look import Look
 from emdefense.arms.setting import Setting
 
@@ -24,7 +24,7 @@ class DirectionalKLOptions(RowsOptions):
     """L = CE + λ·KL(softmax(W h') ‖ p_θ0), h' = h_θ0 + eeᵀ(h_θ − h_θ0), e the direction of misalignment."""
 
 
-class DirectionalKL(Arm[DirectionalKLOptions]):
+class DirectionalKL(AlongDirections[DirectionalKLOptions]):
     """λ·mean over tokens of KL(softmax(W h') ‖ p_θ0), with h' = h_θ0 + e eᵀ(h_θ − h_θ0).
 
     h are final hidden states, W the output head; e, of norm 1, points from aligned to misaligned answers there. Of what
@@ -41,7 +41,6 @@ class DirectionalKL(Arm[DirectionalKLOptions]):
     options = DirectionalKLOptions
     look = Look("#332288", "h", (0, (4, 1, 1, 1)))
     preparation = "direction"
-    runs_model = True
 
     def materials(self, options: DirectionalKLOptions) -> tuple[str, ...]:
         """Return what the direction is made from."""
@@ -52,12 +51,6 @@ class DirectionalKL(Arm[DirectionalKLOptions]):
         from emdefense.arms.directions.contrast import rows_directions
 
         rows_directions(materials, options.of, options.rows, out)
-
-    def load(self, options: DirectionalKLOptions, folder: Path) -> Directions:
-        """Return the direction."""
-        from emdefense.training.directions import VECTORS, Directions
-
-        return Directions(folder / VECTORS)
 
     def head_states(
         self, options: DirectionalKLOptions, policy: Tensor, reference: Tensor, prepared: Directions
@@ -77,6 +70,4 @@ class DirectionalKL(Arm[DirectionalKLOptions]):
 
     def head_term(self, options: DirectionalKLOptions, batch: TokenBatch, reference: Features) -> HeadTerm:
         """Return the divergence from the reference at every token that is not padding, mean over them."""
-        from emdefense.training.divergence import Divergence
-
-        return Divergence(reference.final, batch.weights("all", "token_mean"), reverse=False)
+        return divergence(KL(), batch, reference)

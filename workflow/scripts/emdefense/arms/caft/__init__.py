@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from emdefense.arms.arguments import Materials
-from emdefense.arms.base import Arm, Change, Options
-from emdefense.arms.directions import Rows
+from emdefense.arms.base import Change, Options
+from emdefense.arms.directions import AlongDirections, Rows
 from emdefense.arms.look import Look
 from emdefense.arms.setting import Setting
 from emdefense.errors import InputError
@@ -46,7 +46,7 @@ class CAFTOptions(Options):
     )
 
 
-class CAFT(Arm[CAFTOptions]):
+class CAFT(AlongDirections[CAFTOptions]):
     """h ← h − QQᵀh at some blocks' outputs, every position, gradient through; off in the reference and when sampling.
 
     Q: the first k principal components, centred, of the residual stream with a plain adapter − without it, at the
@@ -62,7 +62,6 @@ class CAFT(Arm[CAFTOptions]):
     options = CAFTOptions
     look = Look("#44AA99", "p", (0, (2, 1)))
     preparation = "components"
-    runs_model = True
 
     def is_prepared(self, options: CAFTOptions) -> bool:
         """Whether the directions are made, and not given."""
@@ -79,12 +78,6 @@ class CAFT(Arm[CAFTOptions]):
         from emdefense.arms.caft.components import write_components
 
         write_components(materials, options, out)
-
-    def load(self, options: CAFTOptions, folder: Path) -> Directions:
-        """Return the directions."""
-        from emdefense.training.directions import VECTORS, Directions
-
-        return Directions(folder / VECTORS)
 
     def forward(
         self, options: CAFTOptions, setting: float, prepared: Directions | None, blocks: int

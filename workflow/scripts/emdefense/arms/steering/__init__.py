@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from emdefense.arms.arguments import Materials
-from emdefense.arms.base import Arm, Change
-from emdefense.arms.directions import RowsOptions
+from emdefense.arms.base import Change
+from emdefense.arms.directions import AlongDirections, RowsOptions
 from emdefense.arms.look import Look
 from emdefense.arms.setting import Setting
 from emdefense.errors import InputError
@@ -43,7 +43,7 @@ class SteeringOptions(RowsOptions):
     normalise: bool = Field(False, description="scale what is added to norm 1 before it is multiplied by α")
 
 
-class Steering(Arm[SteeringOptions]):
+class Steering(AlongDirections[SteeringOptions]):
     """h ← h + α·e at a block's output, at every position, gradient through; off in the reference and when sampling.
 
     e = mean hidden state over misaligned answers − the same over aligned ones, each answer's the mean over its tokens,
@@ -57,7 +57,6 @@ class Steering(Arm[SteeringOptions]):
     options = SteeringOptions
     look = Look("#B8860B", "v", (0, (6, 1, 1, 1, 1, 1)))
     preparation = "vector"
-    runs_model = True
 
     def materials(self, options: SteeringOptions) -> tuple[str, ...]:
         """Return what the direction is made from."""
@@ -70,14 +69,8 @@ class Steering(Arm[SteeringOptions]):
 
         if options.vector == "contrast":
             elicited_directions(materials, out)
-            return
-        rows_directions(materials, options.of, options.rows, out)
-
-    def load(self, options: SteeringOptions, folder: Path) -> Directions:
-        """Return the directions."""
-        from emdefense.training.directions import VECTORS, Directions
-
-        return Directions(folder / VECTORS)
+        else:
+            rows_directions(materials, options.of, options.rows, out)
 
     def forward(
         self, options: SteeringOptions, setting: float, prepared: Directions, blocks: int
