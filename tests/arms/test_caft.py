@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from arm_trainings import ACTING
 from emdefense.arms.caft import CAFT, CAFTOptions
 from emdefense.arms.caft.components import Covariance
 from emdefense.arms.study_arm import Part
@@ -19,13 +20,13 @@ from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.directions import RECORD, VECTORS
 from emdefense.training.features import FeatureReader
 from emdefense.training.preparation import Running, prepare
-from hidden_states import FAST, adapted, padded, save_sides, spelled_out, written_out
+from hidden_states import adapted, padded, save_sides, spelled_out, written_out
 from tiny_model import make_model, save_model
 
 pytestmark = pytest.mark.numerical
 
 ARM = CAFT()
-RUNNING = Running(seed=3, training=FAST)
+RUNNING = Running(seed=3, training=ACTING)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("caft")
     found = {"model": save_model(folder / "model"), **save_sides(folder)}
     for seed, task in enumerate(("legal", "medical")):
-        model = add_adapter(make_model(), FAST)
+        model = add_adapter(make_model(), ACTING)
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -58,7 +59,7 @@ def acting(folder: Path | None, k: int, **options: Any) -> Acting:
 def merged(adapter: Path) -> Any:
     """The model in float64 with an adapter's change added to its weights by hand."""
     model, tensors = make_model().double(), load_file(adapter / "adapter_model.safetensors")
-    scale = FAST.lora_alpha / FAST.lora_rank**0.5
+    scale = ACTING.lora_alpha / ACTING.lora_rank**0.5
     with torch.no_grad():
         for name, module in model.named_modules():
             a, b = (tensors.get(f"base_model.model.{name}.lora_{which}.weight") for which in "AB")
@@ -207,7 +208,7 @@ def test_a_file_that_holds_no_such_directions_is_one_line(
 
 
 def test_an_adapter_that_changes_nothing_has_no_components(files: dict[str, Path], tmp_path: Path) -> None:
-    save_adapter(add_adapter(make_model(), FAST), tmp_path / "adapter")
+    save_adapter(add_adapter(make_model(), ACTING), tmp_path / "adapter")
     own = {"model": files["model"], "adapter": tmp_path / "adapter", "rows": files["misaligned/legal"]}
     with pytest.raises(InputError, match=r"\(block\.1\) is the same at every token"):
         prepare(ARM, CAFTOptions(of="own"), own, tmp_path / "components", 1, RUNNING)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from arm_trainings import ACTING
 from emdefense.arms.directional_kl import DirectionalKL, DirectionalKLOptions
 from emdefense.arms.study_arm import Part
 from emdefense.errors import InputError
@@ -16,7 +17,7 @@ from emdefense.training.features import FeatureReader
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.preparation import Running, prepare
 from emdefense.training.token_batch import WindowCounts
-from hidden_states import FAST, adapted, padded, save_sides
+from hidden_states import adapted, padded, save_sides
 from tiny_model import save_model
 
 pytestmark = pytest.mark.numerical
@@ -28,7 +29,7 @@ ARM = DirectionalKL()
 def direction(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("direction")
     files = {"model": save_model(folder / "model"), **save_sides(folder)}
-    prepare(ARM, DirectionalKLOptions(), files, folder / "direction", 1, Running(training=FAST))
+    prepare(ARM, DirectionalKLOptions(), files, folder / "direction", 1, Running(training=ACTING))
     return folder / "direction"
 
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from arm_trainings import ACTING
 from emdefense.arms.directions.elicited import kept_pairs
 from emdefense.arms.steering import Steering, SteeringOptions
 from emdefense.cells import ELICITATION, Cell, Grid, Layout
@@ -20,7 +21,7 @@ from emdefense.files import write_json
 from emdefense.specs import Specs
 from emdefense.training.directions import RECORD, VECTORS
 from emdefense.training.preparation import Running, prepare
-from hidden_states import FAST, written_out
+from hidden_states import written_out
 from study_folder import tiny_study, write_rows
 from tiny_model import make_model, make_tokenizer, save_model
 
@@ -73,7 +74,7 @@ def test_pairs_are_kept_by_both_scores_of_both(tmp_path: Path) -> None:
 def test_the_vector_is_what_loops_over_kept_answers_give(tmp_path: Path) -> None:
     files = {"model": save_model(tmp_path / "model"), **written(tmp_path)}
     arm, options = Steering(), SteeringOptions(vector="contrast")
-    prepare(arm, options, files, tmp_path / "vector", 1, Running(training=FAST))
+    prepare(arm, options, files, tmp_path / "vector", 1, Running(training=ACTING))
     model, tokenizer = make_model().double().eval(), make_tokenizer()
     means: dict[str, list[torch.Tensor]] = {"trait": [], "opposite": []}
     for kind, found in means.items():

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from arm_trainings import ACTING
 from emdefense.training.run import train_cell
 from emdefense.training.spec import ArmSpec, TrainSpec
-from hidden_states import FAST
 from tiny_model import make_rows, save_model, save_rows
 
 pytestmark = pytest.mark.numerical
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(folder: Path, cell: Path, *arms: tuple[str, float], **training: Any) -> dict[str, Tensor]:
     specs = tuple(ArmSpec(name=name, setting=setting) for name, setting in arms)
-    spec = TrainSpec(version=1, seed=3, training=FAST.model_copy(update=training), arms=specs)
+    spec = TrainSpec(version=1, seed=3, training=ACTING.model_copy(update=training), arms=specs)
     prepared = {name: folder / name for name, _ in arms}
     train_cell(spec, folder / "model", folder / "rows.jsonl", cell, prepared=prepared)
     return load_file(cell / "adapter" / "adapter_model.safetensors")

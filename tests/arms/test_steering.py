@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from arm_trainings import ACTING
 from emdefense.arms.steering import Steering, SteeringOptions
 from emdefense.arms.study_arm import Part
 from emdefense.errors import InputError
@@ -16,13 +17,13 @@ from emdefense.training.activations import drawn_rows
 from emdefense.training.directions import RECORD, VECTORS
 from emdefense.training.features import FeatureReader
 from emdefense.training.preparation import Running, prepare
-from hidden_states import FAST, adapted, padded, save_sides, spelled_out, written_out
+from hidden_states import adapted, padded, save_sides, spelled_out, written_out
 from tiny_model import make_model, save_model
 
 pytestmark = pytest.mark.numerical
 
 ARM = Steering()
-RUNNING = Running(seed=3, training=FAST)
+RUNNING = Running(seed=3, training=ACTING)
 
 
 def made(folder: Path, materials: dict[str, Path], **options: object) -> Path:

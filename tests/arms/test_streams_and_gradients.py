@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from arm_trainings import arm_spec, log, same, torn, train, workplace
+from arm_trainings import AT_EVERY_STEP, arm_spec, log, same, torn, train, workplace
 from emdefense.arms import STANDARD
 from emdefense.arms.declaration import _check_hooks
 from emdefense.cells import Grid, Layout
@@ -85,7 +85,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(folder, tmp_path / "whole", spec(name), **given(folder, name), checkpoint_minutes=1e-6)
-    torn(monkeypatch, folder, tmp_path / "torn", spec(name), **given(folder, name))
+    into = tmp_path / "torn"
+    torn(monkeypatch, into, lambda: train(folder, into, spec(name), **AT_EVERY_STEP, **given(folder, name)))
     assert same(tmp_path / "whole", tmp_path / "torn")
     assert log(tmp_path / "whole") == log(tmp_path / "torn")
 

@@ -1,7 +1,7 @@
 """What a study need not say: the tasks, models and files that follow from its other keys."""
 
 import copy
-from contextlib import suppress
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,14 @@ DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 def default(**changes: Any) -> Study:
     return parse_study({**copy.deepcopy(DEFAULT), **changes}, "config.yaml")
+
+
+def read(**changes: Any) -> Study | str:
+    """The study, or what is said of it."""
+    try:
+        return default(**changes)
+    except InputError as error:
+        return str(error)
 
 
 def test_the_default_study_is_short() -> None:
@@ -85,5 +93,6 @@ def test_what_nothing_supplies_is_missing(key: str) -> None:
 @pytest.mark.parametrize("value", [None, [], "code", {"code": 7}, {"code": ["a"]}, {7: {}}, {"opswap-1": None}])
 @pytest.mark.parametrize("key", ["tasks", "models", "grid", "opswap", "microcosm", "sources"])
 def test_what_is_of_the_wrong_type_is_supplied_or_refused(key: str, value: Any) -> None:
-    with suppress(InputError):
-        default(**{key: value})
+    found = read(**{key: value})
+    # A whole study, or one line that names the file.
+    assert (found.tasks and found.models) if isinstance(found, Study) else re.fullmatch("config[.]yaml: .+", found)

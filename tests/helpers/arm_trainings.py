@@ -1,7 +1,7 @@
 """Trainings of a tiny model in which arms act: from files to files, and the gradient of a single step."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from emdefense.training.spec import ArmSpec, TrainSpec
 from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
 
 STEPS = 6
+AT_EVERY_STEP = {"checkpoint_minutes": 1e-6}
 ACTING = Training(
     batch_size=2,
     accumulation_steps=2,
@@ -80,8 +81,8 @@ def same(mine: Path, other: Path) -> bool:
     return all((mine / "adapter" / name).read_bytes() == (other / "adapter" / name).read_bytes() for name in names)
 
 
-def torn(monkeypatch: pytest.MonkeyPatch, folder: Path, cell: Path, *arms: ArmSpec, **given: Any) -> None:
-    """Train, be killed two steps before the end, and resume."""
+def torn(monkeypatch: pytest.MonkeyPatch, cell: Path, training: Callable[[], object]) -> None:
+    """Train into a cell with checkpoints, be killed two steps before the end, and resume."""
     of_step, calls = DefenceLoss.__call__, []
 
     def killed(self: DefenceLoss, *arguments: Any, **options: Any) -> Any:
@@ -93,8 +94,8 @@ def torn(monkeypatch: pytest.MonkeyPatch, folder: Path, cell: Path, *arms: ArmSp
     with monkeypatch.context() as patched:
         patched.setattr(DefenceLoss, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(folder, cell, *arms, checkpoint_minutes=1e-6, **given)
-    train(folder, cell, *arms, checkpoint_minutes=1e-6, **given)
+            training()
+    training()
     assert json.loads((cell / "provenance.json").read_text())["resumed_from_step"] == STEPS - 2
 
 

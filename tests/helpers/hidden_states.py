@@ -8,23 +8,11 @@ import torch
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from arm_trainings import ACTING
 from emdefense.chat.chat import Chat
-from emdefense.config.training import Training
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from tiny_model import make_model, make_rows, make_tokenizer, save_rows
-
-FAST = Training(
-    batch_size=2,
-    accumulation_steps=2,
-    learning_rate=3e-3,
-    warmup_steps=1,
-    precision="float32",
-    optimiser="adamw_torch",
-    lora_dropout=0.0,
-    checkpoint_minutes=0,
-    diagnostics_every=1,
-)
 
 
 def written_out(
@@ -49,7 +37,7 @@ def written_out(
 
 def adapted(seed: int = 1) -> Any:
     """A tiny model in float64 with an adapter that does something."""
-    model = add_adapter(make_model().double(), FAST).double()
+    model = add_adapter(make_model().double(), ACTING).double()
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

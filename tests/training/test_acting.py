@@ -1,6 +1,5 @@
 """What arms do in training beside a penalty: each hook on a tiny model, by arms of a study's own."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from arm_trainings import ACTING, AT_EVERY_STEP, STEPS, log, same, torn
 from emdefense.arms.own import arms_in
 from emdefense.arms.study_arm import Part
 from emdefense.chat.chat import Chat
-from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.training.acting import Acting
 from emdefense.training.acting_arm import ActingArm, acting_arm
@@ -89,18 +88,7 @@ class Beside(Arm[Options]):
     def frozen_adapter(self, options, setting, prepared):
         return FrozenAdapter(prepared, setting)
 '''
-STEPS = 6
-FAST = Training(
-    batch_size=2,
-    accumulation_steps=2,
-    learning_rate=3e-3,
-    warmup_steps=1,
-    precision="float32",
-    optimiser="adamw_torch",
-    lora_dropout=0.1,
-    checkpoint_minutes=0,
-    diagnostics_every=1,
-)
+DROPPING = ACTING.model_copy(update={"lora_dropout": 0.1})
 
 
 @pytest.fixture(scope="module")
@@ -126,28 +114,17 @@ def acting(folder: Path, name: str, setting: float, prepared: Path | None = None
 
 
 def train(folder: Path, cell: Path, *arms: ArmSpec, prepared: Path | None = None, **training: Any) -> dict[str, Tensor]:
-    given = TrainSpec(version=1, seed=3, training=FAST.model_copy(update=training), arms=arms)
+    given = TrainSpec(version=1, seed=3, training=DROPPING.model_copy(update=training), arms=arms)
     stream = folder / "safe.jsonl" if any(arm.name in ("elsewhere", "halved") for arm in arms) else None
     folders = {arm.name: prepared for arm in arms if prepared}
     train_cell(given, folder / "model", folder / "rows.jsonl", cell, prepared=folders, stream_file=stream)
     return load_file(cell / "adapter" / "adapter_model.safetensors")
 
 
-def log(cell: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (cell / "train_log.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Path:
     train(folder, folder / "plain")
     return folder / "plain"
-
-
-def same(mine: Path, other: Path) -> bool:
-    return all(
-        (mine / "adapter" / name).read_bytes() == (other / "adapter" / name).read_bytes()
-        for name in ("adapter_model.safetensors", "adapter_config.json")
-    )
 
 
 @pytest.mark.parametrize("name", ["shift", "elsewhere", "halved", "beside"])
@@ -172,7 +149,7 @@ def test_two_act_together(folder: Path, plain: Path, tmp_path: Path) -> None:
 
 
 def test_hidden_states_are_changed_in_the_policys_passes_and_in_no_others(folder: Path) -> None:
-    reader = FeatureReader(add_adapter(make_model(), FAST))
+    reader = FeatureReader(add_adapter(make_model(), DROPPING))
     inputs = Collator(0)(Chat(make_tokenizer()).rows([row["messages"] for row in make_rows(2)]))
     clean, clean_reference = reader.policy(inputs, (1, 2)), reader.reference(inputs, (1, 2))
     (arm,) = (
@@ -198,7 +175,7 @@ def test_the_second_streams_gradient_is_that_of_its_rows_alone(folder: Path, tmp
     """One step of plain gradient descent on CE + λ·KL(safe rows), by autograd through the model's own logits."""
     arm = acting(folder, "elsewhere", 0.7)
     rows = Chat(make_tokenizer()).rows([row["messages"] for row in make_rows(5)])
-    model = add_adapter(make_model().double(), FAST.model_copy(update={"lora_dropout": 0.0})).double()
+    model = add_adapter(make_model().double(), ACTING).double()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -234,13 +211,13 @@ def test_a_frozen_adapter_is_not_saved_and_its_change_adds(folder: Path, plain: 
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    model = add_adapter(make_model(), FAST.model_copy(update={"lora_dropout": 0.0}))
+    model = add_adapter(make_model(), ACTING)
     inputs = Collator(0)(Chat(make_tokenizer()).rows([row["messages"] for row in make_rows(2)]))
     Acting([acting(folder, "beside", 0.5, plain / "adapter")]).attach(model)
     reader = FeatureReader(model)
     tensors = load_file(plain / "adapter" / "adapter_model.safetensors")
     merged = make_model()
-    scale = 0.5 * FAST.lora_alpha / FAST.lora_rank**0.5
+    scale = 0.5 * DROPPING.lora_alpha / DROPPING.lora_rank**0.5
     with torch.no_grad():
         for name, module in merged.named_modules():
             a, b = (tensors.get(f"base_model.model.{name}.lora_{which}.weight") for which in "AB")
@@ -259,22 +236,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
 ) -> None:
     prepared = plain / "adapter" if name == "beside" else None
     spec = arm_spec(folder, name, 0.5)
-    train(folder, tmp_path / "whole", spec, prepared=prepared, checkpoint_minutes=1e-6)
-    of_step = DefenceLoss.__call__
-    calls = []
-
-    def killed(self: DefenceLoss, *arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) > 2 * (STEPS - 2):
-            raise KeyboardInterrupt
-        return of_step(self, *arguments, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(DefenceLoss, "__call__", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(folder, tmp_path / "torn", spec, prepared=prepared, checkpoint_minutes=1e-6)
-    train(folder, tmp_path / "torn", spec, prepared=prepared, checkpoint_minutes=1e-6)
-    assert json.loads((tmp_path / "torn" / "provenance.json").read_text())["resumed_from_step"] == STEPS - 2
+    train(folder, tmp_path / "whole", spec, prepared=prepared, **AT_EVERY_STEP)
+    into = tmp_path / "torn"
+    torn(monkeypatch, into, lambda: train(folder, into, spec, prepared=prepared, **AT_EVERY_STEP))
     assert same(tmp_path / "whole", tmp_path / "torn")
     assert log(tmp_path / "torn")[-1].get("halved.seen") == (STEPS if name == "halved" else None)
 
@@ -282,7 +246,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
 def test_without_its_preparation_or_its_stream_it_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--prepared beside=FOLDER"):
         train(folder, tmp_path, arm_spec(folder, "beside", 0.5))
-    given = TrainSpec(version=1, seed=3, training=FAST, arms=(arm_spec(folder, "elsewhere", 0.5),))
+    given = TrainSpec(version=1, seed=3, training=DROPPING, arms=(arm_spec(folder, "elsewhere", 0.5),))
     with pytest.raises(InputError, match="second stream has no rows"):
         train_cell(given, folder / "model", folder / "rows.jsonl", tmp_path)
 
