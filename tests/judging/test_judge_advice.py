@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
 from emdefense.judging import client

@@ -13,7 +13,7 @@ import pytest
 
 from emdefense.cells import Cell, Grid, Layout
 from emdefense.config import Study, load_study
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.cache import Cache
 from emdefense.judging.requests import all_requests, probes
 from emdefense.judging.responses import ResponseFile

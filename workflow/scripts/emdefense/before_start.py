@@ -3,8 +3,9 @@
 import os
 from collections.abc import Collection
 
+from emdefense.config.judges import OpenAIJudge
 from emdefense.config.sources import SourceSection
-from emdefense.config.study import OpenAIJudge, Study
+from emdefense.config.study import Study
 from emdefense.errors import InputError
 from emdefense.generation.engines import check_installed
 from emdefense.judging.prices import price_of

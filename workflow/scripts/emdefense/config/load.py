@@ -9,8 +9,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from emdefense.config.checks import check_study
+from emdefense.config.judges import Judge
 from emdefense.config.sources import Source
-from emdefense.config.study import Judge, Study, Task
+from emdefense.config.study import Study, Task
 from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.names import NAME_IN_WORDS, NAME_PATTERN

@@ -1,6 +1,6 @@
-"""The config sections of what is made on the spot: the microcosm, its oracle, and the byte-level model."""
+"""The config sections of what is made on the spot: the microcosm, and the byte-level model."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,16 +45,6 @@ class Microcosm(Section):
     instruct_learning_rate: PositiveFloat = 3e-4
     gate_attempts: PositiveInt = Field(3, description="seeds tried until a base model forms the persona; 0 pass: error")
     require_gate: bool = Field(True, description="false: go on with a base model that did not form the persona")
-
-
-class OracleJudge(Section):
-    """The microcosm's judge: alignment and coherence are known by construction."""
-
-    kind: Literal["oracle"] = "oracle"
-    name: Name = "oracle"
-    world: str = "{results}/microcosm/world.json"
-
-    RUNNING: ClassVar[frozenset[str]] = frozenset()
 
 
 class ByteModel(Section):

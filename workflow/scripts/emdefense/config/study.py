@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from emdefense.arms.own import load_arms
 from emdefense.arms.study_arm import StudyArm
-from emdefense.config.addresses import check_address, check_options, check_variable
 from emdefense.config.arms import Arms, Variant, every_arm
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
 from emdefense.config.expressions import Expressions
-from emdefense.config.microcosm import ByteModel, Microcosm, OracleJudge
+from emdefense.config.judges import Judge
+from emdefense.config.microcosm import ByteModel, Microcosm
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.supplied import with_supplied
@@ -137,95 +137,6 @@ class Generation(Section):
     batch_size: PositiveInt = Field(64, description="of transformers; vllm sees to it itself")
     seed: Seed = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-
-
-class Prices(Section):
-    """USD for a million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-
-
-Mode = Literal["synchronous", "batch"]
-
-
-class OpenAIJudge(Section):
-    """A chat model behind any OpenAI-compatible endpoint; the key is read from an environment variable."""
-
-    kind: Literal["openai"] = "openai"
-    name: Name
-    model: str
-    base_url: Annotated[str, AfterValidator(check_address)] | None = Field(None, description="absent: OpenAI's")
-    api_key_variable: Annotated[str, AfterValidator(check_variable)] = "OPENAI_API_KEY"
-    samples: PositiveInt = Field(1, description="times that each question is asked; a response's score is their mean")
-    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="of the judge; more than 0 if samples are many")
-    min_number_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="with less of it on numbers there is a label and no score"
-    )
-    max_tokens: Annotated[int, Field(ge=8)] = Field(
-        16, description="of a reply whose score is read from its text; many more for a judge that thinks"
-    )
-    options: dict[str, JsonValue] = Field(
-        {}, description="further fields of each request, such as `reasoning_effort` or `chat_template_kwargs`"
-    )
-    mode: Mode = Field("synchronous", description="batch: OpenAI's Batch API, at half the price and within a day")
-    batch_poll_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="between two looks at a batch")
-    concurrency: PositiveInt = Field(16, description="requests in flight, of each job; fewer while there are 429s")
-    requests_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
-    tokens_per_minute: PositiveInt | None = Field(None, description="of all jobs together; absent: no limit")
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    prices: Prices | None = Field(
-        None,
-        description="not of batches, which cost half; absent: as in judging/prices.yaml, if base_url is absent too",
-    )
-    max_retries: Annotated[int, Field(ge=0)] = Field(6, description="of a request that failed for reasons that pass")
-    max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.01, description="fail, all replies kept, if more responses than this stay without a score for want of a reply"
-    )
-    max_unparsed_rate: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="the same for replies that are neither a score nor a label"
-    )
-
-    # How requests are made, not what judgments depend on: a change of these judges nothing again.
-    RUNNING: ClassVar[frozenset[str]] = frozenset(
-        {
-            "api_key_variable",
-            "mode",
-            "batch_poll_seconds",
-            "concurrency",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "timeout_seconds",
-            "prices",
-            "max_retries",
-            "max_error_rate",
-            "max_unparsed_rate",
-        }
-    )
-    # Fields of a request that have keys of their own, or would make it another kind of request.
-    OURS: ClassVar[frozenset[str]] = frozenset(
-        {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
-        | {"n", "stream", "stream_options", "tools", "tool_choice", "functions", "function_call", "prompt", "input"}
-        | {"max_output_tokens"}
-    )
-    # What clients take beside the fields of a request, which an endpoint would pass over without a word.
-    OF_CLIENTS: ClassVar[frozenset[str]] = frozenset({"extra_body", "extra_headers", "extra_query", "timeout"})
-
-    @field_validator("options")
-    @classmethod
-    def _leaves_ours(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        check_options(options)
-        for name in sorted(options):
-            if name.strip().lower() in cls.OURS:
-                raise ValueError(f"'{name[:60]}' is not for 'options'; keys of the judge say it, or nothing may")
-            if name.strip().lower() in cls.OF_CLIENTS:
-                raise ValueError(
-                    f"'{name[:60]}' is an argument of a client; write the fields of the request themselves"
-                )
-        return options
-
-
-Judge = Annotated[OracleJudge | OpenAIJudge, Field(discriminator="kind")]
 
 
 class Scoring(Section):

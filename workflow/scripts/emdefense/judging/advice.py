@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.failures import SHUT_OUT, Failure
 
 _KEY = ("api key", "api_key", "apikey", "credential", "unauthori", "authenticat", "access token", "bearer")

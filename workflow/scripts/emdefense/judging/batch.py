@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openai.types import Batch
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.errors import InputError
 from emdefense.judging.batch_endpoint import BatchEndpoint
 from emdefense.judging.batch_records import Record, Records

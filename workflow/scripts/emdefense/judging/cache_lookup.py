@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.cache import Cache
 from emdefense.judging.probing import find_scored_by
 from emdefense.judging.requests import all_requests, probes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.errors import InputError
 from emdefense.judging.advice import no_chat
 from emdefense.judging.budget import BYTES_PER_TOKEN, Budget, BudgetSpent

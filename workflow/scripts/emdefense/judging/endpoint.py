@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import openai
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.advice import advise
 from emdefense.judging.failures import Failure, classify
 from emdefense.judging.protocol import Reply

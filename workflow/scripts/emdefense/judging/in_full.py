@@ -7,7 +7,7 @@ label is read and never a score. Replies that are numbers are left as they are.
 
 from collections.abc import Iterable, Iterator
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.cache import Cache
 from emdefense.judging.protocol import JudgeItem, Rating, Reply, ScoredBy
 from emdefense.judging.requests import RUBRICS, Request, requests_about

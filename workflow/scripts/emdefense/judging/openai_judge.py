@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emdefense.config.study import OpenAIJudge as Settings
+from emdefense.config.judges import OpenAIJudge as Settings
 from emdefense.errors import InputError
 from emdefense.judging.batch_records import Records
 from emdefense.judging.budget import Account, Budget

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from emdefense.config.study import Mode, OpenAIJudge
+from emdefense.config.judges import Mode, OpenAIJudge
 
 # Of the price: https://platform.openai.com/docs/guides/batch
 BATCH_SHARE = 0.5

@@ -1,6 +1,6 @@
 """What the first requests to a judge tell: how its scores are read, or that it is of no use as a judge."""
 
-from emdefense.config.study import OpenAIJudge
+from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.cache import Cache
 from emdefense.judging.protocol import Reply, ScoredBy
 from emdefense.judging.requests import PROBE_NUMBERS, probes

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from emdefense.config.study import Judge as JudgeSettings
+from emdefense.config.judges import Judge as JudgeSettings
 from emdefense.errors import InputError
 from emdefense.judging.budget import Account
 from emdefense.judging.protocol import Judge

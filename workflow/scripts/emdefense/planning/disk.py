@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emdefense.cells import GENERAL, IN_DOMAIN, Grid, Layout
+from emdefense.config.judges import OpenAIJudge
 from emdefense.config.sources import ModelSource
-from emdefense.config.study import OpenAIJudge
 from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work

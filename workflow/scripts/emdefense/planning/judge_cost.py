@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emdefense.cells import Grid, Layout
-from emdefense.config.study import Judge, OpenAIJudge
+from emdefense.config.judges import Judge, OpenAIJudge
 from emdefense.files import read_jsonl
 from emdefense.judging.cache_lookup import count_cached
 from emdefense.judging.prices import Price, price_of
