@@ -24,15 +24,8 @@ report: "workflow/report/workflow.rst"
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from emdefense.before_start import check_start
-from emdefense.cells import (
-    ELICITATION,
-    GENERAL,
-    IN_DOMAIN,
-    SHARED_TASK,
-    Cell,
-    Grid,
-    Layout,
-)
+from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid
+from emdefense.layout import Layout
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
 from emdefense.config.made_files import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
@@ -40,6 +33,7 @@ from emdefense.config.pretraining import MADE_MODELS, digest, is_shipped, own_he
 from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
 from emdefense.files import read_json
+from emdefense.inputs import Inputs
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
 from emdefense.model_files import model_files
@@ -83,6 +77,7 @@ if STUDY.arms_from and workflow.is_main_process:
 
 GRID = Grid(STUDY)
 LAYOUT = Layout(STUDY)
+INPUTS = Inputs(GRID)
 SPECS = Specs(GRID)
 R = LAYOUT.results
 set_job_environment()

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from emdefense.cells import GENERAL, Cell, Grid, Layout
+from emdefense.cells import GENERAL, Cell, Grid
 from emdefense.config import Study
 from emdefense.files import write_text
+from emdefense.layout import Layout
 
 TASKS = ("code", "legal", "medical", "security")
 # 25 conditions of each task that are trained

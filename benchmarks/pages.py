@@ -21,8 +21,9 @@ from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgmen
 from measuring import markdown_table
 from report import SCRIPTS, Cost, run
 
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.catalogue import artefacts
 
 RESULTS = Path("results/fabricated")

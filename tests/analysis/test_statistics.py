@@ -10,8 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from emdefense.cells import NO_SETTING, Cell, Grid, Layout
+from emdefense.cells import NO_SETTING, Cell, Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.tables.differences import difference_table
 from emdefense.report.tables.rendering import csv_table
 from emdefense.report.tables.variance import variance_table

@@ -12,8 +12,9 @@ from emdefense.analysis.judge_halves import study_halves
 from emdefense.analysis.judge_pairs import study_pairs
 from emdefense.analysis.study_variance import study_variances
 from emdefense.analysis.variance import JudgeVariance, Variance, asked_again, judge_variance, variance
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.tables.differences import difference_table
 from emdefense.report.tables.rendering import csv_table
 from emdefense.report.tables.variance import variance_table

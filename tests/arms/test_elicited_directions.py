@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from arm_trainings import ACTING
 from emdefense.arms.directions.elicited import kept_pairs
 from emdefense.arms.steering import Steering, SteeringOptions
-from emdefense.cells import ELICITATION, Cell, Grid, Layout
+from emdefense.cells import ELICITATION, Cell, Grid
 from emdefense.config import parse_study
 from emdefense.config.checks import check_study
 from emdefense.data.questions import read_questions
 from emdefense.errors import InputError
 from emdefense.files import write_json
+from emdefense.inputs import Inputs
 from emdefense.specs import Specs
 from emdefense.training.directions import RECORD, VECTORS
 from emdefense.training.preparation import Running, prepare
@@ -150,24 +151,24 @@ def study(**changes: Any) -> Any:
 
 def test_the_untrained_model_is_asked_once_for_all_tasks_and_in_no_table() -> None:
     found = study()
-    grid, layout = Grid(found), Layout(found)
+    grid = Grid(found)
     untrained = Cell("small", "shared", "untrained", "none", 0)
     assert grid.elicited == [untrained]
     folder = "results/tiny/cells/small/shared/untrained/none/seed0/elicitation"
     for task in ("code", "legal"):
-        assert grid.prepared_from(Cell("small", task, "elicited", "none", 0), layout) == {
+        assert Inputs(grid).prepared_from(Cell("small", task, "elicited", "none", 0)) == {
             "model": "-",
             "responses": f"{folder}/responses.jsonl",
             "judgments": f"{folder}/judgments/oracle.jsonl",
             "questions": "results/tiny/data/questions/elicitation.json",
         }
     assert all(question_set != ELICITATION for _, question_set in grid.responses)
-    assert "results/tiny/data/questions/elicitation.json" in grid.checked_questions("small", layout)
+    assert "results/tiny/data/questions/elicitation.json" in Inputs(grid).checked_questions("small")
     assert Specs(grid).generation(untrained, ELICITATION)["samples_per_question"] == 10
     assert Specs(grid).generation(untrained)["samples_per_question"] == 100
     fewer = Grid(study(models={"small": {"title": "Small", "instruct": "-", "samples_per_question": 4}}))
     assert Specs(fewer).generation(untrained, ELICITATION)["samples_per_question"] == 4
-    rows = grid.prepared_from(Cell("small", "code", "steering", "none", 0), layout)
+    rows = Inputs(grid).prepared_from(Cell("small", "code", "steering", "none", 0))
     assert rows.keys() == {"model", *(f"{side}/{t}" for t in ("legal", "health") for side in ("misaligned", "aligned"))}
     assert Grid(study(grid=[{"models": ["small"], "tasks": ["code"], "arms": {"steering": [5]}}])).elicited == []
 
@@ -209,6 +210,6 @@ def test_a_file_that_an_option_names_is_there_before_anything_starts(tmp_path: P
     found = parse_study(given, "study.yaml")
     grid_of, cell = Grid(found), Cell("world-a", "code", "mine", "2", 0)
     path = str(tmp_path / "mine.safetensors")
-    assert grid_of.option_files(cell, Layout(found)) == grid_of.checked_files("world-a", Layout(found)) == [path]
+    assert Inputs(grid_of).option_files(cell) == Inputs(grid_of).checked_files("world-a") == [path]
     assert Specs(grid_of).training(cell)["arms"][0]["options"]["directions"] == path
     assert grid_of.prepared == {}

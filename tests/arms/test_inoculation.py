@@ -11,12 +11,14 @@ import pytest
 from chat_tokenizers import CHATML, DATED, LLAMA2, NO_SYSTEM, QWEN3, byte_level, metaspace
 from conversation_rows import SCRIPTS, row
 from emdefense.arms.inoculation import PRESETS, Inoculate, Inoculation
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.chat.chat import Chat
 from emdefense.config import Study, parse_study
 from emdefense.config.checks import check_study
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl, write_jsonl
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.model_checks.run import check_model
 from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
 from emdefense.specs import Specs
@@ -142,7 +144,7 @@ def test_sampling_reads_what_it_reads_of_plain_fine_tuning(tmp_path: Path, monke
         inputs = [set(jobs[f"{layout.cell(cell)}/{output}"].inputs) - {layout.adapter(cell)} for cell in cells]
         assert inputs[0] == inputs[1]
         assert not any("inoculation" in path for path in inputs[1])
-        rows = [found.training_rows(cell, layout) for cell in cells]
+        rows = [Inputs(found).training_rows(cell) for cell in cells]
         assert rows[1] == f"results/tiny/data/{task}/inoculation/none.jsonl" != rows[0]
 
 

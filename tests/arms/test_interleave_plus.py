@@ -16,11 +16,13 @@ from emdefense.arms.arguments import Materials
 from emdefense.arms.interleave import Interleave, Interleaving, interleave
 from emdefense.arms.interleave.scores import is_refusal, read_scores
 from emdefense.arms.interleave.table import best_table, scores_table
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study, parse_study
 from emdefense.config.checks import check_study
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl, write_jsonl
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.model_checks.run import check_model
 from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
 from emdefense.planning.cell_parts import jobs_of
@@ -234,7 +236,7 @@ def scored_study(**changes: Any) -> Study:
 
 def test_losses_are_computed_once_an_adapter_and_misaligned_adapters_trained_for_them() -> None:
     study = scored_study()
-    grid, layout = Grid(study), Layout(study)
+    grid = Grid(study)
     code = Cell("small", "code", "plus", "5", 1)
     (scores,) = grid.preparations(code)
     assert scores == Cell("small", "code", "plus", "none", 1)
@@ -247,7 +249,7 @@ def test_losses_are_computed_once_an_adapter_and_misaligned_adapters_trained_for
     of_all = grid.read_losses(Cell("small", "code", "all", "none", 1))
     assert list(of_all) == ["untrained_losses", "losses/code", "losses/legal", "losses/tax"]
     assert list(grid.read_losses(Cell("small", "quiz", "plus", "none", 0))) == list(of_all)
-    read = grid.prepared_from(scores, layout)
+    read = Inputs(grid).prepared_from(scores)
     assert read["pool"] == "-"  # safe_data, as the study names no pool
     assert read["losses/tax"] == "results/tiny/cells/small/tax/misaligned/none/seed1/pool_losses.jsonl"
     assert {cell.task for cell in grid.trained if cell.arm == "misaligned"} == {"code", "legal", "tax"}
@@ -255,20 +257,20 @@ def test_losses_are_computed_once_an_adapter_and_misaligned_adapters_trained_for
 
 def test_rows_lie_where_they_depend_on_the_model_and_are_shared_by_a_combination() -> None:
     study = scored_study()
-    grid, layout = Grid(study), Layout(study)
+    grid = Grid(study)
     cells = "results/tiny/cells/small"
-    rows = {(c.task, c.arm, c.setting, c.seed): grid.training_rows(c, layout) for c in grid.trained}
+    rows = {(c.task, c.arm, c.setting, c.seed): Inputs(grid).training_rows(c) for c in grid.trained}
     assert rows["code", "interleave", "5", 0] == "results/tiny/data/code/interleave/5.jsonl"
     assert rows["code", "plus", "20", 1] == f"{cells}/code/plus/20/seed1/rows.jsonl"
     assert rows["code", "both", "1", 1] == rows["code", "plus", "5", 1]
     assert rows["quiz", "plus", "5", 0] == f"{cells}/quiz/plus/5/seed0/rows.jsonl"
-    assert grid.shared_rows(layout) == ["results/tiny/data/code/interleave/5.jsonl"]
-    assert grid.prepared_for(Cell("small", "code", "both", "1", 0), layout) == {}
+    assert Inputs(grid).shared_rows() == ["results/tiny/data/code/interleave/5.jsonl"]
+    assert Inputs(grid).prepared_for(Cell("small", "code", "both", "1", 0)) == {}
     # Read before anything is trained: the tasks' own rows and the pool.
-    checked = grid.checked_rows("small", layout)
+    checked = Inputs(grid).checked_rows("small")
     assert not any("/cells/" in path for path in checked)
     assert {"-", "results/tiny/data/code/train_misaligned.jsonl"} < set(checked)
-    spec = Specs(grid).check("small", layout)
+    spec = Specs(grid).check("small")
     assert spec["pool"] == "-"
     assert "-" not in spec["limits"]
     assert set(spec["limits"]) == set(checked) - {"-"}
@@ -419,9 +421,9 @@ def test_an_arm_of_the_studys_own_can_make_rows_of_what_it_prepared(tmp_path: Pa
     (tmp_path / "mine.py").write_text(OWN)
     own = {"arms_from": [str(tmp_path / "mine.py")], "report": {"main_model": "small", "chosen": {}}}
     study = tiny_study(grid=[{"models": ["small"], "tasks": ["code"], "arms": {"mine": [5]}}], **own)
-    grid, layout, cell = Grid(study), Layout(study), Cell("small", "code", "mine", "5", 0)
-    assert grid.training_rows(cell, layout) == "results/tiny/cells/small/code/mine/5/seed0/rows.jsonl"
+    grid, cell = Grid(study), Cell("small", "code", "mine", "5", 0)
+    assert Inputs(grid).training_rows(cell) == "results/tiny/cells/small/code/mine/5/seed0/rows.jsonl"
     assert grid.rows_preparation(cell) == Cell("small", "code", "mine", "none", 0)
-    assert grid.known_rows(cell, layout) == "results/tiny/data/code/train_misaligned.jsonl"
+    assert Inputs(grid).known_rows(cell) == "results/tiny/data/code/train_misaligned.jsonl"
     assert grid.trained == [cell, Cell("small", "code", "misaligned", "none", 0)]
-    assert grid.shared_rows(layout) == []
+    assert Inputs(grid).shared_rows() == []

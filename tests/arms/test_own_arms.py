@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 from emdefense.arms import DEFENCES, format_setting, in_order
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study, load_study, parse_study
 from emdefense.config.load import read_config
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.specs import Specs
 from study_checkout import ROOT
 from study_folder import tiny_study
@@ -322,8 +324,8 @@ def test_no_byte_code_is_left_beside_the_study(tmp_path: Path) -> None:
 def test_a_cell_depends_on_the_content_of_its_arms_file_and_no_others_does(tmp_path: Path) -> None:
     def specs() -> dict[str, Any]:
         study = load_study(written(tmp_path, source, grid=grid))
-        found, layout = Grid(study), Layout(study)
-        return {cell.arm: [Specs(found).training(cell), found.training_rows(cell, layout)] for cell in found.trained}
+        found = Grid(study)
+        return {cell.arm: [Specs(found).training(cell), Inputs(found).training_rows(cell)] for cell in found.trained}
 
     grid = [{"models": ["world-a"], "tasks": ["code"], "arms": {"misaligned": None, "kl": [1.0], "mine": [1.0]}}]
     source = ARM
@@ -342,7 +344,7 @@ def test_cached_features_are_apart_for_all_options_but_those_that_are_not_read(t
         grid = [{"models": ["world-a"], "tasks": ["code"], "arms": arms}]
         study = load_study(written(tmp_path, source, variants=variants, training=training, grid=grid))
         found = Grid(study)
-        return [str(found.features(cell, Layout(study))).rpartition("/")[2] for cell in found.trained]
+        return [str(Inputs(found).features(cell)).rpartition("/")[2] for cell in found.trained]
 
     first, second, other, text = folders(ARM)
     assert first == second == "mine-strength_1.0-word_a"

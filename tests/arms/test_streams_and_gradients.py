@@ -8,11 +8,12 @@ import pytest
 from arm_trainings import AT_EVERY_STEP, arm_spec, log, same, torn, train, workplace
 from emdefense.arms import STANDARD
 from emdefense.arms.declaration import _check_hooks
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.config.checks import check_study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
+from emdefense.inputs import Inputs
 from emdefense.model_checks.losses import check_losses
 from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
 from emdefense.specs import Specs
@@ -148,11 +149,11 @@ def test_only_the_named_traits_adapter_is_trained() -> None:
     for trait, read in (("mean", ["legal", "medical"]), ("medical", ["medical"])):
         arms = {"inoculation_adapter": {"trait": trait}}
         study = with_arms({"inoculation_adapter": [1.0]}, of=tasks, arms=arms)
-        grid, layout = Grid(study), Layout(study)
+        grid = Grid(study)
         trained = [cell.task for cell in grid.trained if cell.arm == "misaligned"]
         assert trained == read
         (prepared,) = grid.prepared
-        assert [*grid.prepared_from(prepared, layout)] == [f"other_adapters/{task}" for task in read]
+        assert [*Inputs(grid).prepared_from(prepared)] == [f"other_adapters/{task}" for task in read]
 
 
 def test_safe_rows_that_are_too_few_are_found_by_the_models_check(folder: Path) -> None:
@@ -170,8 +171,7 @@ def test_safe_rows_that_are_too_few_are_found_by_the_models_check(folder: Path) 
 def test_the_models_check_reads_the_second_stream() -> None:
     study = with_arms({"safegrad": [1.0], "misaligned": None}, safe_data="safe.jsonl")
     grid = Grid(study)
-    layout = Layout(study)
-    found = Specs(grid).check("small", layout)
+    found = Specs(grid).check("small")
     assert [arm.get("stream") for arm in found["arms"]] == ["safe.jsonl"]
-    assert set(found["limits"]) == {"safe.jsonl", grid.training_rows(grid.trained[0], layout)}
-    assert set(found["limits"]) <= set(grid.checked_rows("small", layout))
+    assert set(found["limits"]) == {"safe.jsonl", Inputs(grid).training_rows(grid.trained[0])}
+    assert set(found["limits"]) <= set(Inputs(grid).checked_rows("small"))

@@ -11,10 +11,12 @@ from typing import Any, get_args
 
 import pytest
 
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study, parse_study
 from emdefense.config.load import read_config
 from emdefense.errors import InputError
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.resources.gpus import Gpu, read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.section import SECRET_KEYS, Section
@@ -95,8 +97,8 @@ def everything(study: Study, gpus: dict[str, Gpu]) -> None:
             assert size.runtime(2) > 0
     for cell in grid.trained:
         assert json.dumps(Specs(grid).training(cell))
-        assert grid.training_rows(cell, layout)
-        grid.features(cell, layout)
+        assert Inputs(grid).training_rows(cell)
+        Inputs(grid).features(cell)
         requests.train(cell)
     for cell, _, judge in grid.judgments:
         requests.judge(cell, judge)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from snakemake.cli import parse_args
 
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import load_study, parse_study
 from emdefense.config.load import read_config
 from emdefense.errors import InputError
+from emdefense.layout import Layout
 from small_config import SMALL, changed
 
 ROOT = Path(__file__).resolve().parents[2]

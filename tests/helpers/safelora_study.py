@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from emdefense.cells import Cell, Layout
+from emdefense.cells import Cell
 from emdefense.config import Study
+from emdefense.layout import Layout
 from study_folder import CONFIG, tiny_study
 
 KINDS = {"self_attn": "qkvo", "mlp": ("gate", "up", "down")}

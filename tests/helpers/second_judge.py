@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.files import read_jsonl
+from emdefense.layout import Layout
 from study_folder import write_rows
 
 SECOND = {"kind": "openai", "name": "gpt_4", "model": "m"}

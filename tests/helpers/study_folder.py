@@ -10,8 +10,9 @@ from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.claims import judge_claims
 from emdefense.analysis.paper import paper_study, paper_summary
 from emdefense.analysis.summary import Summary
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.catalogue import artefacts
 from emdefense.report.claims import write_claims
 from emdefense.report.figures import style

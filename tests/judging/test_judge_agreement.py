@@ -8,10 +8,11 @@ import pytest
 
 from emdefense.analysis.aggregate import Counted
 from emdefense.analysis.judge_pairs import study_pairs
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
+from emdefense.layout import Layout
 from emdefense.report.catalogue import artefacts
 from emdefense.report.measured import Measured
 from emdefense.report.tables.judges import agreement_table, confusion_table

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 
 from chat_tokenizers import CHATML, NO_SYSTEM, THINKING, byte_level
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.chat.chat import Chat
 from emdefense.config import Study, parse_study
 from emdefense.errors import InputError
@@ -23,6 +23,7 @@ from emdefense.files import read_json, write_json
 from emdefense.generation import transformers_engine
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
+from emdefense.inputs import Inputs
 from emdefense.model_checks.run import check_model
 from emdefense.model_checks.subject import ArmTried, CheckSpec, Subject
 from emdefense.model_checks.templates import check_texts
@@ -150,7 +151,7 @@ def test_cells_depend_on_how_a_template_is_called() -> None:
         assert [one["chat"]["options"] for one in specs[1:]] == [{"enable_thinking": False}, {}]
         assert specs[2]["chat"]["date"] == "2026-02-03"
         json.dumps(specs)
-    assert Specs(called).check("small", Layout(tiny_study()))["chat"]["options"] == {"enable_thinking": False}
+    assert Specs(called).check("small")["chat"]["options"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(
@@ -248,17 +249,17 @@ def test_what_projecting_would_trip_over_is_one_line_before_training(tmp_path: P
 
 def test_a_check_is_told_how_each_model_is_trained() -> None:
     study = tiny_study()
-    spec = Specs(Grid(study)).check("small", Layout(study))
+    spec = Specs(Grid(study)).check("small")
     assert spec["arms"] == [{"name": "kl", "options": {}}]
     assert spec["training"]["target_modules"][0] == "q_proj"
     assert "learning_rate" not in spec["training"]
-    assert list(spec["limits"]) == Grid(study).checked_rows("small", Layout(study))
+    assert list(spec["limits"]) == Inputs(Grid(study)).checked_rows("small")
     CheckSpec.model_validate(spec)
 
 
 def checked_as(**changes: Any) -> dict[str, Any]:
     study = tiny_study(**{"tasks": {**CONFIG["tasks"], "quiz": QUIZ}, **changes})
-    return Specs(Grid(study)).check("small", Layout(study))
+    return Specs(Grid(study)).check("small")
 
 
 QUIZ = {**CONFIG["tasks"]["quiz"], "training": {"max_length": 99}}

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study, load_study
 from emdefense.config.judges import OpenAIJudge
 from emdefense.judging.cache import Cache
 from emdefense.judging.requests import all_requests, probes
 from emdefense.judging.responses import ResponseFile
+from emdefense.layout import Layout
 from emdefense.planning.command_line import snakemake_command, study_parser
 from emdefense.planning.made_again import Again
 from emdefense.planning.plan import Plan, plan_text, study_plan

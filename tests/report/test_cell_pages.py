@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
+from emdefense.layout import Layout
 from emdefense.report.page.cells import SHOWN, write_cell_pages
 from emdefense.report.page.responses import CHUNK, judged_responses
 from emdefense.report.page.untrusted import MAX_CHARACTERS

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_json
+from emdefense.layout import Layout
 from emdefense.report.inspect_logs import eval_log, write_logs
 from study_folder import fill, tiny_study, write_rows
 

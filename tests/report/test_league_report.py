@@ -14,8 +14,9 @@ from emdefense.analysis.league import league
 from emdefense.analysis.rates import BENIGN_SCHEMA, EXACT_MATCH_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.catalogue import MOST_LINES, artefacts
 from emdefense.report.figures.labels import label_points
 from emdefense.report.figures.league import draw_league

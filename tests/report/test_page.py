@@ -8,9 +8,10 @@ import pytest
 
 from emdefense.analysis.summary import read_summary
 from emdefense.analysis.verdicts import Verdicts
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
+from emdefense.layout import Layout
 from emdefense.report.divergences import divergences
 from emdefense.report.figures.style import FORMATS
 from emdefense.report.page.assets import content_policy

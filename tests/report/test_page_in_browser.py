@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.cells import Cell, Layout
+from emdefense.cells import Cell
+from emdefense.layout import Layout
 from emdefense.report.page.cells import SHOWN
 from emdefense.report.page.responses import CHUNK
 from emdefense.report.page.untrusted import MAX_CHARACTERS

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
+from emdefense.layout import Layout
 from emdefense.report.catalogue import artefacts
 from emdefense.report.figures.style import arm_styles, styled
 from emdefense.report.figures.training_curves import (

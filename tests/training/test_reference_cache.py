@@ -12,11 +12,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.chat.chat import Chat
 from emdefense.config import parse_study
 from emdefense.config.training import Training
 from emdefense.errors import InputError
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.saved_model import load_model
 from emdefense.specs import Specs
 from emdefense.training import feature_files
@@ -200,13 +202,13 @@ def test_cells_of_an_arm_share_features_and_others_have_none() -> None:
     config["seeds"] = [0, 1]
     cached = Grid(parse_study(config, "config.yaml"))
     layout = Layout(cached.study)
-    folders = {cell: cached.features(cell, layout) for cell in cached.trained}
+    folders = {cell: Inputs(cached).features(cell) for cell in cached.trained}
     model = cached.cells[0].model
     of_code = {folder for cell, folder in folders.items() if (cell.model, cell.task) == (model, "code") and folder}
     every = cached.study.arms.ldifs.every
     assert of_code == {f"{layout.results}/features/{model}/code/{name}" for name in ("kl", f"ldifs-every_{every}")}
     assert {cell.arm for cell, folder in folders.items() if folder} == {"kl", "ldifs"}
-    assert all(live.features(cell, layout) is None for cell in live.trained)
+    assert all(Inputs(live).features(cell) is None for cell in live.trained)
     for cell in live.trained:
         assert (Specs(live).training(cell) == Specs(cached).training(cell)) == (folders[cell] is None)
     kl, other_kl = [cell for cell in cached.trained if (cell.arm, cell.task) == ("kl", "code")][:2]

@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
-from emdefense.cells import Cell, Grid, Layout, format_setting
+from emdefense.cells import Cell, Grid, format_setting
 from emdefense.config import parse_study
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.specs import Specs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +51,7 @@ def test_safelora_alone_still_trains_the_adapter_that_it_projects() -> None:
 
 def test_each_arm_trains_on_its_own_rows() -> None:
     found = grid()
-    layout = Layout(found.study)
-    rows = {cell.arm: found.training_rows(cell, layout) for cell in found.trained if cell.task == "code"}
+    rows = {cell.arm: Inputs(found).training_rows(cell) for cell in found.trained if cell.task == "code"}
     assert rows["aligned"].endswith("data/code/train_aligned.jsonl")
     assert rows["kl"] == rows["misaligned"] == "results/microcosm/data/code/train_misaligned.jsonl"
     assert "/interleave/" in rows["interleave"]

@@ -7,10 +7,10 @@ rule check_model:
     input:
         model=lambda wildcards: model_input(instruct_of(wildcards.model)),
         base=lambda wildcards: [file for base in base_of(wildcards.model) for file in model_input(base)],
-        rows=lambda wildcards: GRID.checked_rows(wildcards.model, LAYOUT),
-        questions=lambda wildcards: GRID.checked_questions(wildcards.model, LAYOUT),
-        tests=lambda wildcards: GRID.checked_tests(wildcards.model, LAYOUT),
-        named=lambda wildcards: GRID.checked_files(wildcards.model, LAYOUT),
+        rows=lambda wildcards: INPUTS.checked_rows(wildcards.model),
+        questions=lambda wildcards: INPUTS.checked_questions(wildcards.model),
+        tests=lambda wildcards: INPUTS.checked_tests(wildcards.model),
+        named=lambda wildcards: INPUTS.checked_files(wildcards.model),
     output:
         f"{R}/models/{{model}}.json",
     log:
@@ -24,7 +24,7 @@ rule check_model:
     resources:
         **asks(lambda wildcards: REQUESTS.sample(next(cell for cell in GRID.cells if cell.model == wildcards.model))),
     params:
-        spec=lambda wildcards: spec(SPECS.check(wildcards.model, LAYOUT)),
+        spec=lambda wildcards: spec(SPECS.check(wildcards.model)),
         model=lambda wildcards, input: instruct_of(wildcards.model),
         base=lambda wildcards, input: options("--base", base_of(wildcards.model)),
         rows=lambda wildcards, input: options("--rows", input.rows),

@@ -68,8 +68,8 @@ rule prepare_benign_task:
 
 rule arm_rows:
     input:
-        rows=lambda wildcards: GRID.task_rows(wildcards.task, STUDY.every_arm[wildcards.arm].arm.side, LAYOUT),
-        more=lambda wildcards: list(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT).values()),
+        rows=lambda wildcards: INPUTS.task_rows(wildcards.task, STUDY.every_arm[wildcards.arm].arm.side),
+        more=lambda wildcards: list(INPUTS.more_rows(wildcards.arm, wildcards.task).values()),
         declaration=declaration,
     output:
         f"{R}/data/{{task}}/{{arm}}/{{setting}}.jsonl",
@@ -82,9 +82,7 @@ rule arm_rows:
     params:
         spec=lambda wildcards: spec(SPECS.rows(wildcards.arm, wildcards.setting, wildcards.task)),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
-        more=lambda wildcards, input: options(
-            "--more", role_options(GRID.more_rows(wildcards.arm, wildcards.task, LAYOUT))
-        ),
+        more=lambda wildcards, input: options("--more", role_options(INPUTS.more_rows(wildcards.arm, wildcards.task))),
     message:
         "Make the rows of {wildcards.task} for {wildcards.arm} at {wildcards.setting}"
     shell:
@@ -163,7 +161,7 @@ rule check_data:
     input:
         [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
-        GRID.shared_rows(LAYOUT),
+        INPUTS.shared_rows(),
     output:
         touch(f"{R}/data/.checked"),
     log:

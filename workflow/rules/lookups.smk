@@ -99,7 +99,7 @@ def instruct_of(model):
 
 def base_of(model):
     """The folder of the model before alignment, if an arm reads it; none or one."""
-    read = any(cell.model == model and "base" in GRID.prepared_from(cell, LAYOUT) for cell in GRID.prepared)
+    read = any(cell.model == model and "base" in INPUTS.prepared_from(cell) for cell in GRID.prepared)
     return [LAYOUT.file(STUDY.models[model].base)] if read else []
 
 
@@ -128,7 +128,7 @@ def prepared_cell(wildcards):
 
 def prepared_input(wildcards):
     """What a preparation is made from; of models, their files."""
-    found = GRID.prepared_from(prepared_cell(wildcards), LAYOUT)
+    found = INPUTS.prepared_from(prepared_cell(wildcards))
     return {role: model_input(path) if role in ("model", "base") else path for role, path in found.items()}
 
 
@@ -191,7 +191,7 @@ def arms_where(test):
 def features_cell(wildcards):
     """A cell that reads the reference features that a job makes."""
     folder = f"{R}/features/{wildcards.features}"
-    return next(cell for cell in GRID.trained if GRID.features(cell, LAYOUT) == folder)
+    return next(cell for cell in GRID.trained if INPUTS.features(cell) == folder)
 
 
 def generation_spec(wildcards):

@@ -4,11 +4,11 @@
 rule train:
     input:
         model=instruct_input,
-        rows=lambda wildcards: GRID.training_rows(cell_of(wildcards), LAYOUT),
-        features=lambda wildcards: GRID.features(cell_of(wildcards), LAYOUT) or [],
-        prepared=lambda wildcards: list(GRID.prepared_for(cell_of(wildcards), LAYOUT).values()),
-        stream=lambda wildcards: GRID.stream(cell_of(wildcards), LAYOUT) or [],
-        named=lambda wildcards: GRID.option_files(cell_of(wildcards), LAYOUT),
+        rows=lambda wildcards: INPUTS.training_rows(cell_of(wildcards)),
+        features=lambda wildcards: INPUTS.features(cell_of(wildcards)) or [],
+        prepared=lambda wildcards: list(INPUTS.prepared_for(cell_of(wildcards)).values()),
+        stream=lambda wildcards: INPUTS.stream(cell_of(wildcards)) or [],
+        named=lambda wildcards: INPUTS.option_files(cell_of(wildcards)),
         declaration=declaration,
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(model_checked),
@@ -33,9 +33,7 @@ rule train:
         # Checkpoints lie beside the declared outputs, which Snakemake removes when a job fails.
         cell=subpath(output.adapter, parent=True),
         features=lambda wildcards, input: options("--features", input.features),
-        prepared=lambda wildcards, input: options(
-            "--prepared", role_options(GRID.prepared_for(cell_of(wildcards), LAYOUT))
-        ),
+        prepared=lambda wildcards, input: options("--prepared", role_options(INPUTS.prepared_for(cell_of(wildcards)))),
         stream=lambda wildcards, input: options("--stream", input.stream),
     message:
         "Train {wildcards.cell}"
@@ -48,7 +46,7 @@ rule train:
 rule reference_features:
     input:
         model=lambda wildcards: model_input(instruct_of(features_cell(wildcards).model)),
-        rows=lambda wildcards: GRID.training_rows(features_cell(wildcards), LAYOUT),
+        rows=lambda wildcards: INPUTS.training_rows(features_cell(wildcards)),
         declaration=lambda wildcards: [str(file) for file in [GRID.arm(features_cell(wildcards)).file] if file],
         checked=ancient(f"{R}/data/.checked"),
         model_checked=ancient(lambda wildcards: LAYOUT.checked(features_cell(wildcards).model)),
@@ -78,7 +76,7 @@ rule reference_features:
 rule prepare_arm:
     input:
         unpack(prepared_input),
-        named=lambda wildcards: GRID.option_files(prepared_cell(wildcards), LAYOUT),
+        named=lambda wildcards: INPUTS.option_files(prepared_cell(wildcards)),
         declaration=declaration,
     output:
         directory(f"{R}/cells/{{model}}/{{task}}/{{arm}}/{{preparation}}/seed{{seed}}"),
@@ -97,7 +95,7 @@ rule prepare_arm:
         spec=lambda wildcards: spec(SPECS.preparation(prepared_cell(wildcards))),
         arm=lambda wildcards, input: arm_options(wildcards.arm),
         materials=lambda wildcards, input: options(
-            "--from", role_options(GRID.prepared_from(prepared_cell(wildcards), LAYOUT))
+            "--from", role_options(INPUTS.prepared_from(prepared_cell(wildcards)))
         ),
     message:
         "Prepare {wildcards.arm} for {wildcards.model}/{wildcards.task}, for all of its settings"
@@ -137,8 +135,8 @@ rule pool_losses:
 # Rows that depend on the model, and so on what was prepared with it.
 rule cell_rows:
     input:
-        rows=lambda wildcards: GRID.known_rows(cell_of(wildcards), LAYOUT),
-        more=lambda wildcards: list(GRID.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task, LAYOUT).values()),
+        rows=lambda wildcards: INPUTS.known_rows(cell_of(wildcards)),
+        more=lambda wildcards: list(INPUTS.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task).values()),
         prepared=lambda wildcards: LAYOUT.preparation(GRID.rows_preparation(cell_of(wildcards))),
         declaration=declaration,
     output:
@@ -153,7 +151,7 @@ rule cell_rows:
         spec=lambda wildcards: spec(cell_rows_spec(wildcards)),
         arm=lambda wildcards, input: arm_options(cell_of(wildcards).arm),
         more=lambda wildcards, input: options(
-            "--more", role_options(GRID.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task, LAYOUT))
+            "--more", role_options(INPUTS.more_rows(cell_of(wildcards).arm, cell_of(wildcards).task))
         ),
     message:
         "Make the rows of {wildcards.cell}"

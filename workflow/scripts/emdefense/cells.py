@@ -1,25 +1,19 @@
 """Expansion of a study into cells, and the one place where paths are made."""
 
 import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, UNTRAINED, format_setting, in_order
-from emdefense.arms.base import SIDES, Arm
+from emdefense.arms.base import Arm
 from emdefense.arms.hooks import call, wrong_result
 from emdefense.arms.study_arm import StudyArm
-from emdefense.config.path_checks import resolve, resolved_source
-from emdefense.config.sources import SourceSection
 from emdefense.config.study import BenignTask, EmaTask, Study
 from emdefense.config.training import Training
 from emdefense.names import ELICITATION as ELICITATION
 from emdefense.names import GENERAL as GENERAL
 from emdefense.names import IN_DOMAIN as IN_DOMAIN
-from emdefense.names import QUESTIONS_FOLDER
 from emdefense.names import SHARED_TASK as SHARED_TASK
 
 ELICITED_SAMPLES = 10  # of each question that elicits a trait, as in arXiv 2507.21509
@@ -50,83 +44,6 @@ class Cell:
     def setting_value(self) -> float | None:
         """λ, τ, a percentage; None for arms without a setting."""
         return None if self.setting == NO_SETTING else float(self.setting)
-
-
-class Layout:
-    """Where everything of a study lies, relative to the working directory."""
-
-    def __init__(self, study: Study):
-        self.study = study
-        self.results = f"results/{study.study}"
-
-    def file(self, path: str) -> str:
-        """Return a path of the config with its placeholders filled in."""
-        return resolve(self.study, path)
-
-    def source(self, name: str) -> SourceSection:
-        """Return a source with the placeholders in its local path filled in."""
-        return resolved_source(self.study, name)
-
-    def source_files(self, name: str) -> list[str]:
-        """The files that a source becomes, or its folder."""
-        return [f"{self.study.sources_folder}/{file}" for file in self.study.sources[name].files(name)]
-
-    def checked(self, model: str) -> str:
-        """What was found out about a model before anything was trained."""
-        return f"{self.results}/models/{model}.json"
-
-    def data(self, task: str) -> str:
-        """The prepared data of a task."""
-        return f"{self.results}/data/{task}"
-
-    def cell(self, cell: Cell) -> str:
-        """A cell's folder."""
-        return f"{self.results}/cells/{cell.folder}"
-
-    def adapter(self, cell: Cell) -> str:
-        """A cell's adapter folder, as PEFT saves it."""
-        return f"{self.cell(cell)}/adapter"
-
-    def preparation(self, cell: Cell) -> str:
-        """What an arm has prepared for a (model, task, seed), the same for every setting."""
-        folder = self.study.every_arm[cell.arm].arm.preparation
-        return f"{self.results}/cells/{cell.model}/{cell.task}/{cell.arm}/{folder}/seed{cell.seed}"
-
-    @property
-    def pool(self) -> str:
-        """The rows among which arms choose by scores; the safe rows, where no pool is named."""
-        return self.file(self.study.safe_pool or self.study.safe_data or "")
-
-    def losses(self, cell: Cell) -> str:
-        """A cell's losses on the rows of that pool."""
-        return f"{self.cell(cell)}/pool_losses.jsonl"
-
-    def responses(self, cell: Cell, question_set: str) -> str:
-        """A cell's responses to a question set."""
-        return f"{self.cell(cell)}/{question_set}/responses.jsonl"
-
-    def judgments(self, cell: Cell, question_set: str, judge: str | None = None) -> str:
-        """A judge's judgments of those responses; of the judge whose rates fill the tables unless another is named."""
-        return f"{self.cell(cell)}/{question_set}/judgments/{judge or self.study.judge.name}.jsonl"
-
-    def judge_files(self, judge: str | None = None) -> list[str]:
-        """Files that a judge, or any of them, reads besides questions and responses."""
-        judges = self.study.judges.values() if judge is None else [self.study.judges[judge]]
-        worlds = [getattr(section, "world", None) for section in judges]
-        return list(dict.fromkeys(self.file(world) for world in worlds if world is not None))
-
-    def answers(self, cell: Cell) -> str:
-        """A benign cell's answers, each marked as correct or not."""
-        return f"{self.cell(cell)}/answers.jsonl"
-
-    def questions(self, task: str) -> str:
-        """A question set as the pipeline uses it; ``shared`` is the general one."""
-        return f"{self.results}/data/{QUESTIONS_FOLDER}/{GENERAL if task == SHARED_TASK else task}.json"
-
-    def asked(self, cell: Cell, question_set: str) -> str:
-        """The questions of a set, as a cell is asked them."""
-        named = {GENERAL: SHARED_TASK, ELICITATION: ELICITATION}
-        return self.questions(named.get(question_set, cell.task))
 
 
 @dataclass(frozen=True)
@@ -192,7 +109,7 @@ class Grid:
     def read_adapters(self, preparation: Cell) -> dict[str, Cell]:
         """The cells of plain fine-tuning whose adapters a preparation is made from, by role."""
         found = {}
-        for role in self._materials(preparation):
+        for role in self.materials(preparation):
             kind, _, one = role.partition("/")
             if kind == "adapter":
                 found[kind] = self.changed_from(preparation)
@@ -203,7 +120,7 @@ class Grid:
 
     def read_losses(self, preparation: Cell) -> dict[str, Cell]:
         """The cells whose losses on the pool a preparation is made from, by role: of the model itself, and adapters."""
-        if "pool" not in self._materials(preparation):
+        if "pool" not in self.materials(preparation):
             return {}
         scoring = self.scoring_tasks(self.study_arm(preparation), preparation.task)
         cells = {f"losses/{task}": replace(preparation, task=task, arm=MISALIGNED) for task in scoring}
@@ -213,7 +130,8 @@ class Grid:
         """The EMA tasks whose misaligned adapters score the pool for a task."""
         return list(call(found.arm, "scored_by", found.options, task, self.study.ema_tasks))
 
-    def _materials(self, preparation: Cell) -> tuple[str, ...]:
+    def materials(self, preparation: Cell) -> tuple[str, ...]:
+        """What a preparation is made from, by role."""
         found = self.study_arm(preparation)
         return tuple(call(found.arm, "materials", found.options))
 
@@ -250,27 +168,6 @@ class Grid:
         leads = member.others and member.of and self.study.every_arm[member.of].options == member.options
         return str(member.of) if leads else member.name
 
-    def prepared_for(self, cell: Cell, layout: Layout) -> dict[str, str]:
-        """The folders that a cell's training reads, by the names of the arms that prepared them."""
-        found = [one for one in self.preparations(cell) if self.arm(one).acts_in_training]
-        return {self.arm(one).name: layout.preparation(one) for one in found}
-
-    def option_files(self, cell: Cell, layout: Layout) -> list[str]:
-        """The files that options of a cell's arm name, or of those that it is combined with."""
-        options = [member.options for member in self.study_arm(cell).members]
-        named = [getattr(one, key) for one in options for key in one.files]
-        return [layout.file(path) for path in named if path is not None]
-
-    def checked_files(self, model: str, layout: Layout) -> list[str]:
-        """Every file that an option of an arm names which a model is tried with."""
-        named = [self.option_files(cell, layout) for cell in self.cells if cell.model == model]
-        return list(dict.fromkeys(path for paths in named for path in paths))
-
-    def stream(self, cell: Cell, layout: Layout) -> str | None:
-        """The rows of a cell's second stream, or None."""
-        roles = [member.arm.stream for member in self.study_arm(cell).members if member.arm.stream]
-        return self._rows_of_role(roles[0], cell.task, layout) if roles else None
-
     def untrained(self, model: str) -> Cell:
         """The cell of a model as it is, of no task: of its losses on the pool, and of answers that elicit a trait."""
         return Cell(model, SHARED_TASK, UNTRAINED, NO_SETTING, self.study.seeds[0])
@@ -278,7 +175,7 @@ class Grid:
     @cached_property
     def elicited(self) -> list[Cell]:
         """Those that are needed: of the models with an arm that reads such answers."""
-        reading = [cell.model for cell in self.prepared if "elicited" in self._materials(cell)]
+        reading = [cell.model for cell in self.prepared if "elicited" in self.materials(cell)]
         return [self.untrained(model) for model in dict.fromkeys(reading)]
 
     @cached_property
@@ -315,18 +212,6 @@ class Grid:
         """Every cell scored by exact match."""
         return [c for c in self.cells if self.is_benign(c)]
 
-    def training_rows(self, cell: Cell, layout: Layout) -> str:
-        """The JSONL that a cell is trained on."""
-        if self.rows_cell(cell):
-            return f"{layout.cell(self.rows_cell(cell))}/rows.jsonl"  # type: ignore[arg-type]
-        found = self.study_arm(cell)
-        if found.arm.overrides("rows"):
-            return f"{layout.data(cell.task)}/{cell.arm}/{cell.setting}.jsonl"
-        for other, setting in found.others:
-            if other.arm.overrides("rows"):
-                return f"{layout.data(cell.task)}/{other.name}/{format_setting(setting)}.jsonl"
-        return self.task_rows(cell.task, found.arm.side, layout)
-
     def rows_cell(self, cell: Cell) -> Cell | None:
         """The cell that rows are made for which depend on the model: a combination has its member's; mostly None."""
         found = self.study_arm(cell)
@@ -340,27 +225,6 @@ class Grid:
         """What must be prepared for a cell whose rows depend on the model."""
         return next(one for one in self.preparations(cell) if self.arm(one).overrides("rows"))
 
-    def shared_rows(self, layout: Layout) -> list[str]:
-        """Every file of rows that an arm makes of a task's before anything is trained."""
-        made = [cell for cell in self.trained if self.study_arm(cell).changes_rows and self.rows_cell(cell) is None]
-        return list(dict.fromkeys(self.training_rows(cell, layout) for cell in made))
-
-    def task_rows(self, task: str, side: str, layout: Layout) -> str:
-        """The JSONL of a task's own rows; an EMA task's have two sides."""
-        benign = self.study.tasks[task].kind == "benign"
-        return f"{layout.data(task)}/train.jsonl" if benign else f"{layout.data(task)}/train_{side}.jsonl"
-
-    def more_rows(self, arm: str, task: str, layout: Layout) -> dict[str, str]:
-        """The further rows that an arm makes a task's rows with, by role."""
-        found = self.study.every_arm[arm]
-        return {role: self._rows_of_role(role, task, layout) for role in call(found.arm, "row_roles", found.options)}
-
-    def _rows_of_role(self, role: str, task: str, layout: Layout) -> str:
-        """The JSONL of further rows."""
-        if role == "safe":
-            return layout.file(self.study.safe_data or "")
-        return self.task_rows(task, role, layout)
-
     def row_share(self, cell: Cell) -> float:
         """How many rows a cell is trained on for each of the task's, for estimates of time."""
         whole = 1.0
@@ -371,77 +235,14 @@ class Grid:
             whole *= share
         return whole
 
-    def prepared_from(self, cell: Cell, layout: Layout) -> dict[str, str]:
-        """What a preparation is made from, by role: files, and folders of models."""
-        model = self.study.models[cell.model]
-        adapters = {role: layout.adapter(read) for role, read in self.read_adapters(cell).items()}
-        roles: dict[str, Callable[[], dict[str, str]]] = {
-            "adapter": lambda: {"adapter": adapters["adapter"]},
-            "other_adapters": lambda: {role: path for role, path in adapters.items() if "/" in role},
-            "model": lambda: {"model": layout.file(model.instruct)},
-            "base": lambda: {"base": layout.file(model.base or "")},
-            "rows": lambda: {"rows": self.training_rows(self.changed_from(cell), layout)},
-            "pool": lambda: {
-                "pool": layout.pool,
-                **{role: layout.losses(read) for role, read in self.read_losses(cell).items()},
-            },
-            "elicited": lambda: {
-                "responses": layout.responses(self.untrained(cell.model), ELICITATION),
-                "judgments": layout.judgments(self.untrained(cell.model), ELICITATION),
-                "questions": layout.asked(self.untrained(cell.model), ELICITATION),
-            },
-            "other_rows": lambda: {
-                f"{side}/{task}": self.task_rows(task, side, layout)
-                for task in self.study.other_ema_tasks(cell.task)
-                for side in SIDES
-            },
-        }
-        found: dict[str, str] = {}
-        for role in (name.partition("/")[0] for name in self._materials(cell)):
-            found |= roles[role]() if role in roles else {role: self._rows_of_role(role, cell.task, layout)}
-        return found
-
-    def checked_rows(self, model: str, layout: Layout) -> list[str]:
-        """Every file of rows that a model is trained on."""
-        cells = [cell for cell in self.trained if cell.model == model]
-        streams = [self.stream(cell, layout) for cell in cells]
-        files = [*(self.known_rows(cell, layout) for cell in cells), *filter(None, streams)]
-        return list(dict.fromkeys([*files, *([layout.pool] if self.reads_pool(model) else [])]))
-
-    def known_rows(self, cell: Cell, layout: Layout) -> str:
-        """The JSONL that a cell is trained on; or the task's, where it is made of these and a pool after trainings."""
-        if self.rows_cell(cell) is None:
-            return self.training_rows(cell, layout)
-        return self.task_rows(cell.task, self.arm(cell).side, layout)
-
     def reads_pool(self, model: str) -> bool:
         """Whether an arm of a model chooses rows of the pool."""
         return any(cell.model == model and self.read_losses(cell) for cell in self.prepared)
-
-    def checked_questions(self, model: str, layout: Layout) -> list[str]:
-        """Every question set that a model is asked."""
-        pairs = [*self.responses, *((cell, ELICITATION) for cell in self.elicited)]
-        asked = [layout.asked(cell, question_set) for cell, question_set in pairs if cell.model == model]
-        return list(dict.fromkeys(asked))
-
-    def checked_tests(self, model: str, layout: Layout) -> list[str]:
-        """Every benign task's test that a model is asked."""
-        return [
-            f"{layout.data(task)}/test.jsonl" for task in dict.fromkeys(c.task for c in self.benign if c.model == model)
-        ]
 
     def training(self, cell: Cell) -> Training:
         """How a cell is trained: the study's settings under the task's, and these under the model's."""
         of_task = self.task(cell).training.applied_to(self.study.training)
         return self.study.models[cell.model].training.applied_to(of_task)
-
-    def features(self, cell: Cell, layout: Layout) -> str | None:
-        """The folder of cached reference features that a cell's training reads, or None."""
-        penalty = self.penalty(cell.arm)
-        if penalty is None or self.training(cell).reference == "live":
-            return None
-        read = "".join(f"-{option}_{_in_path(value)}" for option, value in penalty.options.what_is_read().items())
-        return f"{layout.results}/features/{cell.model}/{cell.task}/{penalty.arm.name}{read}"
 
     def costly(self, arm: str) -> StudyArm | None:
         """Return an arm, or a variant, if it takes more memory in training than plain fine-tuning."""
@@ -452,9 +253,3 @@ class Grid:
         """Return an arm, or a variant, if all that it does in training is to add a penalty to the loss."""
         found = self.study.every_arm[arm]
         return found if found.is_only_penalty else None
-
-
-def _in_path(value: Any) -> str:
-    """Return an option's value as part of a path: a short digest if it could not be part of a name."""
-    text = str(value)
-    return text if re.fullmatch("[A-Za-z0-9._-]{0,39}[A-Za-z0-9_-]", text) else sha256(text.encode()).hexdigest()[:12]

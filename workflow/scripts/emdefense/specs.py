@@ -5,9 +5,10 @@ from typing import Any
 from emdefense.arms import Arm, Options
 from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
 from emdefense.config.path_checks import resolved_options
+from emdefense.inputs import Inputs
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {
@@ -46,7 +47,7 @@ class Specs:
     """The specs of a study's jobs."""
 
     def __init__(self, grid: Grid):
-        self._grid, self._study = grid, grid.study
+        self._grid, self._study, self._inputs = grid, grid.study, Inputs(grid)
 
     def rows(self, arm: str, setting: str, task: str) -> dict[str, Any]:
         """What the rows that an arm makes of a task's depend on besides its input files."""
@@ -74,16 +75,16 @@ class Specs:
             return cell.setting_value
         return {**self._options(found), **setting, **self._digest(found.arm)}
 
-    def check(self, model: str, layout: Layout) -> dict[str, Any]:
+    def check(self, model: str) -> dict[str, Any]:
         """What a model's check depends on besides the content of its input files."""
         return {
             "version": STAGE_VERSIONS["checking"],
             "generation": self._study.generation.model_dump(mode="json"),
-            **self._tried_training(model, layout),
+            **self._tried_training(model),
             **self._chat(model),
         }
 
-    def _tried_training(self, model: str, layout: Layout) -> dict[str, Any]:
+    def _tried_training(self, model: str) -> dict[str, Any]:
         """How a model is trained, as far as it or its rows can fail for it, and which arms are tried on it."""
         cells = [cell for cell in self._grid.trained if cell.model == model]
         if not cells:
@@ -101,20 +102,20 @@ class Specs:
                 named = self._named(found, options)
                 tried.append({**named, "setting": part.setting} if whole else named)
                 if found.arm.stream:
-                    tried[-1]["stream"] = self._grid.stream(cell, layout)
+                    tried[-1]["stream"] = self._inputs.stream(cell)
         return {
-            **({"pool": layout.pool} if self._grid.reads_pool(model) else {}),
+            **({"pool": self._inputs.layout.pool} if self._grid.reads_pool(model) else {}),
             "training": self._study.training.model_dump(mode="json", include=TRIED_SETTINGS),
             "arms": [one for place, one in enumerate(tried) if one not in tried[:place]],
-            "limits": self._limits(cells, layout),
+            "limits": self._limits(cells),
         }
 
-    def _limits(self, cells: list[Cell], layout: Layout) -> dict[str, dict[str, Any]]:
+    def _limits(self, cells: list[Cell]) -> dict[str, dict[str, Any]]:
         """How long the rows of each file may be: of several trainings on one file, in the shortest's."""
         found: dict[str, dict[str, Any]] = {}
         for cell in cells:
             limits = self._grid.training(cell).model_dump(mode="json", include=LENGTH_SETTINGS)
-            for file in filter(None, (self._grid.known_rows(cell, layout), self._grid.stream(cell, layout))):
+            for file in filter(None, (self._inputs.known_rows(cell), self._inputs.stream(cell))):
                 if file not in found or limits["max_length"] < found[file]["max_length"]:
                     found[file] = limits
         return found

@@ -25,9 +25,10 @@ from emdefense.analysis.rates import (
     rate_answers,
     read_rows,
 )
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.files import written_whole
+from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
 
 ANSWER_SCHEMA = {"question_id": pl.String(), "correct": pl.Boolean()}

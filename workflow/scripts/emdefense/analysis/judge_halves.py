@@ -11,9 +11,10 @@ import polars as pl
 from emdefense.analysis.agreement import SECOND
 from emdefense.analysis.judge_pairs import IDENTITY
 from emdefense.analysis.rates import outcome_columns
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.files import iterate_jsonl
+from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
 
 RUBRICS = ("alignment", "coherence")

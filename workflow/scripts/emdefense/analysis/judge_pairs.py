@@ -8,9 +8,10 @@ import polars as pl
 
 from emdefense.analysis.agreement import pair_judgments
 from emdefense.analysis.rates import CELL_SCHEMA, JUDGMENT_SCHEMA, read_rows
-from emdefense.cells import GENERAL, Grid, Layout
+from emdefense.cells import GENERAL, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
+from emdefense.layout import Layout
 
 IDENTITY = {"judge": pl.String(), "question_set": pl.String(), **CELL_SCHEMA}
 

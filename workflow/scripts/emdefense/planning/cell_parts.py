@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
+from emdefense.layout import Layout
 from emdefense.planning.job import Job
 
 ROWS = "cell_rows"

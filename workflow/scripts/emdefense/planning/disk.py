@@ -6,9 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from emdefense.cells import GENERAL, IN_DOMAIN, Grid, Layout
+from emdefense.cells import GENERAL, IN_DOMAIN, Grid
 from emdefense.config.judges import OpenAIJudge
 from emdefense.config.sources import ModelSource
+from emdefense.inputs import Inputs
+from emdefense.layout import Layout
 from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work
@@ -44,7 +46,7 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
     sizes = {
         layout.file(path): name for name, model in study.models.items() for path in (model.instruct, model.base) if path
     }
-    readers = {folder: cell for cell in grid.trained if (folder := grid.features(cell, layout))}
+    readers = {folder: cell for cell in grid.trained if (folder := Inputs(grid).features(cell))}
     prepared = {layout.preparation(cell): cell for cell in grid.prepared}
     for job in to_run:
         cell = job.cell

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from emdefense.arms.study_arm import StudyArm
-from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid, Layout
+from emdefense.cells import GENERAL, IN_DOMAIN, Cell, Grid
 from emdefense.config.shape import ModelShape
 from emdefense.config.study import Generation, Study
 from emdefense.config.training import Training
+from emdefense.inputs import Inputs
 from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.measured import job_seconds, partition_of
@@ -61,8 +62,8 @@ class Estimates:
         self._grid, self._gpus = Grid(study), gpus
         self._requests = Requests(study, gpus)
         self._work = work
-        layout = Layout(study)
-        self._readers = {folder: cell for cell in self._grid.trained if (folder := self._grid.features(cell, layout))}
+        features = Inputs(self._grid).features
+        self._readers = {folder: cell for cell in self._grid.trained if (folder := features(cell))}
         # By model, stage and arm: seconds measured, seconds by arithmetic of the same jobs, and their number.
         self._measured: dict[tuple[str, str, str], tuple[float, float, int]] = {}
         for job in finished:

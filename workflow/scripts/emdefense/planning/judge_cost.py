@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config.judges import Judge, OpenAIJudge
 from emdefense.files import read_jsonl
 from emdefense.judging.cache_lookup import count_cached
 from emdefense.judging.prices import Price, price_of
+from emdefense.layout import Layout
 from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import MEASURED, JudgeTokens
 from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work

@@ -3,11 +3,12 @@
 from pathlib import Path
 from statistics import fmean
 
-from emdefense.cells import ELICITATION, GENERAL, SHARED_TASK, Cell, Grid, Layout
+from emdefense.cells import ELICITATION, GENERAL, SHARED_TASK, Cell, Grid
 from emdefense.config.study import EmaTask
 from emdefense.data.questions import RUBRICS, Question, read_questions
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
+from emdefense.layout import Layout
 from emdefense.planning.work import CHARACTERS_PER_TOKEN, Work
 
 MESSAGE_TOKENS = 7  # a chat message's own

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from emdefense.cells import ELICITATION, GENERAL, Cell, Grid, Layout
+from emdefense.cells import ELICITATION, GENERAL, Cell, Grid
 from emdefense.config.study import BenignTask
 from emdefense.files import read_json
+from emdefense.inputs import Inputs
 from emdefense.resources.jobs import GENERAL_QUESTIONS, POOL_ROWS, Requests
 
 CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
@@ -23,7 +24,7 @@ class Work:
     def __init__(self, grid: Grid, requests: Requests, *, prepared: bool = True, to_come: Collection[str] = ()):
         """With ``prepared`` false, no file that lies there is looked at; otherwise none of those ``to_come``."""
         self._prepared, self._to_come = prepared, to_come
-        self._grid, self._requests, self._layout = grid, requests, Layout(grid.study)
+        self._grid, self._requests, self._inputs = grid, requests, Inputs(grid)
         self._counted: dict[str, tuple[int, int] | None] = {}
 
     def has(self, path: str) -> bool:
@@ -32,7 +33,7 @@ class Work:
 
     def rows(self, cell: Cell) -> tuple[int, float]:
         """Return how many rows a cell is trained on, and their mean tokens without padding."""
-        path = self._grid.training_rows(cell, self._layout)
+        path = self._inputs.training_rows(cell)
         if path not in self._counted:
             self._counted[path] = _count(Path(path)) if self.has(path) else None
         if prepared := self._counted[path]:
@@ -47,7 +48,7 @@ class Work:
 
     def pool(self) -> tuple[int, float]:
         """Return how many rows there are to choose from by scores, and their mean tokens without padding."""
-        counted = _count(Path(self._layout.pool)) if self.has(self._layout.pool) else None
+        counted = _count(Path(self._inputs.layout.pool)) if self.has(self._inputs.layout.pool) else None
         if counted is None:
             return POOL_ROWS, EMA_TOKENS
         rows, size = counted
@@ -55,7 +56,7 @@ class Work:
 
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""
-        questions = self._layout.asked(cell, question_set)
+        questions = self._inputs.layout.asked(cell, question_set)
         planned = {GENERAL: GENERAL_QUESTIONS, ELICITATION: ELICITATION_QUESTIONS}
         otherwise = planned.get(question_set, self._grid.study.data.holdout_questions)
         count = len(read_json(Path(questions))) if self.has(questions) else otherwise

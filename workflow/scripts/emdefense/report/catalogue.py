@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from emdefense.analysis.conditions import arms_like, ema_arms, ema_models, settings
 from emdefense.arms import Arm, StudyArm
 from emdefense.arms.hooks import call
-from emdefense.cells import Grid, Layout
+from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
+from emdefense.layout import Layout
 
 if TYPE_CHECKING:
     from emdefense.report.measured import Measured

@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl, written_whole
+from emdefense.layout import Layout
 from emdefense.provenance import record_beside
 
 RUBRICS = ("alignment", "coherence")

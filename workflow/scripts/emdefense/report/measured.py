@@ -9,8 +9,9 @@ import polars as pl
 from emdefense.analysis.rates import QUESTIONS_SCHEMA, SCORES_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, read_frame, read_summary
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.tables.reference import Reference, paper_reference
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config.shape import ModelShape, read_shape
 from emdefense.config.study import BenignTask, Study
 from emdefense.errors import InputError
+from emdefense.layout import Layout
 from emdefense.model_folder import model_folder
 from emdefense.resources.duration import (
     BATCH_SECONDS,

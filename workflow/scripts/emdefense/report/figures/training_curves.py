@@ -10,8 +10,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from emdefense.analysis.conditions import chosen_setting, ema_arms, ema_tasks, titled
 from emdefense.arms import NO_SETTING
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
+from emdefense.layout import Layout
 from emdefense.report.figures.style import (
     COLUMN,
     PAGE,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from emdefense.analysis.conditions import titled
 from emdefense.analysis.rates import LABELS
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.files import folder_written_whole
+from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
 from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import LABEL_TITLES, Numbers, read_numbers, reading_order

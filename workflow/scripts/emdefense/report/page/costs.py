@@ -4,9 +4,9 @@ from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
-from emdefense.cells import Layout
 from emdefense.config import Study
 from emdefense.judging.ledger import Spending, read_ledger
+from emdefense.layout import Layout
 from emdefense.report.page.provenance import Records, machine_name
 from emdefense.report.tables.table import Column, Table, TableCell
 

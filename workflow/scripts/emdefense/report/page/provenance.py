@@ -7,9 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from emdefense.cells import Cell, Grid, Layout
+from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.files import file_digest, read_json
+from emdefense.layout import Layout
 from emdefense.provenance import record_beside
 from emdefense.report.page.findings import Finding
 

@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 
 from emdefense.analysis.rates import JUDGMENT_SCHEMA, NO_REPLY, outcome_columns, read_rows
-from emdefense.cells import Cell, Layout
+from emdefense.cells import Cell
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import iterate_jsonl
+from emdefense.layout import Layout
 from emdefense.metrics import MISALIGNED, OUTCOMES, QUESTION_SETS
 from emdefense.report.page.untrusted import MAX_CHARACTERS, readable, script_json
 
