@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from emdefense.files import file_digest, write_json, write_jsonl
 from emdefense.saved_model import load_model
 from emdefense.training import checkpoints
 from emdefense.training.acting import Acting, prepared_identity
-from emdefense.training.acting_arm import acting_arm
+from emdefense.training.acting_arm import ActingArm, acting_arm
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.attention import check_attention_installed, check_rows_stay_apart, check_sees_no_later_tokens
 from emdefense.training.batches import Collator
@@ -73,18 +73,13 @@ def train_cell(
     reference = cached_reference(spec, model_folder, data.rows, features)
     stream = load_rows(stream_file, chat, spec.training, spans).rows if stream_file else []
     acting = Acting(arms, stream, spec.seed)
-    read = {"prepared": prepared_identity(folders)} if folders else {}
-    if named := {str(getattr(o, key)) for arm in arms if (o := arm.part.options) for key in o.files}:
-        read["named"] = {path: file_digest(Path(path)) for path in sorted(named - {"None"})}
-    if stream_file:
-        read["stream"] = {"file": str(stream_file), "sha256": file_digest(stream_file)}
     identity = {
         "spec": spec.model_dump(mode="json", exclude=None if spec.arms else {"arms"}),
         "threads": threads,
         "data": {"file": str(rows_file), "sha256": file_digest(rows_file)},
         "model": provenance.model_identity(model_folder),
         "chat_template": chat.identity(),
-        **read,
+        **_read_by_arms(arms, folders, stream_file),
     }
     folder = checkpoints.folder_of(cell, identity)
     model = load_model(model_folder, spec.training.precision, spec.training.attention)
@@ -98,13 +93,8 @@ def train_cell(
         if resume_from:
             acting.resume(resume_from, trainer.args.device)
     loaded = time.monotonic()
-    try:
-        with tracked(spec.training.report_to):
-            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        _check_finite(trainer.model)
-    except InputError as error:
-        kept = checkpoints.newest_whole(folder)
-        raise InputError(f"{error} ({kept} is kept)" if kept else str(error)) from None
+    with tracked(spec.training.report_to):
+        _train(trainer, folder, resume_from)
     trained = time.monotonic()
     save_adapter(trainer.model, cell / "adapter")
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
@@ -121,6 +111,28 @@ def train_cell(
     }
     write_json(cell / "provenance.json", record)
     checkpoints.discard(folder)
+
+
+def _read_by_arms(
+    arms: Sequence[ActingArm], prepared: Mapping[str, Path], stream_file: Path | None
+) -> dict[str, dict[str, str]]:
+    """Return digests of what a training's arms read besides its rows, by what it is; nothing for most."""
+    options = [arm.part.options for arm in arms]
+    named = sorted({path for one in options for key in one.files if (path := getattr(one, key)) is not None})
+    found = {"prepared": prepared_identity(prepared), "named": {path: file_digest(Path(path)) for path in named}}
+    if stream_file:
+        found["stream"] = {"file": str(stream_file), "sha256": file_digest(stream_file)}
+    return {what: digests for what, digests in found.items() if digests}
+
+
+def _train(trainer: DefenceTrainer, folder: Path, resume_from: Path | None) -> None:
+    """Train to the end; an :class:`InputError` says which checkpoint in ``folder`` is kept."""
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        _check_finite(trainer.model)
+    except InputError as error:
+        kept = checkpoints.newest_whole(folder)
+        raise InputError(f"{error} ({kept} is kept)" if kept else str(error)) from None
 
 
 def build_trainer(
