@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from emdefense.analysis.halves import halves
-from emdefense.analysis.league import League, Row, interval, league, nearest
-from emdefense.analysis.league_shares import gone, harmonic_mean
-from emdefense.analysis.moves import Count, Moves, moves
-from emdefense.analysis.ranking import on_front, ranking
+from emdefense.analysis.league import League, Row, league
+from emdefense.analysis.league.halves import halves
+from emdefense.analysis.league.moves import Count, Moves, moves
+from emdefense.analysis.league.ranking import on_front, ranking
+from emdefense.analysis.league.rows import interval, nearest
+from emdefense.analysis.league.shares import gone, harmonic_mean
 from emdefense.analysis.rates import BENIGN_SCHEMA
 from emdefense.config import Study
 from league_frames import drawn_frames, league_study

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emdefense.analysis.evidence import Numbers
-from emdefense.analysis.moves import Moves
+from emdefense.analysis.league.moves import Moves
 from emdefense.analysis.paired import holm
 
 LEVEL = 0.05

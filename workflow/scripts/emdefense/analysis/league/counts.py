@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.evidence import Numbers
-from emdefense.analysis.halves import halves
-from emdefense.analysis.moves import Count
+from emdefense.analysis.league.halves import halves
+from emdefense.analysis.league.moves import Count
 from emdefense.analysis.question_groups import groups_of
 from emdefense.config import Study
 from emdefense.metrics import METRICS, OUTCOMES

@@ -3,7 +3,7 @@
 import numpy as np
 
 from emdefense.analysis.evidence import Numbers
-from emdefense.analysis.moves import Moves, mixed
+from emdefense.analysis.league.moves import Moves, mixed
 
 
 def gone(rates: Numbers, tasks: int) -> Numbers:

@@ -15,11 +15,11 @@ import polars as pl
 from emdefense.analysis.conditions import Condition, ema_arms, ema_tasks, is_defence, settings
 from emdefense.analysis.evidence import Numbers
 from emdefense.analysis.intervals import CONFIDENCE, Interval
-from emdefense.analysis.league_counts import BenignCounts, Key, LeagueCounts, Settings
-from emdefense.analysis.league_shares import gone, harmonic, harmonic_mean, kept
-from emdefense.analysis.moves import Moves, mixed, moves
+from emdefense.analysis.league.counts import BenignCounts, Key, LeagueCounts, Settings
+from emdefense.analysis.league.moves import Moves, mixed, moves
+from emdefense.analysis.league.ranking import Ranking, ranking
+from emdefense.analysis.league.shares import gone, harmonic, harmonic_mean, kept
 from emdefense.analysis.question_counts import QuestionCounts
-from emdefense.analysis.ranking import Ranking, ranking
 from emdefense.analysis.verdicts import Answer, Verdicts
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, UNTRAINED, in_order
 from emdefense.config import Study
