@@ -122,6 +122,13 @@ class SlurmCluster:
         done = subprocess.run(command, env=self.environment, check=check, capture_output=True, text=True)
         return done.stdout
 
+    def insist(self, *command: str) -> None:
+        """Run one of Slurm's commands until Slurm takes it: a busy controller, or a job that is being set up, may not."""
+        deadline = time.monotonic() + 60
+        while (done := subprocess.run(command, env=self.environment, capture_output=True, text=True)).returncode:
+            assert time.monotonic() < deadline, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+            time.sleep(0.2)
+
     def jobs(self) -> list[dict[str, str]]:
         """Return the record of every job so far, ended ones included, by Slurm's own names of its parts."""
         shown = self.run("scontrol", "--details", "--oneliner", "show", "job", check=False).splitlines()

@@ -81,6 +81,42 @@ def test_a_claim_holds_until_its_process_is_dead_or_silent(tmp_path):
     assert list(tmp_path.glob("*.claim")) == []
 
 
+@pytest.mark.parametrize("step", ["others", "refresh"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_ends_while_the_lock_is_held_is_claimed_or_known(tmp_path, monkeypatch, step, when):
+    with Cache(tmp_path) as first, Cache(tmp_path) as second:
+        first.want(KEYS)
+        ending, looking = Reservations(second, "judge"), Reservations(first, "judge")
+        with ending.locked():
+            ending.write(KEYS[:1])
+        target = looking if step == "others" else first
+        real = getattr(target, step)
+
+        def end_beside():
+            found = real() if when == "after" else None
+            second.add(KEYS[0], reply("paid"))
+            ending.close()
+            return found if when == "after" else real()
+
+        monkeypatch.setattr(target, step, end_beside)
+        with looking.locked() as others:
+            assert KEYS[0] in first or any(KEYS[0] in other.keys for other in others)
+
+
+def test_a_sign_of_life_writes_no_claim(tmp_path):
+    with Cache(tmp_path) as cache:
+        reservations = Reservations(cache, "judge")
+        reservations.beat()
+        assert list(tmp_path.glob("*.claim")) == []
+        with reservations.locked():
+            reservations.write(KEYS[:1])
+        (path,) = tmp_path.glob("*.claim")
+        os.utime(path, (0, 0))
+        written = path.read_bytes()
+        reservations.beat()
+        assert (path.read_bytes(), path.stat().st_mtime > 0) == (written, True)
+
+
 def test_the_lock_of_a_dead_process_is_taken(tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"

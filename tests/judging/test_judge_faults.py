@@ -82,9 +82,12 @@ def test_faults_and_kills_lose_nothing_and_repeat_nothing_but_what_was_in_flight
 def test_two_jobs_at_once_share_what_both_ask(tmp_path: Path) -> None:
     texts = [f"answer {n}" for n in range(900)]
     every = [write_input(tmp_path, texts[:600], "first"), write_input(tmp_path, texts[300:][::-1], "second")]
-    with LoopbackJudge(faults=Faults(0.1), latency=0.01) as server:
-        jobs = [start_job(judge_settings(server, **SETTINGS), files) for files in every]
+    # No stall is among the faults, so that no request is given up, and asked again, for a busy machine.
+    with LoopbackJudge(faults=Faults(0.1, seed=3), latency=0.01) as server:
+        settings = judge_settings(server, **SETTINGS | {"timeout_seconds": 60.0})
+        jobs = [start_job(settings, files) for files in every]
         assert [(job.wait(timeout=120), job.communicate()[1]) for job in jobs] == [(0, ""), (0, "")]
+    assert server.faulty["stall"] == 0
     assert set(server.answered.values()) == {1}
     assert len(server.answered) == 2 * 900 + 1
     found = {}

@@ -229,9 +229,9 @@ def test_disturbed_trainings_go_on_from_their_checkpoints_to_the_same_results(
             case 0:  # fails
                 os.kill(pid, signal.SIGKILL)
             case 1:  # is cancelled from outside
-                cluster.run("scancel", job["JobId"])
+                cluster.insist("scancel", job["JobId"])
             case 2:  # runs out of time
-                cluster.run("scontrol", "update", f"JobId={job['JobId']}", "EndTime=now")
+                cluster.insist("scontrol", "update", f"JobId={job['JobId']}", "EndTime=now")
             case 3:  # is still there when Snakemake is killed
                 run.wait(first, lambda: run.log.read_text().count("SLURM status is") == 3)
                 first.kill()

@@ -150,6 +150,7 @@ class BatchClient:
                 chosen[request.key] = request
         with self.reservations.locked() as others:
             records = self.records.all()
+            self.cache.refresh()  # after: a batch that was taken in meanwhile has no record any more
             mine = [record for record in records if self.records.is_mine(record)]
             theirs = self._asked(records).union(*(other.keys for other in others))
             reserved = [other.reserved for other in others if other.ledger == self.reservations.ledger]

@@ -122,7 +122,7 @@ class Client:
             )
 
     def _take(self, batch: list[Request], held: dict[bytes, float]) -> tuple[list[Request], list[Request], bool]:
-        """Reservation what nobody has and nobody else asks.
+        """Claim what nobody has and nobody else asks.
 
         Return it, what the budget does not allow at present, and whether it never will.
         """

@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +59,12 @@ class Reservations:
         :class:`InputError` says who holds it if it cannot be had in ``LOCK_TIMEOUT`` seconds.
         """
         with self._lock():
+            if not self._path.exists():
+                self.write(())
             self.beat()
-            self.cache.refresh()
-            yield self.others()
+            others = self.others()
+            self.cache.refresh()  # after: who ends meanwhile gives up a claim whose replies are there
+            yield others
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -89,7 +92,7 @@ class Reservations:
             lock.release()
 
     def write(self, held: Collection[bytes], reserved: float = 0.0) -> None:
-        """Reservation these keys and no others; to be called under the lock."""
+        """Claim these keys and no others; to be called under the lock."""
         self.cache.sync()  # nobody may miss both a claim and its reply
         self.held = set(held)
         content = {
@@ -128,10 +131,9 @@ class Reservations:
                 print(f"judge '{judge}': waiting for {who}", file=sys.stderr, flush=True)
 
     def beat(self) -> None:
-        """Give a sign of life."""
-        if not self._path.exists():
-            write_text(self._path, json.dumps({"judge": self.judge, "ledger": self.ledger, "reserved": 0, "keys": []}))
-        os.utime(self._path)
+        """Give a sign of life; without the lock, so that no claim is written here."""
+        with suppress(FileNotFoundError):
+            os.utime(self._path)
 
     def close(self) -> None:
         """Give up what is claimed."""
