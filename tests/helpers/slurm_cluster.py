@@ -123,7 +123,7 @@ class SlurmCluster:
         return done.stdout
 
     def insist(self, *command: str) -> None:
-        """Run one of Slurm's commands until Slurm takes it: a busy controller, or a job that is being set up, may not."""
+        """Run one of Slurm's commands until Slurm takes it; while a job is being set up, it may not."""
         deadline = time.monotonic() + 60
         while (done := subprocess.run(command, env=self.environment, capture_output=True, text=True)).returncode:
             assert time.monotonic() < deadline, f"{' '.join(command)}: {done.stdout}{done.stderr}"
