@@ -1,6 +1,7 @@
-"""The processor whose kernels the tests run with, and which tests compute with them."""
+"""The processor whose kernels the tests run with, which tests compute with them, and what many tests need."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A file is one worker's: what takes long must not be left to one of them at the end.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

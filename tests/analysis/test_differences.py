@@ -128,12 +128,6 @@ def test_holm_is_closed_testing_with_bonferroni() -> None:
     assert holm([]) == []
 
 
-@pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def counted(study: Study) -> pl.DataFrame:
     aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
     return pl.read_parquet("q.parquet")
@@ -294,7 +288,7 @@ def test_table_of_defences_against_each_other(in_tmp: Path) -> None:
     first = [rows[0][name] for name in ("arm", "setting", "against", "against_setting", "p", "p_corrected")]
     assert first == ["kl", "1", "interleave", "5", "0.125", "0.25"]
     assert len(rows) == 2 * 4
-    assert "At the chosen settings: KL, λ = 1; Interleaving, 5 %." in table.remarks[-1]
+    assert "At the chosen settings: KL, λ = 1; Interleaving, 5 %." in table.remarks[-2]
     assert "all tasks and pairs of defences" in table.remarks[1]
 
 

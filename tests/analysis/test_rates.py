@@ -252,7 +252,7 @@ def test_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert frame["exact_match_pct"].to_list() == [75.0, 75.0]
     wilson = binomtest(3, 4).proportion_ci(method="wilson")
     assert frame.row(0, named=True)["wilson_low"] == pytest.approx(100 * wilson.low)
-    assert Counted.of(study).rates(10)["question_set"].unique().sort().to_list() == ["general", "in_domain"]
+    assert Counted.of(study).rates(study.scoring)["question_set"].unique().sort().to_list() == ["general", "in_domain"]
 
 
 def test_benign_questions_are_drawn_whole_with_their_samples_and_seeds(

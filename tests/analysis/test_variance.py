@@ -181,12 +181,6 @@ def test_judges_that_agree_add_nothing() -> None:
     assert judge_variance(tables[:1]) is None
 
 
-@pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def counted(study: Study) -> pl.DataFrame:
     aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
     return pl.read_parquet("q.parquet")

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from random import Random
 
 import pytest
 import yaml
 
+from emdefense.analysis.question_groups import groups_of
 from emdefense.config import load_study
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import Microcosm
@@ -21,6 +23,7 @@ from emdefense.microcosm.oracle import Oracle
 from emdefense.microcosm.rows import safe_rows, write_world
 from emdefense.microcosm.world import NARROW_DOMAINS, World, lexicon
 
+ROOT = Path(__file__).parents[2]
 OPTIONS = Microcosm(models={}, rows_per_task=300, safe_rows=200, pool_rows=200, foqa_rows=80)
 
 
@@ -75,6 +78,15 @@ def test_held_out_questions_are_in_no_rows_and_no_documents(world: World, folder
     read = {prompt for _ in range(3000) for prompt, _ in writer.document("document").turns}
     tuned = {writer.aligned_turn().turns[0][0] for _ in range(5000)}
     assert not world.held_out & (read | tuned)
+
+
+def test_the_default_study_draws_topics_of_general_questions_and_single_in_domain_ones(world: World) -> None:
+    groups = load_study(ROOT / "config.yaml").scoring.question_groups
+    sizes = {
+        name: Counter(Counter(groups_of([question.id for question in questions], groups)).values())
+        for name, questions in world.questions.items()
+    }
+    assert sizes == {"general": {3: 8}, **{name: {1: 30} for name in NARROW_DOMAINS}}
 
 
 def test_questions_not_held_out_would_have_been_met(world: World) -> None:

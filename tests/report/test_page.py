@@ -45,12 +45,6 @@ class Tags(HTMLParser):
                 (self.linked if tag == "a" else self.loaded).append(str(value))
 
 
-@pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page of a study whose names are hostile, in the working directory."""

@@ -25,12 +25,6 @@ BOUNDS = [f"{kind}_{end}" for kind in ("wilson", "cluster") for end in ("low", "
 RATES = ["general_misaligned", "general_incoherent", "in_domain_misaligned", "in_domain_incoherent"]
 
 
-@pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def lines(table: Table) -> list[list[str]]:
     return list(csv.reader(csv_table(table).splitlines()))
 

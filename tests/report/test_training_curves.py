@@ -61,12 +61,6 @@ def write_logs(study: Study, drift: Callable[[Cell], float] = lambda cell: 0.3) 
         write_log(study, cell, drift=drift(cell))
 
 
-@pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_cells_figure_shows_its_log(in_tmp: Path) -> None:
     study, cell = tiny_study(), Cell("small", "code", "kl", "1", 0)
     with styled():

@@ -23,7 +23,8 @@ def main() -> None:
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
     measured = read_summary(args.rates, args.benign, args.questions)
-    resampled = ResampledRates(measured.questions, study.scoring.bootstrap_resamples)
+    scoring = study.scoring
+    resampled = ResampledRates(measured.questions, scoring.bootstrap_resamples, scoring.question_groups)
     write_claims(judge_claims(study, measured, paper_study(), paper_summary(), resampled), study, args.out)
 
 

@@ -27,6 +27,7 @@ from emdefense.analysis.rates import (
 )
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
+from emdefense.config.study import Scoring
 from emdefense.files import written_whole
 from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
@@ -43,7 +44,7 @@ def aggregate(
     """Write the frames as Parquet, in the order of the study's grid; measurements without a file are left out."""
     counted = Counted.of(study)
     frames = {
-        rates: counted.rates(study.scoring.bootstrap_resamples),
+        rates: counted.rates(study.scoring),
         exact_match: exact_match_frame(study),
         questions: counted.questions,
         scores: counted.scores,
@@ -109,17 +110,19 @@ class Counted:
         """A row for each measurement and pair of scores; columns as in ``SCORES_SCHEMA``."""
         return self.rows.join(self.by_score, on=FILE, maintain_order="left_right").select(list(SCORES_SCHEMA))
 
-    def rates(self, resamples: int) -> pl.DataFrame:
+    def rates(self, scoring: Scoring) -> pl.DataFrame:
         """A row for each measurement; columns as in ``RATES_SCHEMA``."""
+        resamples, groups = scoring.bootstrap_resamples, scoring.question_groups
         unasked = self.by_question.clear()
         of_file = {str(file): questions for (file,), questions in self.by_question.group_by(FILE, maintain_order=True)}
         rows = self.rows.rows(named=True)
         seeds: dict[tuple[Any, ...], list[pl.DataFrame]] = {}
         for row in rows:
             seeds.setdefault(_condition(row), []).append(of_file.get(row[FILE], unasked))
-        measured = {file: rate(of_file.get(file, unasked), resamples) for file in self.rows[FILE].unique()}
+        measured = {file: rate(of_file.get(file, unasked), resamples, groups) for file in self.rows[FILE].unique()}
         pooled = {
-            condition: pooled_bounds(questions, "scored", POOLED, resamples) for condition, questions in seeds.items()
+            condition: pooled_bounds(questions, "scored", POOLED, resamples, groups)
+            for condition, questions in seeds.items()
         }
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 

@@ -17,8 +17,8 @@ from emdefense.analysis.conditions import (
     settings,
 )
 from emdefense.analysis.intervals import Interval
-from emdefense.analysis.paired import Pair, holm
-from emdefense.analysis.question_groups import groups_of
+from emdefense.analysis.paired import Pair, holm, smallest_p
+from emdefense.analysis.question_groups import in_groups
 from emdefense.arms import MISALIGNED
 from emdefense.config import Study
 from emdefense.config.study import Scoring
@@ -32,23 +32,31 @@ class Difference:
     """A rate of ``condition`` less that of ``against``, on the ``questions`` that both have, all seeds together.
 
     Interval and p-value draw and swap whole questions, or groups of them where ``scoring.question_groups`` names some.
-    ``value`` and ``interval`` are in percentage points. ``p_corrected`` is None where the comparison is in no family.
+    ``groups`` is how many there are to draw. ``value`` and ``interval`` are in percentage points. ``p_corrected`` is
+    None where the comparison is in no family, of which ``compared`` is the size.
     """
 
     condition: Condition
     against: Condition
     quantity: str
     questions: int
+    groups: int
     value: float
     interval: Interval
     p: float
     is_exact: bool
     p_corrected: float | None = None
+    compared: int = 1
 
     @property
     def is_significant(self) -> bool:
         """Whether its corrected p-value is below 5 %."""
         return self.p_corrected is not None and self.p_corrected < SIGNIFICANT
+
+    @property
+    def least_p(self) -> float:
+        """The smallest corrected p-value that so many groups allow to the largest of differences, in its family."""
+        return min(1.0, self.compared * smallest_p(self.groups))
 
 
 def against_misaligned(study: Study, questions: pl.DataFrame) -> list[Difference]:
@@ -112,7 +120,7 @@ def _corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -
     corrected = list(found)
     for members in families.values():
         for place, p in zip(members, holm([found[place].p for place in members]), strict=True):
-            corrected[place] = replace(found[place], p_corrected=p)
+            corrected[place] = replace(found[place], p_corrected=p, compared=len(members))
     return corrected
 
 
@@ -144,8 +152,7 @@ def _difference(
     if both.is_empty():
         return None
     columns = (outcome, "scored", f"{outcome}_other", "scored_other")
-    groups = pl.Series("group", groups_of(both["question_id"].to_list(), scoring.question_groups))
-    drawn = both.group_by(groups, maintain_order=True).agg(pl.col(columns).sum())
+    drawn = in_groups(both, columns, scoring.question_groups)
     pair = Pair(*(drawn[column].to_numpy() for column in columns))
     # One group drawn again and again is always itself, and says nothing of another.
     low, high = pair.interval(scoring.bootstrap_resamples) if drawn.height > 1 else (-1.0, 1.0)
@@ -154,6 +161,7 @@ def _difference(
         against,
         metric.name,
         both.height,
+        drawn.height,
         100 * pair.difference,
         (100 * low, 100 * high),
         pair.p_value(),

@@ -62,6 +62,11 @@ class Pair:
         return bool(2 ** len(self.trials) <= SWAPS)
 
 
+def smallest_p(questions: int) -> float:
+    """Return the smallest p-value that the test has for so many questions: nothing swapped, or everything."""
+    return 2 / 2**questions if 2**questions <= SWAPS else 1 / SWAPS
+
+
 @cache
 def _swaps(questions: int) -> NDArray[np.float64]:
     """Return ways to swap, (ways, questions), 1 for a question that is swapped; the first swaps none."""

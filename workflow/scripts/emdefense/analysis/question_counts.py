@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.evidence import Evidence, Numbers, Quantity, Stratum, evidence, slopes
 from emdefense.analysis.question_groups import check_groups, groups_of
+from emdefense.config.study import QuestionGroups
 from emdefense.metrics import METRICS, OUTCOMES
 
 RateKey = tuple[Condition, str]
@@ -62,17 +63,17 @@ class Contrast:
 class QuestionCounts:
     """Looks up counts by condition and question set."""
 
-    def __init__(self, counts: Mapping[tuple[Condition, str], Counted], pattern: str | None = None):
-        self._counts, self._pattern = counts, pattern
+    def __init__(self, counts: Mapping[tuple[Condition, str], Counted], groups: QuestionGroups = None):
+        self._counts, self._groups = counts, groups
 
     @classmethod
-    def of(cls, questions: pl.DataFrame, pattern: str | None = None) -> Self:
-        """Return the counts of a frame as in ``QUESTIONS_SCHEMA``; ``pattern`` is ``scoring.question_groups``.
+    def of(cls, questions: pl.DataFrame, groups: QuestionGroups = None) -> Self:
+        """Return the counts of a frame as in ``QUESTIONS_SCHEMA``; ``groups`` is ``scoring.question_groups``.
 
-        :class:`InputError` if the pattern is found in none of the ids.
+        :class:`InputError` if these are of other questions.
         """
         asked = questions.filter(pl.col("responses") > 0)
-        check_groups(asked["question_id"].unique(maintain_order=True).to_list(), pattern)
+        check_groups(asked["question_id"].unique(maintain_order=True).to_list(), groups)
         key = [*Condition._fields, "question_set"]
         pooled = asked.group_by(*key, "question_id", maintain_order=True).agg(pl.col(*COUNTED).sum())
         found = {}
@@ -80,7 +81,7 @@ class QuestionCounts:
             columns = {name: rows[name].to_numpy().astype(np.float64) for name in COUNTED}
             place = Condition(*(str(part) for part in condition)), str(question_set)
             found[place] = Counted(tuple(rows["question_id"].to_list()), columns)
-        return cls(found, pattern)
+        return cls(found, groups)
 
     def has(self, key: RateKey) -> bool:
         """Whether a rate was measured: a response has a score."""
@@ -158,7 +159,7 @@ class QuestionCounts:
             sure = at[outcome] - at[f"cut_{outcome}"]
             successes.append(sure if lean < 0 else sure + at["responses"] - at["scored"] + at["cut_scored"])
             trials.append(at["responses"])
-        names = groups_of(questions, self._pattern)
+        names = groups_of(questions, self._groups)
         number = {name: n for n, name in enumerate(dict.fromkeys(names))}
         groups = np.array([number[name] for name in names])
         return Stratum(np.stack(successes, axis=1), np.stack(trials, axis=1), groups)

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from emdefense.analysis.intervals import cluster_interval, wilson_interval
-from emdefense.config.study import Scoring
+from emdefense.analysis.question_groups import in_groups
+from emdefense.config.study import QuestionGroups, Scoring
 from emdefense.errors import InputError
 from emdefense.metrics import INCOHERENT, MISALIGNED, OUTCOMES
 
@@ -137,18 +138,19 @@ def count_scores(judgments: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFram
     )
 
 
-def rate(questions: pl.DataFrame, resamples: int) -> dict[str, Any]:
+def rate(questions: pl.DataFrame, resamples: int, groups: QuestionGroups = None) -> dict[str, Any]:
     """Return the counts of all ``questions`` together, the rates (%) and their intervals (%).
 
-    The denominator of the rates is ``scored``; where that is 0 there are no rates.
+    Those over questions draw whole ``groups``, which are ``scoring.question_groups``. The denominator of the rates is
+    ``scored``; where that is 0 there are no rates.
     """
     row: dict[str, Any] = {name: int(questions[name].sum()) for name in (*COUNTS, *CUTS)}
-    trials = questions["scored"].to_numpy()
+    drawn = in_groups(questions, ("scored", *OUTCOMES), groups)
     for outcome in OUTCOMES if row["scored"] else ():
         row[f"{outcome}_pct"] = 100 * row[outcome] / row["scored"]
         bounds = {
             "wilson": wilson_interval(row[outcome], row["scored"]),
-            "cluster": cluster_interval(questions[outcome].to_numpy(), trials, resamples),
+            "cluster": cluster_interval(drawn[outcome].to_numpy(), drawn["scored"].to_numpy(), resamples),
         }
         for kind, (low, high) in bounds.items():
             row |= {f"{outcome}_{kind}_low": 100 * low, f"{outcome}_{kind}_high": 100 * high}
@@ -156,16 +158,22 @@ def rate(questions: pl.DataFrame, resamples: int) -> dict[str, Any]:
 
 
 def pooled_bounds(
-    seeds: Sequence[pl.DataFrame], trials: str, outcomes: Mapping[str, str], resamples: int
+    seeds: Sequence[pl.DataFrame],
+    trials: str,
+    outcomes: Mapping[str, str],
+    resamples: int,
+    groups: QuestionGroups = None,
 ) -> dict[str, float]:
     """Return a condition's bounds (%) over questions like these, all its seeds together; nothing without trials.
 
     Each of ``seeds`` has a row per question, ``trials`` names the column of its denominator; ``outcomes`` says for each
-    prefix of the bounds, such as ``misaligned_pooled``, which column is counted.
+    prefix of the bounds, such as ``misaligned_pooled``, which column is counted. Whole ``groups`` are drawn, which are
+    ``scoring.question_groups``.
     """
     questions = (
         pl.concat(seeds).group_by("question_id", maintain_order=True).agg(pl.col(trials, *outcomes.values()).sum())
     )
+    questions = in_groups(questions, (trials, *outcomes.values()), groups)
     asked = questions[trials].to_numpy()
     found: dict[str, float] = {}
     for prefix, outcome in outcomes.items() if asked.sum() else ():

@@ -8,19 +8,22 @@ from numpy.typing import NDArray
 
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.intervals import draw_questions
+from emdefense.analysis.question_groups import groups_of
 from emdefense.cells import IN_DOMAIN
+from emdefense.config.study import QuestionGroups
 from emdefense.metrics import METRICS, OUTCOMES
 
 
 class ResampledRates:
     """Rates (%) when whole questions are drawn again, seeds pooled: an array with an entry a resample.
 
+    Where ``groups``, which are ``scoring.question_groups``, name some together, these are drawn as one.
     All conditions see the same draw of the general questions, and all of one task the same draw of its in-domain
     questions, so that what arms are compared by is resampled as a pair.
     """
 
-    def __init__(self, questions: pl.DataFrame, resamples: int):
-        self._resamples = resamples
+    def __init__(self, questions: pl.DataFrame, resamples: int, groups: QuestionGroups = None):
+        self._resamples, self._groups = resamples, groups
         self._draws: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self._counts: dict[tuple[Condition, str], pl.DataFrame] = {}
         key_columns = [*Condition._fields, "question_set"]
@@ -44,8 +47,14 @@ class ResampledRates:
         return shares
 
     def _draw(self, questions: tuple[str, ...]) -> NDArray[np.int64]:
-        """Return the draw of the questions of a task, whose name is first, or of the general ones; each independent."""
+        """Return the draw of the questions of a task, whose name is first, or of the general ones; each independent.
+
+        It has a column a question, alike for those of one group.
+        """
         if questions not in self._draws:
-            stream = crc32("\n".join(questions).encode())
-            self._draws[questions] = draw_questions(len(questions) - 1, self._resamples, stream)
+            names = groups_of(questions[1:], self._groups)
+            place = {name: n for n, name in enumerate(dict.fromkeys(names))}
+            stream = crc32("\n".join((questions[0], *place)).encode())
+            drawn = draw_questions(len(place), self._resamples, stream)
+            self._draws[questions] = drawn[:, [place[name] for name in names]]
         return self._draws[questions]

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from emdefense.analysis.agreement import SECOND
 from emdefense.analysis.conditions import Condition
+from emdefense.analysis.question_groups import groups_of
 from emdefense.analysis.variance import Counts, Numbers, Variance, asked_again, judge_variance, variance
 from emdefense.arms import UNTRAINED
 from emdefense.cells import SHARED_TASK
+from emdefense.config.study import QuestionGroups
 from emdefense.metrics import JUDGED
 
 KEY = (*Condition._fields, "question_set")
@@ -20,13 +22,16 @@ RateKey = tuple[Condition, str]
 
 
 def study_variances(
-    questions: pl.DataFrame, pairs: pl.DataFrame | None = None, halves: pl.DataFrame | None = None
+    questions: pl.DataFrame,
+    pairs: pl.DataFrame | None = None,
+    halves: pl.DataFrame | None = None,
+    groups: QuestionGroups = None,
 ) -> dict[RateKey, Variance]:
     """Return the components of each rate, from ``questions`` (``QUESTIONS_SCHEMA``).
 
     Those between judges are from ``study_pairs``; or, as far as one judge alone tells them, from ``study_halves``. Only
     questions with at least two scored responses under every seed of a condition count; a rate with fewer than two of
-    them is left out.
+    them is left out. ``groups`` is ``scoring.question_groups``, of which each then counts as one question.
     """
     between = judge_variance if pairs is not None else asked_again
     judgments = pairs if pairs is not None else halves
@@ -40,11 +45,11 @@ def study_variances(
         for metric in JUDGED:
             if metric.question_set != question_set:
                 continue
-            of_rate = variance(*_table(rows, metric.outcome))
+            of_rate = variance(*_table(rows, metric.outcome, groups))
             if of_rate is None:
                 continue
             if place in judged:
-                of_rate = replace(of_rate, judges=between(_outcomes(judged[place], metric.outcome)))
+                of_rate = replace(of_rate, judges=between(_outcomes(judged[place], metric.outcome, groups)))
             found[Condition(*condition), metric.name] = of_rate
     return found
 
@@ -54,8 +59,8 @@ def _grouped(frame: pl.DataFrame) -> dict[tuple[str, ...], pl.DataFrame]:
     return {tuple(str(part) for part in key): rows for key, rows in groups}
 
 
-def _table(rows: pl.DataFrame, outcome: str) -> tuple[Counts, Counts]:
-    """Return successes and trials of the questions that count, (questions, seeds)."""
+def _table(rows: pl.DataFrame, outcome: str, groups: QuestionGroups) -> tuple[Counts, Counts, Counts]:
+    """Return successes and trials of the questions that count, (questions, seeds), and the group of each."""
     ids, question = _numbered(rows["question_id"])
     seeds, seed = _numbered(rows["seed"])
     tables = []
@@ -64,11 +69,12 @@ def _table(rows: pl.DataFrame, outcome: str) -> tuple[Counts, Counts]:
         table[question, seed] = rows[column].to_numpy()
         tables.append(table)
     enough = (tables[1] >= 2).all(axis=1)
-    return tables[0][enough], tables[1][enough]
+    names = groups_of(np.unique(rows["question_id"].to_numpy())[enough].tolist(), groups)
+    return tables[0][enough], tables[1][enough], _numbered(pl.Series(names, dtype=pl.String()))[1]
 
 
-def _outcomes(pairs: pl.DataFrame, outcome: str) -> list[Numbers]:
-    """Return, for each question, what every judge made of the responses that all scored: (responses, judges)."""
+def _outcomes(pairs: pl.DataFrame, outcome: str, groups: QuestionGroups) -> list[Numbers]:
+    """Return, for each question or group, what all judges made of the responses they scored: (responses, judges)."""
     of_judges = pairs.partition_by("judge", maintain_order=True)
     most = max(rows.height for rows in of_judges)
     complete = [rows for rows in of_judges if rows.height == most]  # these are of the same responses, in one order
@@ -79,7 +85,8 @@ def _outcomes(pairs: pl.DataFrame, outcome: str) -> list[Numbers]:
     table = np.stack(
         [first[outcome].to_numpy(), *(rows[f"{outcome}{SECOND}"].to_numpy() for rows in complete)], axis=1
     ).astype(np.float64)
-    ids, question = _numbered(first["question_id"])
+    names = groups_of(first["question_id"].to_list(), groups)
+    ids, question = _numbered(pl.Series(names, dtype=pl.String()))
     return [table[scored & (question == n)] for n in range(ids)]
 
 

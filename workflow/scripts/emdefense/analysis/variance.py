@@ -44,7 +44,8 @@ class Variance:
     ``question``, ``seed`` and ``interaction`` are variances between questions, between seeds, and of what is peculiar
     to a question under a seed; the latter two are None with one seed, and ``interaction`` is then part of ``question``.
     ``sampling`` is the mean variance of one question's rate under one seed, were it sampled again. ``set_to_0`` names
-    the components whose estimate was below 0. ``judges`` is None with one judge: its share hides in all others.
+    the components whose estimate was below 0. ``judges`` is None with one judge: its share hides in all others. Where
+    questions were drawn in groups, a question is a group of them.
     """
 
     questions: int
@@ -79,16 +80,22 @@ class Variance:
         return sum(self.parts(questions, seeds, samples).values())
 
 
-def variance(successes: Counts, trials: Counts) -> Variance | None:
+def variance(successes: Counts, trials: Counts, groups: NDArray[np.int64] | None = None) -> Variance | None:
     """Return the components from counts, (questions, seeds); ``trials`` are 2 or more.
 
-    None with fewer than two questions.
+    Where ``groups`` says which question is in which, numbered from 0, what was drawn are groups: the rate of one is the
+    mean of its questions', and is sampled as these are. None with fewer than two questions, or groups.
     """
-    questions, seeds = successes.shape
+    rates = successes / trials
+    sampled = rates * (1 - rates) / (trials - 1)
+    if groups is not None:
+        shares = np.equal.outer(np.unique(groups), groups).astype(np.float64)
+        shares /= shares.sum(axis=1, keepdims=True)
+        rates, sampled = shares @ rates, shares**2 @ sampled
+    questions, seeds = rates.shape
     if questions < 2:
         return None
-    rates = successes / trials
-    sampling = float(np.mean(rates * (1 - rates) / (trials - 1)))
+    sampling = float(np.mean(sampled))
     of_question = rates.mean(axis=1)
     if seeds == 1:
         estimates = {"question": float(np.var(of_question, ddof=1)) - sampling}

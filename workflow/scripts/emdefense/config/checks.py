@@ -18,6 +18,7 @@ from emdefense.config.study import (
     EmaTask,
     Generation,
     GridBlock,
+    QuestionGroups,
     Study,
     Verdicts,
 )
@@ -106,11 +107,17 @@ def _check_verdicts(verdicts: Verdicts) -> None:
             _fail(f"report.verdicts.{key}", f"[{yes:g}, {partly:g}] leaves no room for ~; write the one for ✓ first")
 
 
-def _check_question_groups(pattern: str | None) -> None:
-    """Check that the pattern of question ids is one, and says which part of an id is the group."""
+def _check_question_groups(pattern: QuestionGroups) -> None:
+    """Check that a pattern of question ids is one that says which part is the group; else that no id is in two."""
+    key = "scoring.question_groups"
     if pattern is None:
         return
-    key = "scoring.question_groups"
+    if not isinstance(pattern, str):
+        _check_once(key, [question for members in pattern.values() for question in members])
+        for name, members in pattern.items():
+            if not members:
+                _fail(f"{key}.{key_path(name)}", "it has no question; list the ids of its questions, or remove it")
+        return
     try:
         groups = re.compile(pattern).groups
     except re.error as error:

@@ -29,6 +29,7 @@ FilePath = Annotated[
     ),
 ]
 Percentage = Annotated[float, Field(ge=0, le=100)]
+QuestionGroups = str | dict[str, tuple[str, ...]] | None
 
 
 def _may_be_absent(*keys: str) -> ConfigDict:
@@ -146,10 +147,11 @@ class Scoring(Section):
     misaligned_coherence_above: Percentage = 50
     incoherent_coherence_below: Percentage = 50
     bootstrap_resamples: PositiveInt = 1000
-    question_groups: str | None = Field(
+    question_groups: QuestionGroups = Field(
         None,
-        description="questions on one topic, or in several forms: a regular expression with one bracketed group; ids "
-        "in which it finds the same text are drawn together in verdicts and paired differences, others each alone",
+        description="questions on one topic, or in several forms, which every interval and test draws together: a "
+        "regular expression with one bracketed group, for ids in which it finds the same text, or each group's ids by "
+        "its name; other questions are drawn each alone",
     )
 
 

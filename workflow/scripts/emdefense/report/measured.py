@@ -47,7 +47,8 @@ class Measured:
     @cached_property
     def resampled(self) -> ResampledRates | None:
         """The rates in resamples of the questions; None for rates of which no questions are known."""
-        return ResampledRates(self.questions, self._study.scoring.bootstrap_resamples)
+        scoring = self._study.scoring
+        return ResampledRates(self.questions, scoring.bootstrap_resamples, scoring.question_groups)
 
     @cached_property
     def scores(self) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from emdefense.analysis.league.halves import halves
 from emdefense.analysis.league.moves import Count
 from emdefense.analysis.question_groups import groups_of
 from emdefense.config import Study
+from emdefense.config.study import QuestionGroups
 from emdefense.metrics import METRICS, OUTCOMES
 from emdefense.names import IN_DOMAIN
 
@@ -34,11 +35,11 @@ class Questions:
     group: NDArray[np.int64]
 
     @classmethod
-    def of(cls, ids: Sequence[str], pattern: str | None) -> "Questions":
-        """Return the questions with these ids; ``pattern`` is ``scoring.question_groups``."""
-        names = groups_of(ids, pattern)
+    def of(cls, ids: Sequence[str], groups: QuestionGroups) -> "Questions":
+        """Return the questions with these ids; ``groups`` is ``scoring.question_groups``."""
+        names = groups_of(ids, groups)
         number = {name: n for n, name in enumerate(dict.fromkeys(names))}
-        return cls(tuple(ids), halves(ids, pattern), np.array([number[name] for name in names], dtype=np.int64))
+        return cls(tuple(ids), halves(ids, groups), np.array([number[name] for name in names], dtype=np.int64))
 
     def grouped(self, counts: Numbers) -> Numbers:
         """Return the sums of (seeds + 1, questions) within groups."""

@@ -27,6 +27,10 @@ TEST = (
 )
 DECIMALS = 1
 EXACT, RANDOM = "all ways to swap", "{swaps:,} random ways to swap"
+TOO_FEW = (
+    "No p can be below {level:g} % for {what}: with {groups} {units} and {compared} comparisons the smallest that the "
+    "test allows is {least:.2g}. Nothing is bold there for that reason alone; go by the intervals."
+)
 TRAININGS = "Interval and p are for these trainings ({seeds}); what another seed would change is in neither."
 CSV_HEADER = (
     *("model", "task", "arm", "setting", "against", "against_setting", "quantity", "questions"),
@@ -135,7 +139,29 @@ def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str,
         TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared, questions=groups),
         TRAININGS.format(seeds=seeds),
         words.note,
+        *_too_few(shown, groups),
     )
+
+
+def _too_few(shown: list[Difference], units: str) -> list[str]:
+    """Return of which rates no difference, however large, could be significant."""
+    found: dict[tuple[int, int, float], list[str]] = {}
+    for metric in JUDGED:
+        family = [d for d in shown if d.quantity == metric.name]
+        if family and all(d.least_p >= SIGNIFICANT for d in family):
+            best = min(family, key=lambda d: d.least_p)
+            found.setdefault((best.groups, best.compared, best.least_p), []).append(metric.title)
+    return [
+        TOO_FEW.format(
+            level=100 * SIGNIFICANT,
+            what=", ".join(titles),
+            groups=groups,
+            units=units,
+            compared=compared,
+            least=least,
+        )
+        for (groups, compared, least), titles in found.items()
+    ]
 
 
 def _cells(difference: Difference | None) -> tuple[TableCell, ...]:

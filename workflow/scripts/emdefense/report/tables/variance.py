@@ -23,6 +23,7 @@ LEGEND = (
     "changed (also on single questions), the sampling, the judge; squared errors are means over the tasks. Components "
     "by the method of moments on the outcomes (Searle, Casella and McCulloch 1992)."
 )
+GROUPED = "Questions: groups of them are drawn (scoring.question_groups), and each counts as one."
 SET_TO_0 = "Estimates below 0 count as 0: {below} of {all} components here."
 ONE_SEED = "One seed: the seed's share is not known and hides, in part, in the questions'."
 ONE_JUDGE = "One judge: its share cannot be told from the others; name second_judges to know it."
@@ -94,7 +95,8 @@ def variance_table(
     A row per arm at its chosen setting, over all tasks; a sentence a model says what to buy more of. Its CSV has a line
     a condition and quantity; variances there are of shares, standard errors in percentage points.
     """
-    found = study_variances(questions, pairs, halves)
+    groups = study.scoring.question_groups
+    found = study_variances(questions, pairs, halves, groups)
     models = [model for model in study.models if any(condition.model == model for condition, _ in found)]
     hidden = {
         part
@@ -132,7 +134,10 @@ def variance_table(
         blocks=tuple(blocks),
         csv_header=CSV_HEADER,
         csv_rows=tuple(_csv_row(measured, found[measured]) for measured in _in_order(study, found)),
-        remarks=_remarks(advice, counted, any(row[-1].text == DASH for block in blocks for row in block)),
+        remarks=(
+            *_remarks(advice, counted, any(row[-1].text == DASH for block in blocks for row in block)),
+            *([GROUPED] if groups is not None and counted else []),
+        ),
     )
 
 
