@@ -37,7 +37,8 @@ from emdefense.inputs import Inputs
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
 from emdefense.model_files import model_files
-from emdefense.report.catalogue import FORMATS, artefacts
+from emdefense.report.artefact import FORMATS
+from emdefense.report.catalogue import artefacts
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
 from emdefense.resources.partitions import check_partitions

@@ -11,7 +11,8 @@ import pytest
 
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.catalogue import FORMATS, artefacts
+from emdefense.report.artefact import FORMATS
+from emdefense.report.catalogue import artefacts
 from emdefense.report.measured import Measured
 from study_folder import CONFIG, build_table, count, fill, page, tiny_study
 
@@ -123,7 +124,7 @@ def test_a_defence_of_which_no_setting_was_chosen_is_left_out_in_words(
     for number in (1, 3):
         table = build_table(number, study, summary)
         assert "kl" not in {cell for row in table.csv_rows for cell in row}
-        assert "Without KL: of its settings here (0.1, 1), report.chosen.kl names none." in table.remarks
+        assert "Without KL: of its settings here (0.1, 1), none is chosen (report.chosen.kl)." in table.remarks
         chosen = build_table(number, tiny_study(), summary)
         assert not [remark for remark in chosen.remarks if "Without KL" in remark]
 

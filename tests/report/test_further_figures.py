@@ -15,7 +15,8 @@ from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, no_summary
 from emdefense.analysis.tradeoff import effect, effect_intervals
 from emdefense.errors import InputError
-from emdefense.report.catalogue import FORMATS, MOST_QUESTIONS, artefacts
+from emdefense.report.artefact import FORMATS
+from emdefense.report.catalogue import MOST_QUESTIONS, artefacts
 from emdefense.report.figures.question_heatmap import draw_question_heatmap
 from emdefense.report.figures.score_scatter import draw_score_scatter
 from emdefense.report.figures.style import PAGE, save, styled

@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+from emdefense.analysis.automatic_choice import choose
 from emdefense.analysis.claims import judge_claims
+from emdefense.analysis.conditions import automatic
 from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
-from emdefense.analysis.summary import read_summary
+from emdefense.analysis.summary import read_frame, read_summary
 from emdefense.config import Study
 from emdefense.errors import run_cli
 from emdefense.files import read_json
@@ -23,6 +26,9 @@ def main() -> None:
     args = parser.parse_args()
     study = Study.model_validate(read_json(args.config))
     measured = read_summary(args.rates, args.benign, args.questions)
+    if automatic(study):
+        choice = choose(study, measured.questions)
+        study, measured = choice.study, choice.summary(read_frame(args.benign, EXACT_MATCH_SCHEMA))
     scoring = study.scoring
     resampled = ResampledRates(measured.questions, scoring.bootstrap_resamples, scoring.question_groups)
     write_claims(judge_claims(study, measured, paper_study(), paper_summary(), resampled), study, args.out)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 from emdefense.arms import NO_SETTING, format_setting, in_order
 from emdefense.cells import Grid
 from emdefense.config import Study
+from emdefense.config.study import AUTO
 
 Role = Literal["main", "second"]
 
@@ -49,7 +50,8 @@ def role_of(study: Study, model: str | None) -> Role | None:
 def chosen_setting(study: Study, arm: str) -> str | None:
     """Return a defence's setting in Tables 1, 3 and 4, ``none`` for arms without one, None if none was chosen.
 
-    A variant for which none was chosen has the setting of the defence that it varies.
+    A variant for which none was chosen has the setting of the defence that it varies. What the data are to choose
+    (``auto``) is None until they have.
     """
     found, chosen = study.every_arm.get(arm), study.report.chosen
     if found is None:  # the paper has no such arm
@@ -57,10 +59,17 @@ def chosen_setting(study: Study, arm: str) -> str | None:
     if found.arm.setting is None:
         return NO_SETTING
     setting = chosen.get(arm, chosen.get(found.of) if found.of else None)
+    if setting == AUTO:
+        return None
     if setting is None and found.arm.file is not None and found.of is None:  # where there is no choice
         only = {c.setting for c in conditions(study) if c.arm == arm and study.tasks[c.task].kind == "ema"}
         return only.pop() if len(only) == 1 else None
-    return None if setting is None else format_setting(setting)
+    return None if setting is None else format_setting(float(setting))
+
+
+def automatic(study: Study) -> list[str]:
+    """Return the defences whose settings are to be chosen by the data."""
+    return [arm for arm, setting in study.report.chosen.items() if setting == AUTO]
 
 
 def chosen_condition(study: Study, role: Role, task: str, arm: str) -> Condition | None:

@@ -182,6 +182,23 @@ def pooled_bounds(
     return found
 
 
+def rates_of(questions: pl.DataFrame, scoring: Scoring) -> pl.DataFrame:
+    """Return the rates of counts by question (``QUESTIONS_SCHEMA``), columns as in ``RATES_SCHEMA``."""
+    resamples, groups = scoring.bootstrap_resamples, scoring.question_groups
+    condition = [name for name in (*CELL_SCHEMA, "question_set") if name not in ("setting_value", "seed")]
+    outcomes = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
+    pooled = {
+        key: pooled_bounds([rows], "scored", outcomes, resamples, groups)
+        for key, rows in questions.group_by(condition, maintain_order=True)
+    }
+    found = []
+    names = [*CELL_SCHEMA, "question_set"]
+    for key, rows in questions.group_by(names, maintain_order=True):
+        row = dict(zip(names, key, strict=True))
+        found.append(row | rate(rows, resamples, groups) | pooled[tuple(row[name] for name in condition)])
+    return pl.DataFrame(found, schema=RATES_SCHEMA)
+
+
 def count_answers(answers: pl.DataFrame) -> pl.DataFrame:
     """Return a row for each benign question: ``answers`` and how many of them are ``correct``."""
     return answers.group_by("question_id", maintain_order=True).agg(

@@ -14,6 +14,7 @@ from emdefense.config.path_checks import check_paths
 from emdefense.config.pretraining import check_pretraining
 from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (
+    AUTO,
     BenignTask,
     EmaTask,
     Generation,
@@ -53,8 +54,11 @@ def check_study(study: Study) -> None:
         for arm in getattr(study.report, key):
             if arm not in (known := [name for name, found in arms.items() if found.arm.is_defence]):
                 _fail(f"report.{key}", f"unknown defence {shown(arm)}; write one of {', '.join(known)}")
-            if chosen := (study.report.chosen[arm],) if key == "chosen" else study.report.chosen_benign[arm]:
-                _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)
+            chosen = (study.report.chosen[arm],) if key == "chosen" else study.report.chosen_benign[arm]
+            if chosen == (AUTO,) and arms[arm].arm.setting is not None:
+                continue
+            if chosen:
+                _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)  # type: ignore[arg-type]
     _check_verdicts(study.report.verdicts)
     _check_question_groups(study.scoring.question_groups)
     _check_once("seeds", study.seeds)

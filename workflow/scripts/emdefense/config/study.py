@@ -29,6 +29,7 @@ FilePath = Annotated[
     ),
 ]
 Percentage = Annotated[float, Field(ge=0, le=100)]
+AUTO = "auto"
 QuestionGroups = str | dict[str, tuple[str, ...]] | None
 
 
@@ -186,8 +187,9 @@ class Report(Section):
 
     main_model: str = Field(description="Tables 1, 3, 5, 6 and 8-11, and all figures")
     second_model: str | None = Field(None, description="Table 4")
-    chosen: dict[str, float] = Field(
-        description="each defence's setting in Tables 1, 3 and 4; a variant's, if it is to be there"
+    chosen: dict[str, float | Literal["auto"]] = Field(
+        description="each defence's setting in Tables 1, 3 and 4; a variant's, if it is to be there; auto: the data "
+        "choose on one half of the main model's questions, and what is shown at chosen settings is of the other half"
     )
     chosen_benign: dict[str, tuple[float, ...]] = Field(
         default_factory=dict, description="each defence's settings in Tables 5 and 6; absent: all there are"

@@ -3,124 +3,28 @@
 Rules, the page and Snakemake's own report read it. Nothing that renders is imported before it is needed.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from math import inf
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from emdefense.analysis.conditions import arms_like, ema_arms, ema_models, settings
+from emdefense.analysis.conditions import arms_like, automatic, ema_arms, ema_models, settings
 from emdefense.arms import Arm, StudyArm
 from emdefense.arms.hooks import call
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.layout import Layout
+from emdefense.report.artefact import CHOSEN, Artefact, Chosen, Reading
 
-if TYPE_CHECKING:
-    from emdefense.report.measured import Measured
-
-Kind = Literal["table", "figure"]
-Reading = Literal[
-    "summary",
-    "reference",
-    "resampled",
-    "questions",
-    "benign_questions",
-    "scores",
-    "pairs",
-    "halves",
-    "training_logs",
-    "preparations",
-]
-# A layout settles a little more with each drawing: another order of a figure's formats makes other bytes.
-FORMATS: dict[Kind, tuple[str, ...]] = {"table": ("csv", "md", "tex", "html"), "figure": ("pdf", "svg", "png")}
 PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
-FRAMES: dict[str, tuple[str, ...]] = {
-    "summary": ("rates", "exact_match", "questions"),
-    "resampled": ("questions",),
-    "questions": ("questions",),
-    "scores": ("scores",),
-}
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
 SECTION_OF_LEAGUE = "standings"
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
-OF_PAPER = {
-    "table": "The paper's values stand beside ours where the config asks for them; what marks mean is said below it.",
-    "figure": "Bands are 95 % bootstrap intervals over questions; at 0 stands the misaligned arm.",
-}
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A table or a figure.
-
-    The function ``made_by`` gets the study, what it reads (attributes of ``Measured``) and ``given``, by their names,
-    and returns a ``Table`` or a ``Figure``. It is imported when it is called.
-    """
-
-    name: str  # of its files, without suffix
-    kind: Kind
-    made_by: str
-    title: str
-    section: str = ""  # of the page; those of an arm have one of their own
-    reads: tuple[Reading, ...] = ()
-    given: Mapping[str, Any] = field(default_factory=dict)
-    caption: str = ""  # sentences without the last stop; tables have their own notes
-    number: int | None = None  # of a table that the paper has
-    of_paper: bool = False
-    model: str | None = None  # that it is about, if it is about one
-    arm: str | None = None  # whose preparations it reads
-    wide: bool = False
-
-    @property
-    def files(self) -> list[str]:
-        """Its files, from the study's results on."""
-        return [f"{self.kind}s/{self.name}.{ending}" for ending in FORMATS[self.kind]]
-
-    @property
-    def described(self) -> str:
-        """What it shows, for Snakemake's own report."""
-        paper = f"{self.title} of the paper, from this study. {OF_PAPER[self.kind]}" if self.of_paper else ""
-        return " ".join(filter(None, (paper, self.caption and f"{self.caption}."))) or f"{self.title}."
-
-    def inputs(self, grid: Grid, layout: Layout) -> list[str]:
-        """Return the files and folders that it is made from."""
-        found = [f"{layout.results}/{frame}.parquet" for reading in self.reads for frame in FRAMES.get(reading, ())]
-        if {"pairs", "halves"} & set(self.reads):
-            found += [layout.judgments(*triple) for triple in grid.judgments]
-        if "benign_questions" in self.reads:
-            found += [layout.answers(cell) for cell in grid.benign if self.model in (None, cell.model)]
-        if "training_logs" in self.reads:
-            found += [f"{layout.cell(cell)}/train_log.jsonl" for cell in grid.trained]
-        if "preparations" in self.reads:
-            found += [layout.preparation(cell) for cell in grid.prepared if grid.arm(cell).name == self.arm]
-        return list(dict.fromkeys(found))
-
-    def make(self, study: Study, measured: "Measured") -> Any:
-        """Return the table, with its number and name, or the figure."""
-        module, _, function = self.made_by.rpartition(".")
-        read = {reading: getattr(measured, reading) for reading in self.reads}
-        made = getattr(import_module(module), function)(study, **read, **self.given)
-        return replace(made, name=self.name, number=self.number) if self.kind == "table" else made
-
-    def write(self, study: Study, measured: "Measured", results: Path) -> None:
-        """Write its files below the study's results; :class:`InputError` if what it reads is missing or broken."""
-        stem = results / f"{self.kind}s" / self.name
-        if self.kind == "table":
-            from emdefense.report.tables.rendering import write_table
-
-            write_table(self.make(study, measured), stem.parent)
-        else:
-            from emdefense.report.figures.style import save, styled
-
-            with styled():
-                save(self.make(study, measured), stem)
 
 
 def artefacts(study: Study) -> dict[str, Artefact]:
@@ -189,12 +93,13 @@ def _tables(study: Study) -> Iterator[Artefact]:
 
     def overview(model: str, number: int | None = None) -> Artefact:
         title, name = f"Overview, {study.models[model].title}", f"overview_{model}"
-        return table("overview.overview", title, number, name, reads=reads, given={"model": model}, model=model)
+        given = {"model": model}
+        return table("overview.overview", title, number, name, reads=reads, given=given, model=model, chosen="held out")
 
     def chosen(model: str | None, number: int | None = None) -> Artefact:
         title, name = ("", "") if model is None else (f"Rates, {study.models[model].title}", f"rates_{model}")
         given = {"model": model, "like": (number or 3,)}
-        return table("rates.chosen", title, number, name, reads=reads, given=given, model=model)
+        return table("rates.chosen", title, number, name, reads=reads, given=given, model=model, chosen="held out")
 
     def sweeps(model: str) -> Iterator[Artefact]:
         arms = [arm for arm in study.every_arm.values() if arm.of is None]
@@ -232,7 +137,7 @@ def _is_swept(study: Study, model: str, arm: StudyArm) -> bool:
 
 
 def _figures(study: Study) -> Iterator[Artefact]:
-    model, drawn = study.models[study.report.main_model].title, {}
+    model, drawn, auto = study.models[study.report.main_model].title, {}, automatic(study)
     for arm in study.every_arm.values():
         for figure in arm.arm.sweep.figures if arm.arm.sweep and arm.of is None else ():
             given = {"arm": arm.name, "axis": arm.arm.sweep.axis, "metrics": figure.metrics}  # type: ignore[union-attr]
@@ -243,9 +148,11 @@ def _figures(study: Study) -> Iterator[Artefact]:
             )
     yield from (drawn[name] for name in sorted(drawn))
 
-    def further(name: str, title: str, caption: str, *reads: Reading, section: str = "figures") -> Artefact:
-        made_by = f"{FIGURES}.{name}.draw_{name}"
-        return Artefact(name, "figure", made_by, title, section, reads, caption=f"{model}: {caption}", wide=True)
+    def further(
+        name: str, title: str, caption: str, *reads: Reading, section: str = "figures", chosen: Chosen = "held out"
+    ) -> Artefact:
+        made_by, caption = f"{FIGURES}.{name}.draw_{name}", f"{model}: {caption}{CHOSEN[chosen] if auto else ''}"
+        return Artefact(name, "figure", made_by, title, section, reads, caption=caption, wide=True, chosen=chosen)
 
     seeds = len(study.seeds)
     defences = [arm for arm in ema_arms(study, study.report.main_model) if study.every_arm[arm].arm.is_defence]
@@ -279,6 +186,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
         "arm's responses. Lines bound what counts as misaligned (top left) and as incoherent (below); their "
         "shares stand above",
         *("scores", "questions"),
+        chosen="at all questions",
     )
     yield further(
         "training_curves",
@@ -287,6 +195,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
         f"its own rows (running mean){f', mean over {seeds} seeds' if seeds > 1 else ''}",
         "training_logs",
         section="training",
+        chosen="at all questions",
     )
 
 
@@ -311,8 +220,17 @@ def _brought(study: Study, arm: Arm[Any]) -> list[Artefact]:
 
 
 def _statistics(study: Study) -> Iterator[Artefact]:
-    def table(name: str, what: str, title: str, caption: str, *reads: Reading, section: str = "statistics") -> Artefact:
-        return Artefact(name, "table", f"{TABLES}.{what}_table", title, section, reads, caption=caption)
+    def table(
+        name: str,
+        what: str,
+        title: str,
+        caption: str,
+        *reads: Reading,
+        section: str = "statistics",
+        chosen: Chosen = "",
+    ) -> Artefact:
+        made_by = f"{TABLES}.{what}_table"
+        return Artefact(name, "table", made_by, title, section, reads, caption=caption, chosen=chosen)
 
     yield table(
         "paired_differences",
@@ -321,6 +239,7 @@ def _statistics(study: Study) -> Iterator[Artefact]:
         "Defences against the misaligned arm, on the same questions: differences with intervals, corrected for how "
         "many were looked at",
         "questions",
+        chosen="held out",
     )
     yield table(
         "paired_defences",
@@ -329,6 +248,7 @@ def _statistics(study: Study) -> Iterator[Artefact]:
         "Defences against each other, on the same questions: differences with intervals, corrected for how many were "
         "looked at",
         "questions",
+        chosen="held out",
     )
     yield table(
         "variance_components",
@@ -337,6 +257,7 @@ def _statistics(study: Study) -> Iterator[Artefact]:
         "What the error of each rate is made of: questions, samples, seeds and judges, and what more of each would do "
         "to it",
         *("questions", "pairs", "halves"),
+        chosen="at all questions",
     )
     if study.second_judges:
         agree = "How far the study's judges agree on the same responses"

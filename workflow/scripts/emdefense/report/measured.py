@@ -2,17 +2,20 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from emdefense.analysis.rates import QUESTIONS_SCHEMA, SCORES_SCHEMA
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, SCORES_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, read_frame, read_summary
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.layout import Layout
 from emdefense.report.tables.reference import Reference, paper_reference
+
+if TYPE_CHECKING:
+    from emdefense.analysis.automatic_choice import Choice
 
 
 class Measured:
@@ -49,6 +52,20 @@ class Measured:
         """The rates in resamples of the questions; None for rates of which no questions are known."""
         scoring = self._study.scoring
         return ResampledRates(self.questions, scoring.bootstrap_resamples, scoring.question_groups)
+
+    @cached_property
+    def choice(self) -> "Choice":
+        """The study with settings in place of each ``auto``, and the questions that they were not chosen on."""
+        from emdefense.analysis.automatic_choice import choose
+
+        return choose(self._study, self.questions)
+
+    @cached_property
+    def held_out(self) -> "Measured":
+        """What was measured at those questions, as far as it is told by question."""
+        exact_match = read_frame(self._frame("exact_match"), EXACT_MATCH_SCHEMA)
+        held = {"questions": self.choice.questions, "summary": self.choice.summary(exact_match)}
+        return Measured(self.choice.study, self._results, **held)
 
     @cached_property
     def scores(self) -> pl.DataFrame:

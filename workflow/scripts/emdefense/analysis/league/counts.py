@@ -119,11 +119,12 @@ class LeagueCounts:
             for key, (stratum, *of_key) in zip(keys, self._shared(keys), strict=True)
         ]
 
-    def rates_on(self, half: int, keys: Sequence[Key]) -> list[float]:
-        """Return the rates (shares) on one half of those questions, nan where it has none."""
+    def rates_on(self, half: int | None, keys: Sequence[Key]) -> list[float]:
+        """Return the rates (shares) on one half of those questions, or on both together, nan where there are none."""
         found = []
         for stratum, successes, trials in self._shared(keys):
-            here = self.questions[stratum].half == half
+            of_half = self.questions[stratum].half
+            here = of_half == of_half if half is None else of_half == half
             asked = trials[:, here].sum()
             found.append(float(successes[:, here].sum() / asked) if asked else nan)
         return found

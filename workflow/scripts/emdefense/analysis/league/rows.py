@@ -20,6 +20,7 @@ from emdefense.analysis.league.moves import Moves, mixed, moves
 from emdefense.analysis.league.ranking import Ranking, ranking
 from emdefense.analysis.league.shares import gone, harmonic, harmonic_mean, kept
 from emdefense.analysis.question_counts import QuestionCounts
+from emdefense.analysis.rates import BENIGN_SCHEMA
 from emdefense.analysis.verdicts import Answer, Verdicts
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, UNTRAINED, in_order
 from emdefense.config import Study
@@ -131,6 +132,13 @@ def league(study: Study, questions: pl.DataFrame, benign: pl.DataFrame, model: s
     )
 
 
+def best_setting(study: Study, questions: pl.DataFrame, model: str, arm: str, tasks: Sequence[str]) -> str | None:
+    """Return the setting with the highest score on all of ``questions``; None if none was measured on all ``tasks``."""
+    made = _Rows(study, questions, pl.DataFrame(schema=BENIGN_SCHEMA), model, tasks)
+    there = made.measured(arm)
+    return made.best(arm, there, None) if there else None
+
+
 class _Rows:
     """Makes rows of a model, of the tasks on which EMA appeared."""
 
@@ -141,11 +149,11 @@ class _Rows:
 
     def row(self, arm: str) -> Row | None:
         """Return the row of an arm; None if no setting was measured on all tasks."""
-        there = [s for s in settings(self.study, self.model, arm) if self._is_measured(arm, s)]
+        there = self.measured(arm)
         if not there:
             return None
         # What is reported of a half was chosen on the other.
-        chosen: Settings = self._best(arm, there, 1), self._best(arm, there, 0)
+        chosen: Settings = self.best(arm, there, 1), self.best(arm, there, 0)
         reduction, retention = self._reduction(arm, chosen), self._retention(arm, chosen)
         incoherent = moves(
             self.counts.together([self._key(task, arm, chosen, GENERAL_INCOHERENT) for task in self.tasks]),
@@ -160,6 +168,10 @@ class _Rows:
 
     def _key(self, task: str, arm: str, chosen: Settings, quantity: str) -> Key:
         return Condition(self.model, task, arm), chosen, quantity
+
+    def measured(self, arm: str) -> list[str]:
+        """Return the settings of an arm that have scores on all tasks, weakest first."""
+        return [setting for setting in settings(self.study, self.model, arm) if self._is_measured(arm, setting)]
 
     def _is_measured(self, arm: str, setting: str) -> bool:
         return all(
@@ -215,14 +227,14 @@ class _Rows:
             smooth=lambda rates: float(shares(rates).mean()),
         )
 
-    def _best(self, arm: str, there: Sequence[str], half: int) -> str:
-        """Return the setting with the highest score on one half of the questions, of equal ones the weaker."""
+    def best(self, arm: str, there: Sequence[str], half: int | None) -> str:
+        """Return the setting with the highest score on a half of the questions, or on all; of equal ones the weaker."""
         if len(there) == 1:
             return there[0]
         scores = [self._score_on(half, arm, (setting, setting)) for setting in there]
         return there[int(np.argmax(np.round(scores, 12)))]
 
-    def _score_on(self, half: int, arm: str, at: Settings) -> float:
+    def _score_on(self, half: int | None, arm: str, at: Settings) -> float:
         """Return the score on one half, over the tasks that have something to prevent and to keep there; else 0."""
         general = np.array(self.counts.rates_on(half, self._of_general(arm, at)))
         falls = gone(general, len(self.tasks))

@@ -5,7 +5,8 @@ from typing import Any
 
 from emdefense.arms.base import Arm
 from emdefense.config import Study
-from emdefense.report.catalogue import Artefact, shown_model
+from emdefense.report.artefact import Artefact
+from emdefense.report.catalogue import shown_model
 
 
 def artefacts(study: Study, arm: Arm[Any]) -> Iterator[Artefact]:

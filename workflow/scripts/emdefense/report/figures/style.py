@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from emdefense.analysis.conditions import ema_arms
 from emdefense.config import Study
 from emdefense.files import written_whole
-from emdefense.report.catalogue import FORMATS as ALL_FORMATS
+from emdefense.report.artefact import FORMATS as ALL_FORMATS
 
 COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column page, and of both
 UNMEASURED = "not measured in this study"

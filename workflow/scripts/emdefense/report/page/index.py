@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from emdefense.analysis.conditions import automatic
 from emdefense.analysis.summary import read_summary
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_text
 from emdefense.metrics import JUDGED
-from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, Artefact, artefacts
+from emdefense.report.artefact import Artefact
+from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, artefacts
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
+from emdefense.report.measured import Measured
 from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import cell_rows, read_numbers, unscored_table
 from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
-from emdefense.report.page.findings import findings
+from emdefense.report.page.findings import Finding, findings
 from emdefense.report.page.provenance import made_differently, provenance, stage_records
 from emdefense.report.tables.rendering import html_table, render_html
 
@@ -63,6 +66,10 @@ def write_page(study: Study, results: Path, out: Path) -> None:
     rates, exact_match, questions = (results / f"{name}.parquet" for name in ("rates", "exact_match", "questions"))
     summary = read_summary(rates, exact_match, questions)
     verdicts = Verdicts.of(study, summary)
+    at_chosen, reported, said = study, summary, ""
+    if automatic(study):
+        measured = Measured(study, results)
+        at_chosen, reported, said = measured.choice.study, measured.held_out.summary, measured.choice.said
     numbers, benign = read_numbers(rates, exact_match)
     stages = stage_records(study)
     script = asset("index.js")
@@ -82,7 +89,11 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         models={model: study.models[model].title for model in models},
         metrics=JUDGED,
         groups=[(group, len(list(metrics))) for group, metrics in groupby(JUDGED, key=lambda metric: metric.group)],
-        findings=[*findings(study, summary, verdicts), *made_differently(stages)],
+        findings=[
+            *findings(at_chosen, reported, Verdicts.of(at_chosen, reported)),
+            *([Finding("plain", "Settings were chosen by the data.", said)] if said else []),
+            *made_differently(stages),
+        ],
         claims=claims_html(read_json(results / "claims.json")),
         cells=cell_rows(study, numbers, benign, verdicts),
         unscored=(unscored := unscored_table(study, numbers)) and html_table(unscored),

@@ -67,7 +67,7 @@ def left_out(study: Study, model: str) -> list[str]:
     """Return a remark on the defences without a chosen setting, if there are any: they have no row."""
     return [
         f"Without {arm_title(study, arm)}: of its settings here ({', '.join(settings(study, model, arm))}), "
-        f"report.chosen.{arm} names none."
+        f"none is chosen (report.chosen.{arm})."
         for arm in unchosen(study, model)
     ]
 
