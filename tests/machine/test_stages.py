@@ -1,5 +1,6 @@
 """Each stage imports only what it needs, and the stages' environments pin what the project pins."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -174,3 +175,16 @@ def test_the_digest_of_a_stage_changes_with_its_code_alone(tmp_path: Path) -> No
         source.write("# another\n")
     assert digest("judging.judge_file") != judging
     assert digest("training.run") == training
+
+
+def test_a_file_is_parsed_once_and_again_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    monkeypatch.setattr(
+        "emdefense.code.ast.parse", lambda source, real=ast.parse: parsed.append(source) or real(source)
+    )
+    path = tmp_path / "one.py"
+    path.write_text(f"import torch  # {tmp_path}\n")
+    assert names_imported(path) == names_imported(path) == {"torch"}
+    assert len(parsed) == 1
+    path.write_text(f"import numpy  # {tmp_path}\n")
+    assert (names_imported(path), len(parsed)) == ({"numpy"}, 2)

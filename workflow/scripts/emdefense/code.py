@@ -1,6 +1,7 @@
 """What a stage's code is: the modules of this package that it imports, directly or not, read from their source."""
 
 import ast
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -43,8 +44,13 @@ def names_imported(path: Path, *, in_functions: bool = True) -> set[str]:
 
     ``from a.b import c`` gives ``a``, ``a.b`` and ``a.b.c``, whether or not ``c`` is a module.
     """
+    return _names_in(path.read_bytes(), in_functions)
+
+
+@cache  # a file's own text is the key: what is forked from a process has what that has read
+def _names_in(source: bytes, in_functions: bool) -> set[str]:
     names = set()
-    waiting: list[ast.AST] = [ast.parse(path.read_bytes())]
+    waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

@@ -228,7 +228,8 @@ class _Server:
 
     def _start(self, caller: _Caller, content: bytes) -> bool:
         """Fork a child that runs a request; return False if it is none, or there is no room for a child."""
-        from emdefense.forked_job import become_job, read_request  # not what a caller needs
+        from emdefense.code import code_digest  # not what a caller needs
+        from emdefense.forked_job import become_job, read_request
 
         request = read_request(content)
         if request is None or len(caller.outputs) != 2:
@@ -236,6 +237,7 @@ class _Server:
         with suppress(Exception), fast_imports():  # a job that cannot import says so itself
             for module in PRELOADED:
                 importlib.import_module(module)
+                code_digest(module)  # which reads and parses as many files as there are, once for all jobs
         for waiting in self._callers:
             waiting.since = time.monotonic()  # it was not theirs to be silent meanwhile
         server = os.getpid()
