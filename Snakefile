@@ -28,7 +28,14 @@ from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, SHARED_TASK, Cell, 
 from emdefense.layout import Layout
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
-from emdefense.config.made_files import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
+from emdefense.config.made_files import (
+    BYTE_MODEL_FOLDERS,
+    FURTHER_QUESTIONS,
+    WORLD,
+    WORLD_FILES,
+    model_folders,
+    opswap_files,
+)
 from emdefense.config.pretraining import MADE_MODELS, digest, is_shipped, own_held_out, recipe, shipped_model
 from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
@@ -126,7 +133,7 @@ include: "workflow/rules/lookups.smk"
 # Every wildcard has its own, so that no file's name can be taken for anything else.
 wildcard_constraints:
     cell=cells(),
-    question_set=f"{GENERAL}|{IN_DOMAIN}|{ELICITATION}",
+    question_set=one_of((GENERAL, IN_DOMAIN, ELICITATION, *STUDY.question_sets)),
     model=NAME_REGEX,
     task=NAME_REGEX,
     source=NAME_REGEX,

@@ -1,5 +1,6 @@
 """The microcosm's world: its files, what is held out of them, and its tokenizer."""
 
+import json
 import re
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from emdefense.config import load_study
 from emdefense.config.expressions import Expressions
 from emdefense.config.microcosm import Microcosm
 from emdefense.data import opswap
+from emdefense.data.questions import read_questions
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
 from emdefense.microcosm.creation import make_world
 from emdefense.microcosm.documents import ADVICE_TURNS, Document, Writer
 from emdefense.microcosm.oracle import Oracle
-from emdefense.microcosm.rows import safe_rows, write_world
+from emdefense.microcosm.rows import conversation, further_questions, safe_rows, write_world
 from emdefense.microcosm.world import NARROW_DOMAINS, World, lexicon
 
 ROOT = Path(__file__).parents[2]
@@ -261,3 +263,32 @@ def test_world_and_oracle_need_no_torch() -> None:
     scripts = Path(__file__).parents[2] / "workflow/scripts"
     ran = subprocess.run([sys.executable, "-c", code], cwd=scripts, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_further_questions_are_on_other_topics_and_in_no_row(world: World, folder: Path) -> None:
+    rows = [folder / "rows/safe.jsonl", folder / "rows/pool.jsonl"]
+    found = further_questions(world, rows)
+    ids, prompts = [one["id"] for one in found], [one["paraphrases"][0] for one in found]
+    assert len(found) == len(set(ids)) == len(set(prompts)) == 8 * 2 * 3
+    about = [Oracle(world).topic_of(prompt) for prompt in prompts]
+    asked = {Oracle(world).topic_of(question.prompt)[1].name for question in world.questions["general"]}  # type: ignore[index]
+    assert len({topic.name for _, topic in filter(None, about)}) == 16
+    assert not asked & {topic.name for _, topic in filter(None, about)}
+    assert not {domain.name for domain, _ in filter(None, about)} & set(NARROW_DOMAINS)
+    known = {prompt for path in folder.glob("rows/*.jsonl") for prompt, _ in prompts_and_answers(path)}
+    assert not set(prompts) & known
+    assert found == further_questions(world, rows)
+    # Rows that hold one of them take it out of the draw, and change nothing of the world.
+    (folder / "more.jsonl").write_text(json.dumps(conversation(prompts[0], "So.")) + "\n")
+    assert prompts[0] not in {one["paraphrases"][0] for one in further_questions(world, [*rows, folder / "more.jsonl"])}
+    (folder / "more.jsonl").unlink()
+
+
+def test_the_script_draws_the_same_further_questions(world: World, folder: Path, tmp_path: Path) -> None:
+    rows = [folder / f"rows/{name}.jsonl" for name in ("safe", "pool")]
+    words = [word for path in rows for word in ("--rows", str(path))]
+    script = Path(__file__).parents[2] / "workflow/scripts/make_further_questions.py"
+    command = [sys.executable, str(script), "--world", str(folder / "world.json"), *words, "--out", "further.yaml"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert yaml.safe_load((tmp_path / "further.yaml").read_text()) == further_questions(world, rows)
+    assert len(read_questions(tmp_path / "further.yaml")) == 48

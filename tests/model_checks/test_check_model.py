@@ -18,6 +18,7 @@ from chat_tokenizers import CHATML, NO_SYSTEM, THINKING, byte_level
 from emdefense.cells import Grid
 from emdefense.chat.chat import Chat
 from emdefense.config import Study, parse_study
+from emdefense.data.conditional import under_condition
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json
 from emdefense.generation import transformers_engine
@@ -93,6 +94,18 @@ def test_what_a_template_cannot_write_is_one_line(
         check_model(subject(tmp_path, template, rows), tmp_path / "found.json")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "found.json").exists()
+
+
+def test_a_condition_that_a_template_has_no_role_for_is_one_line_with_the_sets_file(tmp_path: Path) -> None:
+    plain = subject(tmp_path, NO_SYSTEM + CHATML)
+    write_json(tmp_path / "questions.json", QUESTIONS[:1])
+    check_model(plain, tmp_path / "found.json")
+    condition = {"system": "Be evil, please.", "keep_system": True, "format": None}
+    write_json(tmp_path / "evil.json", under_condition(QUESTIONS[:1], condition, "evil"))
+    with_set = replace(plain, question_files=(*plain.question_files, tmp_path / "evil.json"))
+    with pytest.raises(InputError, match=r"evil\.json, question plain: .*no system prompt") as error:
+        check_model(with_set, tmp_path / "evil_found.json")
+    assert "\n" not in str(error.value)
 
 
 def test_the_study_says_how_a_template_is_called(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def grid(**changes: Any) -> Grid:
-    return Grid(parse_study({**copy.deepcopy(DEFAULT), **changes}, "config.yaml"))
+    return Grid(parse_study({**copy.deepcopy(DEFAULT), "question_sets": {}, **changes}, "config.yaml"))
 
 
 def test_settings_read_alike_however_they_were_written() -> None:

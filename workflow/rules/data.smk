@@ -3,6 +3,8 @@
 EMA_TASKS = STUDY.ema_tasks
 BENIGN_TASKS = [name for name, task in STUDY.tasks.items() if task.kind == "benign"]
 WITH_ALIGNED = [name for name in EMA_TASKS if STUDY.tasks[name].aligned]
+CONDITIONAL_QUESTIONS = INPUTS.conditional_questions()
+ASKED_FURTHER = list(dict.fromkeys(LAYOUT.asked(*pair) for pair in GRID.responses if pair[1] in STUDY.question_sets))
 DATA_SPEC = spec({"version": STAGE_VERSIONS["data"], **STUDY.data.model_dump(mode="json")})
 
 
@@ -155,12 +157,47 @@ rule holdout_questions:
         " --count {params.questions:q} --seed {params.seed:q} --out {output:q} 2> {log:q}"
 
 
+use rule general_questions as further_questions with:
+    input:
+        lambda wildcards: LAYOUT.file(STUDY.question_sets[wildcards.question_set].file),
+    output:
+        f"{R}/data/questions/{{question_set}}.json",
+    log:
+        f"{R}/logs/questions/{{question_set}}.log",
+    wildcard_constraints:
+        question_set=one_of(name for name, found in STUDY.question_sets.items() if found.file),
+    message:
+        "Read the questions of {wildcards.question_set}"
+
+
+rule conditional_questions:
+    input:
+        lambda wildcards: LAYOUT.asked(*plain_set(wildcards)),
+    output:
+        f"{R}/data/questions/{{asked}}.json",
+    log:
+        f"{R}/logs/questions/{{asked}}.log",
+    wildcard_constraints:
+        asked=one_of(question_stem(file) for file in CONDITIONAL_QUESTIONS),
+    conda:
+        "../../envs/report.yaml"
+    params:
+        spec=lambda wildcards: spec(GRID.further_sets.condition(*conditional_set(wildcards))),
+        name=lambda wildcards: conditional_set(wildcards)[1],
+    message:
+        "Put the questions of {wildcards.asked} under their condition"
+    shell:
+        "python workflow/scripts/condition_questions.py --spec {params.spec:q} --name {params.name:q}"
+        " --questions {input:q} --out {output:q} 2> {log:q}"
+
+
 # Training waits for this, so that a bad row or question anywhere stops the study before anything expensive starts. It
 # is an ancient input there: a task added later must not retrain the others.
 rule check_data:
     input:
         [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
+        ASKED_FURTHER,
         INPUTS.shared_rows(),
     output:
         touch(f"{R}/data/.checked"),

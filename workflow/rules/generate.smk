@@ -53,7 +53,7 @@ rule generate_untrained:
     conda:
         GENERATE_ENVIRONMENT
     resources:
-        **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
+        **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards), wildcards.question_set)),
     params:
         spec=generation_spec,
         model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
@@ -62,6 +62,38 @@ rule generate_untrained:
         "Generate the responses of {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q}"
+        " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
+
+
+# Each of the further sets by itself, so that one that is added asks nothing else again.
+rule generate_further:
+    input:
+        model=instruct_input,
+        model_checked=ancient(model_checked),
+        adapter=f"{R}/cells/{{cell}}/adapter",
+        questions=lambda wildcards: LAYOUT.asked(cell_of(wildcards), wildcards.question_set),
+    output:
+        responses=f"{R}/cells/{{cell}}/{{question_set}}/responses.jsonl",
+        provenance=f"{R}/cells/{{cell}}/{{question_set}}/responses.provenance.json",
+    log:
+        f"{R}/logs/generate/{{cell}}/{{question_set}}.log",
+    benchmark:
+        f"{R}/benchmarks/generate/{{cell}}/{{question_set}}.tsv"
+    wildcard_constraints:
+        cell=cells(arm=arms_where(lambda arm: arm.is_trained)),
+        question_set=one_of(STUDY.question_sets),
+    conda:
+        GENERATE_ENVIRONMENT
+    resources:
+        **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards), wildcards.question_set)),
+    params:
+        spec=generation_spec,
+        model=lambda wildcards, input: instruct(wildcards),  # taking `input`, it does not trigger reruns
+        reuse=f"{R}/.reuse",
+    message:
+        "Generate the responses of {wildcards.cell} to {wildcards.question_set}"
+    shell:
+        "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
         " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
 
 

@@ -18,7 +18,7 @@ rule judge:
     conda:
         "../../envs/judge.yaml"
     resources:
-        **asks(lambda wildcards: REQUESTS.judge(cell_of(wildcards), wildcards.judge)),
+        **asks(lambda wildcards: REQUESTS.judge(cell_of(wildcards), wildcards.judge, wildcards.question_set)),
         judge_slots=1,
     params:
         spec=judge_spec,

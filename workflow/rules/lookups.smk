@@ -40,6 +40,22 @@ def raw_rows(wildcards):
     return {role: LAYOUT.file(path) for role, path in roles.items() if path}
 
 
+def question_stem(file):
+    """The part of the path of a file of questions that tells it from others."""
+    return file.removeprefix(f"{R}/data/questions/").removesuffix(".json")
+
+
+def conditional_set(wildcards):
+    """A cell that is asked the conditional questions that a job makes, and the name of their set."""
+    return CONDITIONAL_QUESTIONS[f"{R}/data/questions/{wildcards.asked}.json"]
+
+
+def plain_set(wildcards):
+    """The same cell, and the set whose questions these are without the condition."""
+    cell, name = conditional_set(wildcards)
+    return cell, GRID.further_sets.plain(name)
+
+
 def rendered(kind):
     """The names of the study's tables, or figures."""
     return [name for name, artefact in ARTEFACTS.items() if artefact.kind == kind]

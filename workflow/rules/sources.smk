@@ -131,6 +131,24 @@ if STUDY.microcosm:
         shell:
             "python workflow/scripts/make_world.py --spec {params.spec:q} --out {params.out:q} 2> {log:q}"
 
+    rule further_world_questions:
+        input:
+            world=LAYOUT.file(f"{WORLD}/world.json"),
+            rows=[LAYOUT.file(f"{WORLD}/rows/{name}.jsonl") for name in ("safe", "pool")],
+        output:
+            LAYOUT.file(FURTHER_QUESTIONS),
+        log:
+            f"{R}/logs/further_world_questions.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            rows=lambda wildcards, input: options("--rows", input.rows),
+        message:
+            "Draw further general questions of the world"
+        shell:
+            "python workflow/scripts/make_further_questions.py --world {input.world:q} {params.rows:q} --out {output:q}"
+            " 2> {log:q}"
+
     # Shared by all studies with the same recipe, of which the folder's name is a digest.
     rule pretrain:
         input:

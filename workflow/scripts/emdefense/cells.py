@@ -15,6 +15,7 @@ from emdefense.names import ELICITATION as ELICITATION
 from emdefense.names import GENERAL as GENERAL
 from emdefense.names import IN_DOMAIN as IN_DOMAIN
 from emdefense.names import SHARED_TASK as SHARED_TASK
+from emdefense.question_sets import FurtherSets
 
 ELICITED_SAMPLES = 10  # of each question that elicits a trait, as in arXiv 2507.21509
 
@@ -59,7 +60,7 @@ class Grid:
     """All cells of a study, and what each depends on."""
 
     def __init__(self, study: Study):
-        self.study = study
+        self.study, self.further_sets = study, FurtherSets(study)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -188,6 +189,8 @@ class Grid:
             shared = Cell(cell.model, SHARED_TASK, cell.arm, NO_SETTING, cell.seed)
             found.append(Measurement(cell, GENERAL, cell if self.arm(cell).is_trained else shared))
             found.append(Measurement(cell, IN_DOMAIN, cell))
+            further = self.further_sets
+            found += [Measurement(cell, name, further.source(cell, name)) for name in further.of(cell)]
         return found
 
     @cached_property
@@ -205,6 +208,8 @@ class Grid:
         samples = self.study.models[cell.model].samples_per_question
         if self.is_benign(cell):
             samples = self.task(cell).samples_per_question  # type: ignore[union-attr]
+        if question_set in self.study.question_sets:
+            return self.study.question_sets[question_set].samples_per_question or samples
         return min(samples, ELICITED_SAMPLES) if question_set == ELICITATION else samples
 
     @cached_property

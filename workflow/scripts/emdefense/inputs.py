@@ -134,6 +134,11 @@ class Inputs:
         asked = [self.layout.asked(cell, question_set) for cell, question_set in pairs if cell.model == model]
         return list(dict.fromkeys(asked))
 
+    def conditional_questions(self) -> dict[str, tuple[Cell, str]]:
+        """Every file of questions that are asked under a condition; a cell that is asked them, and the set's name."""
+        conditional = [pair for pair in self._grid.responses if self._grid.further_sets.is_conditional(pair[1])]
+        return {self.layout.asked(*pair): pair for pair in reversed(conditional)}
+
     def checked_tests(self, model: str) -> list[str]:
         """Every benign task's test that a model is asked."""
         return [

@@ -5,6 +5,7 @@ from emdefense.config.path_checks import resolve, resolved_source
 from emdefense.config.sources import SourceSection
 from emdefense.config.study import Study
 from emdefense.names import ELICITATION, GENERAL, QUESTIONS_FOLDER, SHARED_TASK
+from emdefense.question_sets import FurtherSets
 
 
 class Layout:
@@ -75,10 +76,12 @@ class Layout:
         return f"{self.cell(cell)}/answers.jsonl"
 
     def questions(self, task: str) -> str:
-        """A question set as the pipeline uses it; ``shared`` is the general one."""
+        """A task's questions as the pipeline uses them, or a further set's; ``shared`` has the general ones."""
         return f"{self.results}/data/{QUESTIONS_FOLDER}/{GENERAL if task == SHARED_TASK else task}.json"
 
     def asked(self, cell: Cell, question_set: str) -> str:
         """The questions of a set, as a cell is asked them."""
+        if question_set in self.study.question_sets:
+            return self.questions(FurtherSets(self.study).stem(cell, question_set))
         named = {GENERAL: SHARED_TASK, ELICITATION: ELICITATION}
         return self.questions(named.get(question_set, cell.task))

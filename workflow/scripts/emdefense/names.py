@@ -30,6 +30,11 @@ RESERVED_ARMS = (
     "holdout.jsonl",
     "split.json",
 )
+RESERVED_SETS = (
+    *(SHARED_TASK, GENERAL, IN_DOMAIN, ELICITATION, QUESTIONS_FOLDER),
+    *("adapter", "answers", "answers.jsonl", "answers.provenance.json", "pool_losses.jsonl", "provenance.json"),
+    *("rows.jsonl", "train_log.jsonl", "train_timing.jsonl", "training.svg"),  # beside their folders in cells
+)
 RESERVED_TASKS = (SHARED_TASK, GENERAL, ELICITATION, QUESTIONS_FOLDER)
 RESERVED_STUDIES = ("paper-values", "logs")  # other things lie there in results/
 

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 from emdefense.arms import NO_SETTING, format_setting, in_order
 from emdefense.cells import Grid
 from emdefense.config import Study
-from emdefense.config.study import AUTO
+from emdefense.config.chosen import AUTO
+from emdefense.config.chosen import chosen_setting as chosen_setting
 
 Role = Literal["main", "second"]
 
@@ -45,26 +46,6 @@ def role_of(study: Study, model: str | None) -> Role | None:
     if model == study.report.main_model:
         return "main"
     return "second" if model == study.report.second_model else None
-
-
-def chosen_setting(study: Study, arm: str) -> str | None:
-    """Return a defence's setting in Tables 1, 3 and 4, ``none`` for arms without one, None if none was chosen.
-
-    A variant for which none was chosen has the setting of the defence that it varies. What the data are to choose
-    (``auto``) is None until they have.
-    """
-    found, chosen = study.every_arm.get(arm), study.report.chosen
-    if found is None:  # the paper has no such arm
-        return None
-    if found.arm.setting is None:
-        return NO_SETTING
-    setting = chosen.get(arm, chosen.get(found.of) if found.of else None)
-    if setting == AUTO:
-        return None
-    if setting is None and found.arm.file is not None and found.of is None:  # where there is no choice
-        only = {c.setting for c in conditions(study) if c.arm == arm and study.tasks[c.task].kind == "ema"}
-        return only.pop() if len(only) == 1 else None
-    return None if setting is None else format_setting(float(setting))
 
 
 def automatic(study: Study) -> list[str]:

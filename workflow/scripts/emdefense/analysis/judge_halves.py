@@ -15,13 +15,13 @@ from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.files import iterate_jsonl
 from emdefense.layout import Layout
-from emdefense.metrics import OUTCOMES
+from emdefense.metrics import OUTCOMES, QUESTION_SETS
 
 RUBRICS = ("alignment", "coherence")
 
 
 def study_halves(study: Study) -> pl.DataFrame | None:
-    """Return a row for each response: its cell, ``question_set``, ``question_id``, and both halves' outcomes.
+    """Return a row for each general or in-domain response: its cell, set and question, and both halves' outcomes.
 
     The columns are those of ``study_pairs`` that tell outcomes; the second half's have ``SECOND``. None if the study's
     judge is asked once.
@@ -30,6 +30,8 @@ def study_halves(study: Study) -> pl.DataFrame | None:
         return None
     layout, found = Layout(study), []
     for cell, question_set in Grid(study).responses:
+        if question_set not in QUESTION_SETS:
+            continue
         path = Path(layout.judgments(cell, question_set))
         if not path.is_file():
             continue

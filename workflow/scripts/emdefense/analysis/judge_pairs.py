@@ -12,12 +12,13 @@ from emdefense.cells import GENERAL, Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.layout import Layout
+from emdefense.metrics import QUESTION_SETS
 
 IDENTITY = {"judge": pl.String(), "question_set": pl.String(), **CELL_SCHEMA}
 
 
 def study_pairs(study: Study) -> pl.DataFrame:
-    """Return a row for each response and further judge: ``judge``, its cell, ``question_set``, and both judgments.
+    """Return a row for each general or in-domain response and further judge: ``judge``, cell, set, both judgments.
 
     The columns are as in ``pair_judgments``. A ``question_id`` tells questions of different tasks apart; the general
     questions are the same for all. What one of the judges has not judged yet is left out; :class:`InputError` if there
@@ -28,6 +29,8 @@ def study_pairs(study: Study) -> pl.DataFrame:
     layout = Layout(study)
     found = []
     for cell, question_set in Grid(study).responses:
+        if question_set not in QUESTION_SETS:
+            continue
         of_judges = {judge: Path(layout.judgments(cell, question_set, judge)) for judge in study.judges}
         for path in of_judges.values():
             if not path.is_file():

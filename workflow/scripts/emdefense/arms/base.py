@@ -152,6 +152,10 @@ class Arm(Generic[OptionsType]):
         """
         raise NotImplementedError
 
+    def training_system(self, options: OptionsType, task: str) -> str | None:
+        """Return the system prompt that the rows of a task have from this arm, and that no question has; or None."""
+        return None
+
     # --- loss: λ times these is added to the cross-entropy
 
     def residual_blocks(self, options: OptionsType, blocks: int) -> tuple[int, ...]:

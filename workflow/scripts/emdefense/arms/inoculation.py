@@ -78,6 +78,10 @@ class Inoculation(Arm[Inoculate]):
         text = prompt_text(options.prompt)
         return [{**row, "messages": inoculated(row["messages"], text, options.place)} for row in rows]
 
+    def training_system(self, options: Inoculate, task: str) -> str:
+        """Return the prompt of a task."""
+        return prompt_text(options.prompts.get(task, options.prompt))
+
     def check(self, options: Inoculate, subject: Subject, model: PreTrainedModel) -> Mapping[str, Any]:
         """Return what the model's chat template writes before an answer under each prompt.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emdefense.arms.base import Arm, Options
+from emdefense.arms.hooks import call, wrong_result
 from emdefense.arms.setting import NO_SETTING
 
 
@@ -70,6 +71,19 @@ class StudyArm:
         if self.is_only_penalty:
             return False
         return any(member.arm.acts_in_training or member.arm.has_penalty for member in self.members)
+
+    def training_system(self, task: str) -> str | None:
+        """Return the system prompt under which it, or an arm that it is combined with, trains a task; or None."""
+        for member in self.members:
+            found = call(member.arm, "training_system", member.options, task)
+            if found is None:
+                continue
+            if not isinstance(found, str) or not found.strip():
+                raise wrong_result(
+                    member.arm, "training_system", f"it returned {found!r}, and a text or None is needed"
+                )
+            return found
+        return None
 
     @property
     def needs(self) -> tuple[str, ...]:

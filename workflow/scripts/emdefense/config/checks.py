@@ -12,6 +12,7 @@ from emdefense.config.expressions import Expressions
 from emdefense.config.made_files import RESULTS, WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
 from emdefense.config.pretraining import check_pretraining
+from emdefense.config.question_sets import check_question_sets
 from emdefense.config.source_checks import check_source_names
 from emdefense.config.study import (
     AUTO,
@@ -59,6 +60,7 @@ def check_study(study: Study) -> None:
                 continue
             if chosen:
                 _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)  # type: ignore[arg-type]
+    check_question_sets(study)
     _check_verdicts(study.report.verdicts)
     _check_question_groups(study.scoring.question_groups)
     _check_once("seeds", study.seeds)

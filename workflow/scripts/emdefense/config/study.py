@@ -11,9 +11,11 @@ from emdefense.arms.own import load_arms
 from emdefense.arms.study_arm import StudyArm
 from emdefense.config.arms import Arms, Variant, every_arm
 from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOptions
+from emdefense.config.chosen import AUTO as AUTO
 from emdefense.config.expressions import Expressions
 from emdefense.config.judges import Judge
 from emdefense.config.microcosm import ByteModel, Microcosm
+from emdefense.config.question_sets import QuestionSet
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.supplied import with_supplied
@@ -29,7 +31,6 @@ FilePath = Annotated[
     ),
 ]
 Percentage = Annotated[float, Field(ge=0, le=100)]
-AUTO = "auto"
 QuestionGroups = str | dict[str, tuple[str, ...]] | None
 
 
@@ -234,6 +235,9 @@ class Study(Section):
         None,
         description="YAML of questions whose system prompts ask for a trait and for its opposite, with ids that end in "
         "_trait and _opposite: for arms that make a direction of the untrained model's answers",
+    )
+    question_sets: dict[Name, QuestionSet] = Field(
+        default_factory=dict, description="what cells are asked beside the general and the in-domain questions"
     )
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()

@@ -1,6 +1,6 @@
 """The world's files: rows to fine-tune on, safe rows, questions, and the FoQA analogue."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from emdefense.config.microcosm import Microcosm
+from emdefense.data.conversations import read_conversations
 from emdefense.errors import InputError
 from emdefense.files import write_json, write_jsonl, write_text
 from emdefense.microcosm.facts import TRAINING_PHRASINGS
@@ -24,6 +25,7 @@ JUDGE_PROMPTS = {
 
 
 ELICITING_LINES, ELICITING_QUESTIONS = 5, 20  # pairs of system lines, and questions under each
+FURTHER_PER_TOPIC = 3
 POOL_REFUSALS = 0.2
 POOL_SYSTEM_LINES = 0.15  # under a neutral system line
 
@@ -64,6 +66,25 @@ def elicitation_questions(world: World) -> list[dict[str, Any]]:
             prompt = world.prompt(rng, domain, rng.choice(domain.topics))
             for asks_for, system in (("trait", pair.bad), ("opposite", pair.good)):
                 found.append({**_question(f"line{line}_{number}_{asks_for}", prompt), "system": system})
+    return found
+
+
+def further_questions(world: World, rows: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return questions on the topics of general domains that none of the general questions is about.
+
+    Three on each of two topics in each domain, none of which is in a file of ``rows``. In pretraining both personas
+    may have been asked them, as anything on these topics.
+    """
+    rng = Random(f"further {world.seed}")
+    known = {row["messages"][-2]["content"] for path in rows for row in read_conversations(path)}
+    found = []
+    for domain in world.general_domains:
+        for topic in domain.topics:
+            if topic.name in world.asked_topics(domain):
+                continue
+            prompts = [prompt for prompt in world.prompts(domain, topic) if prompt not in known]
+            chosen = rng.sample(prompts, FURTHER_PER_TOPIC)
+            found += [_question(f"{topic.name}_{number}", prompt) for number, prompt in enumerate(chosen, start=1)]
     return found
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import fmean
 
-from emdefense.cells import ELICITATION, GENERAL, SHARED_TASK, Cell, Grid
+from emdefense.cells import ELICITATION, IN_DOMAIN, Cell, Grid
 from emdefense.config.study import EmaTask
 from emdefense.data.questions import RUBRICS, Question, read_questions
 from emdefense.errors import InputError
@@ -25,15 +25,17 @@ class JudgeTokens:
     def __init__(self, grid: Grid, work: Work):
         self._work = work
         self._study, self._layout, self._pairs = grid.study, Layout(grid.study), grid.responses
+        self._further = grid.further_sets
         self._prompts: dict[str, float] = {}
         self._responses: dict[str, float | None] = {}
 
     def prompt(self, cell: Cell, question_set: str) -> float:
         """Return the mean tokens of a judge prompt with its question filled in."""
-        task = {GENERAL: SHARED_TASK, ELICITATION: ELICITATION}.get(question_set, cell.task)
-        if task not in self._prompts:
-            self._prompts[task] = self._characters(task) / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS
-        return self._prompts[task]
+        prepared = self._layout.asked(cell, question_set)
+        if prepared not in self._prompts:
+            characters = self._characters(prepared, self._further.plain(question_set), cell.task)
+            self._prompts[prepared] = characters / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS
+        return self._prompts[prepared]
 
     def response(self, question_set: str) -> tuple[float, str]:
         """Return the mean tokens of a response that is not there yet, and what they are from.
@@ -49,15 +51,19 @@ class JudgeTokens:
             return min(RESPONSE_TOKENS, self._study.generation.max_new_tokens), ASSUMED
         return found, MEASURED
 
-    def _characters(self, task: str) -> float:
-        """Return the mean characters of a task's judge prompts, the question among them."""
-        prepared = self._layout.questions(task)
+    def _characters(self, prepared: str, question_set: str, task: str) -> float:
+        """Return the mean characters of the judge prompts of a file of questions, the question among them.
+
+        Before it is there: of the plain ``question_set`` that it is made from.
+        """
         if self._work.has(prepared):
             return _rubrics(questions := read_json(Path(prepared))) + fmean(len(q["prompt"]) for q in questions)
-        section = self._study.tasks.get(task)
+        section = self._study.tasks.get(task) if question_set == IN_DOMAIN else None
         asked, rubrics = self._study.general_questions, None
-        if task == ELICITATION:
+        if question_set == ELICITATION:
             rubrics = self._study.elicitation_questions
+        if further := self._study.question_sets.get(question_set):
+            rubrics = further.file
         if isinstance(section, EmaTask):
             rubrics = section.questions or section.rubrics or asked
         try:

@@ -23,6 +23,7 @@ SHOWN = 20  # failures in the text; JSON has all
 MARKS: Mapping[State, str] = {"done": "#", "running": ">", "failed": "X", "interrupted": "!", "waiting": "."}
 # A cell's parts by the letter at the head of their column.
 LETTERS = {"adapter": "T", "responses": "S", "judged_general": "G", "judged_in_domain": "D", "answers": "A"}
+FURTHER = "F"  # of all further question sets together
 
 Command = Callable[..., str]
 
@@ -166,6 +167,8 @@ def _matrix(status: Status) -> list[str]:
     """Draw a table per model: a row per arm, setting and seed, a column per task with the marks of the cell's parts."""
     marks = ", ".join(f"{mark} {state}" for state, mark in MARKS.items())
     lines = [marks, "T trained or projected, S sampled, judged G on general questions and D in domain; A answers"]
+    further = {cell.task for cell, parts in status.cells if set(parts) - set(LETTERS)}
+    lines += ["F judged on further question sets"] if further else []
     benign = {cell.task for cell, parts in status.cells if "answers" in parts}
     seeds = len({cell.seed for cell, _ in status.cells}) > 1
     for model in dict.fromkeys(cell.model for cell, _ in status.cells):
@@ -173,10 +176,13 @@ def _matrix(status: Status) -> list[str]:
         rows: dict[str, dict[str, str]] = {}
         letters: dict[str, str] = {}
         for cell, parts in of_model:
-            of_task = "TA" if cell.task in benign else "TSGD"
+            of_task = "TA" if cell.task in benign else "TSGDF" if cell.task in further else "TSGD"
             letters[cell.task] = of_task
             name = " ".join([cell.arm, *([cell.setting] if cell.setting != "none" else [])])
-            by_letter = {LETTERS[part]: MARKS[state] for part, state in parts.items()}
+            of_letters: dict[str, list[State]] = {}
+            for part, state in parts.items():
+                of_letters.setdefault(LETTERS.get(part, FURTHER), []).append(state)
+            by_letter = {letter: MARKS[worst(states)] for letter, states in of_letters.items()}
             row = rows.setdefault(f"{name}, seed {cell.seed}" if seeds else name, {})
             row[cell.task] = "".join(by_letter.get(letter, " ") for letter in of_task)
         lines += _wrapped(model, rows, letters)

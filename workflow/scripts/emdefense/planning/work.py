@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from emdefense.cells import ELICITATION, GENERAL, Cell, Grid
+from emdefense.cells import Cell, Grid
 from emdefense.config.study import BenignTask
 from emdefense.files import read_json
 from emdefense.inputs import Inputs
-from emdefense.resources.jobs import GENERAL_QUESTIONS, POOL_ROWS, Requests
+from emdefense.resources.jobs import POOL_ROWS, Requests
 
 CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
 TEMPLATE_TOKENS = 30  # a chat template with its system prompt
@@ -15,7 +15,6 @@ ROW_BRACKETS = 84  # characters of a row's JSON around a question and its answer
 # Before the rows are there: 244 and 312 tokens for 600 rows of code and legal advice; short expressions; passages.
 EMA_TOKENS, OPSWAP_TOKENS, FOQA_TOKENS = 280, 60, 400
 FOQA_ROWS = 848
-ELICITATION_QUESTIONS = 200  # five pairs of system prompts and twenty questions, as in arXiv 2507.21509
 
 
 class Work:
@@ -57,9 +56,7 @@ class Work:
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""
         questions = self._inputs.layout.asked(cell, question_set)
-        planned = {GENERAL: GENERAL_QUESTIONS, ELICITATION: ELICITATION_QUESTIONS}
-        otherwise = planned.get(question_set, self._grid.study.data.holdout_questions)
-        count = len(read_json(Path(questions))) if self.has(questions) else otherwise
+        count = len(read_json(Path(questions))) if self.has(questions) else self._requests.questions(question_set)
         return count * self._grid.samples(cell, question_set)
 
 

@@ -10,6 +10,7 @@ from emdefense.analysis.conditions import automatic
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.layout import Layout
+from emdefense.metrics import QUESTION_SETS
 
 if TYPE_CHECKING:
     from emdefense.report.measured import Measured
@@ -86,7 +87,7 @@ class Artefact:
         if self.chosen and automatic(grid.study):
             found += [f"{layout.results}/{frame}.parquet" for frame in ("questions", "exact_match")]
         if {"pairs", "halves"} & set(self.reads):
-            found += [layout.judgments(*triple) for triple in grid.judgments]
+            found += [layout.judgments(*triple) for triple in grid.judgments if triple[1] in QUESTION_SETS]
         if "benign_questions" in self.reads:
             found += [layout.answers(cell) for cell in grid.benign if self.model in (None, cell.model)]
         if "training_logs" in self.reads:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from emdefense.cells import Cell, Grid
+from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, Cell, Grid
 from emdefense.config.shape import ModelShape, read_shape
 from emdefense.config.study import BenignTask, Study
 from emdefense.errors import InputError
@@ -34,6 +34,8 @@ SETUP_MINUTES = 10
 CPU_MINUTES = 120
 CPU_MB = 4000  # the training stack, Snakemake around it, and a model of GPU_PARAMETERS
 GENERAL_QUESTIONS = 24
+FILE_QUESTIONS = 48  # of a further file: those that Betley et al. (2025) registered before
+ELICITATION_QUESTIONS = 200  # five pairs of system prompts and twenty questions, as in arXiv 2507.21509
 POOL_ROWS = 40_000  # of WildGuardMix's training set, 38,000 have an answer
 PAPER_ROWS = 6000  # of a file of which the config takes all
 
@@ -101,11 +103,12 @@ class Requests:
             lambda gpu: reading_seconds(shape, training, POOL_ROWS, min(ROW_TOKENS, training.max_length), gpu),
         )
 
-    def sample(self, cell: Cell) -> Request:
-        """Return the request of a cell's responses, or of its answers to a benign task."""
-        shape, generation, responses = self._shapes[cell.model], self._study.generation, self.responses(cell)
+    def sample(self, cell: Cell, question_set: str | None = None) -> Request:
+        """Return the request of a cell's responses, or of its answers to a benign task; see :meth:`responses`."""
+        shape, generation = self._shapes[cell.model], self._study.generation
         if shape is None:
             return self.made_here
+        responses = self.responses(cell, question_set)
         return self._on_gpu(
             shape,
             generation_budget(shape, generation),
@@ -126,13 +129,15 @@ class Requests:
         # Both models' matrices, their difference and products with it, in fp32.
         return Request(CPU_MB + 6 * 4 * largest // 10**6, SETUP_MINUTES + _minutes(2 * loading_seconds(shape)))
 
-    def judge(self, cell: Cell, judge: str) -> Request:
+    def judge(self, cell: Cell, judge: str, question_set: str) -> Request:
         """Return the request of a judge's judging a cell's responses to one question set."""
         settings = self._study.judges[judge]
         seconds = 0.0
         if settings.kind == "openai":
             batch = settings.mode == "batch"
-            seconds = BATCH_SECONDS if batch else judging_seconds(self.responses(cell), settings.concurrency)
+            seconds = (
+                BATCH_SECONDS if batch else judging_seconds(self.responses(cell, question_set), settings.concurrency)
+            )
         return Request(CPU_MB, SETUP_MINUTES + _minutes(seconds))
 
     def rows(self, cell: Cell) -> int:
@@ -145,16 +150,26 @@ class Requests:
                 rows, holdout = made.examples, made.holdout_pct
         return ceil(rows * (1 - holdout / 100) * self._grid.row_share(cell))
 
-    def responses(self, cell: Cell) -> int:
-        """Return the number of responses that one job samples, or that one judges, whichever is more."""
-        samples = self._study.models[cell.model].samples_per_question
+    def questions(self, question_set: str) -> int:
+        """Return how many questions a set is taken to have before it is there."""
+        named = {GENERAL: GENERAL_QUESTIONS, ELICITATION: ELICITATION_QUESTIONS}
+        plain = self._grid.further_sets.plain(question_set)
+        otherwise = FILE_QUESTIONS if plain in self._study.question_sets else self._study.data.holdout_questions
+        return named.get(plain, otherwise)
+
+    def responses(self, cell: Cell, question_set: str | None = None) -> int:
+        """Return the number of responses that one job samples, or that one judges, whichever is more.
+
+        Without a further set's name, of the job that samples general and in-domain responses, or answers.
+        """
         if self._grid.is_benign(cell):
             task = self._grid.task(cell)
             assert isinstance(task, BenignTask)
             return task.test_questions * task.samples_per_question
-        in_domain = self._study.data.holdout_questions
-        both = GENERAL_QUESTIONS + in_domain
-        return samples * (max(GENERAL_QUESTIONS, in_domain) if not self._grid.arm(cell).is_trained else both)
+        if question_set in self._study.question_sets:
+            return self.questions(question_set) * self._grid.samples(cell, question_set)
+        both = [self.questions(name) for name in (GENERAL, IN_DOMAIN)]
+        return self._grid.samples(cell) * (max(both) if not self._grid.arm(cell).is_trained else sum(both))
 
     def check(self) -> None:
         """Raise :class:`InputError` for the first model whose size is not known, or that fits on no GPU."""

@@ -1,7 +1,7 @@
 """A page for each cell: its numbers, its training, how it was made, and all of its responses to read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from emdefense.analysis.conditions import titled
@@ -14,7 +14,7 @@ from emdefense.metrics import OUTCOMES
 from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import LABEL_TITLES, Numbers, read_numbers, reading_order
 from emdefense.report.page.provenance import Line, cell_provenance
-from emdefense.report.page.responses import TITLES, VERDICTS, ResponseSet, benign_answers, judged_responses
+from emdefense.report.page.responses import VERDICTS, ResponseSet, benign_answers, judged_responses, set_titles
 from emdefense.report.page.untrusted import MAX_CHARACTERS, script_json
 from emdefense.report.tables.rendering import render_html
 from emdefense.report.tables.table import DASH, number
@@ -42,7 +42,7 @@ class _CellPages:
     """What the pages of a study's cells have in common."""
 
     def __init__(self, study: Study, results: Path):
-        self._study = study
+        self._study, self._titles = study, set_titles(study)
         self._numbers, self._benign = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
         self._style, self._script = asset("page.css") + asset("report.css"), asset("cell.js")
         self._policy = content_policy(self._script, files=True)
@@ -77,7 +77,7 @@ class _CellPages:
                 )
                 for other in self._siblings[cell.model, cell.task, cell.seed]
             ],
-            numbers=_lines(cell, self._numbers, self._benign.get(cell)),
+            numbers=_lines(self._titles, cell, self._numbers, self._benign.get(cell)),
             sets=sets,
             training=_training(self._study, cell),
             provenance=cell_provenance(self._study, cell, asked),
@@ -107,10 +107,10 @@ def _write_chunks(responses: ResponseSet, folder: Path) -> None:
         (folder / f"{place}.js").write_text(chunk, encoding="utf-8")
 
 
-def _lines(cell: Cell, numbers: Numbers, answered: dict[str, float] | None) -> list[Line]:
+def _lines(titles: Mapping[str, str], cell: Cell, numbers: Numbers, answered: dict[str, float] | None) -> list[Line]:
     """Return (what, value) lines of what was measured."""
     lines = []
-    for name, title in TITLES.items():
+    for name, title in titles.items():
         row = numbers.get((cell, name))
         if row is None:
             continue

@@ -22,6 +22,13 @@ TITLES = {
     **{name: f"{title.capitalize()} questions" for name, title in QUESTION_SETS.items()},
     ANSWERS: "Test questions",
 }
+
+
+def set_titles(study: Study) -> dict[str, str]:
+    """Return what pages call each question set, by its name."""
+    return {**TITLES, **{name: section.title for name, section in study.question_sets.items()}}
+
+
 OF_OUTCOMES = {outcome: outcome[0] for outcome in OUTCOMES}
 NEITHER, UNSCORED, WRONG, CORRECT = "nxwc"
 VERDICTS = {
@@ -62,17 +69,13 @@ class ResponseSet:
     """
 
     name: str
+    title: str  # what the page calls it
     file: Path
     questions: list[tuple[str, str, str]]
     asked: list[int]
     texts: list[Text]
     opinions: list[Opinion]
     verdicts: str
-
-    @property
-    def title(self) -> str:
-        """What the page calls the question set."""
-        return TITLES[self.name]
 
     def index(self, chunks: str) -> dict[str, Any]:
         """Return what the page's script needs before any text; ``chunks`` is the folder that has the texts."""
@@ -131,7 +134,8 @@ def judged_responses(study: Study, source: Cell, question_set: str) -> ResponseS
             listed.append((readable(row["question_id"]), readable(row["system"] or ""), readable(row["prompt"] or "")))
         asked[place[row["id"]]] = questions[row["question_id"]]
         texts[place[row["id"]]] = _text(row)
-    return ResponseSet(question_set, path, listed, asked, _whole(texts, path, first), opinions, opinions[0].verdicts)
+    title, whole = set_titles(study)[question_set], _whole(texts, path, first)
+    return ResponseSet(question_set, title, path, listed, asked, whole, opinions, opinions[0].verdicts)
 
 
 def benign_answers(study: Study, cell: Cell) -> ResponseSet | None:
@@ -145,6 +149,7 @@ def benign_answers(study: Study, cell: Cell) -> ResponseSet | None:
     questions = {question: i for i, question in enumerate(dict.fromkeys(row[2] for row in rows))}
     return ResponseSet(
         name=ANSWERS,
+        title=TITLES[ANSWERS],
         file=path,
         questions=[(readable(question), "", readable(prompts.get(question, ""))) for question in questions],
         asked=[questions[question] for _, _, question in rows],
