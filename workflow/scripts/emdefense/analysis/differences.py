@@ -21,7 +21,7 @@ from emdefense.analysis.paired import Pair, holm, smallest_p
 from emdefense.analysis.question_groups import in_groups
 from emdefense.arms import MISALIGNED
 from emdefense.config import Study
-from emdefense.config.study import Scoring
+from emdefense.config.study import QuestionGroups, Scoring
 from emdefense.metrics import JUDGED, OUTCOMES, Metric
 
 SIGNIFICANT = 0.05
@@ -102,7 +102,7 @@ def _chosen(study: Study) -> list[tuple[str, str]]:
 def _differences(
     study: Study, questions: pl.DataFrame, pairs: Iterable[tuple[Condition, Condition]]
 ) -> list[Difference]:
-    counts = _pooled(questions)
+    counts = pooled(questions)
     found = (
         _difference(counts, condition, against, metric, study.scoring)
         for condition, against in pairs
@@ -124,16 +124,16 @@ def _corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -
     return corrected
 
 
-def _pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame]:
+def pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame]:
     """Return each condition's counts by question, all seeds together, of each question set."""
-    pooled = (
+    summed = (
         questions.filter(pl.col("scored") > 0)
         .group_by(*Condition._fields, "question_set", "question_id", maintain_order=True)
         .agg(pl.col("scored", *OUTCOMES).sum())
     )
     return {
         (Condition(*(str(part) for part in key[:4])), str(key[4])): rows
-        for key, rows in pooled.group_by(*Condition._fields, "question_set", maintain_order=True)
+        for key, rows in summed.group_by(*Condition._fields, "question_set", maintain_order=True)
     }
 
 
@@ -148,22 +148,34 @@ def _difference(
     mine, other = (counts.get((of, metric.question_set)) for of in (condition, against))
     if mine is None or other is None:
         return None
-    both = mine.join(other, on="question_id", suffix="_other", maintain_order="left")
-    if both.is_empty():
+    pair, asked = paired(mine, other, outcome, scoring.question_groups)
+    if not asked:
         return None
-    columns = (outcome, "scored", f"{outcome}_other", "scored_other")
-    drawn = in_groups(both, columns, scoring.question_groups)
-    pair = Pair(*(drawn[column].to_numpy() for column in columns))
-    # One group drawn again and again is always itself, and says nothing of another.
-    low, high = pair.interval(scoring.bootstrap_resamples) if drawn.height > 1 else (-1.0, 1.0)
+    low, high = spread(pair, scoring.bootstrap_resamples)
     return Difference(
         condition,
         against,
         metric.name,
-        both.height,
-        drawn.height,
+        asked,
+        len(pair.trials),
         100 * pair.difference,
         (100 * low, 100 * high),
         pair.p_value(),
         pair.is_exact,
     )
+
+
+def paired(mine: pl.DataFrame, other: pl.DataFrame, outcome: str, groups: QuestionGroups) -> tuple[Pair, int]:
+    """Return the counts of two of :func:`pooled`'s frames at the questions that both have, and how many these are.
+
+    An entry a question, or a group of ``scoring.question_groups``.
+    """
+    both = mine.join(other, on="question_id", suffix="_other", maintain_order="left")
+    columns = (outcome, "scored", f"{outcome}_other", "scored_other")
+    drawn = in_groups(both, columns, groups)
+    return Pair(*(drawn[column].to_numpy() for column in columns)), both.height
+
+
+def spread(pair: Pair, resamples: int) -> Interval:
+    """Return the interval of a pair's difference; one group drawn again and again is itself, and says nothing."""
+    return pair.interval(resamples) if len(pair.trials) > 1 else (-1.0, 1.0)

@@ -17,6 +17,7 @@ from emdefense.report.artefact import Artefact
 from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, artefacts
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
+from emdefense.report.further_sets import OF_SET, SECTION_OF_CONDITIONS
 from emdefense.report.measured import Measured
 from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import cell_rows, read_numbers, unscored_table
@@ -41,6 +42,8 @@ SECTIONS = {
     "provenance": "Provenance",
 }
 AFTER = "training"  # the section that those of single arms follow
+AFTER_FIGURES = "figures"  # the section that those of further question sets follow
+CONDITIONAL = "Conditional misalignment"
 DIVERGENCES = {None: "In this study", "microcosm": "Because it is a microcosm"}
 
 
@@ -84,7 +87,8 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         script=script,
         policy=content_policy(script),
         sections=dict(_sections(study, shown)),
-        of_arms=[name for name in shown if name not in SECTIONS],
+        of_arms=_of_arms(shown),
+        of_sets=_of_sets(shown),
         shown=shown,
         models={model: study.models[model].title for model in models},
         metrics=JUDGED,
@@ -114,9 +118,20 @@ def _sections(study: Study, shown: dict[str, list[Shown]]) -> Iterator[tuple[str
     """Yield the sections and their titles: those of single arms are called after them."""
     for name, title in SECTIONS.items():
         yield name, title
+        if name == AFTER_FIGURES:
+            titles = {f"{OF_SET}{one}": found.title for one, found in study.question_sets.items()}
+            yield from ((of_set, titles.get(of_set, CONDITIONAL)) for of_set in _of_sets(shown))
         if name == AFTER:
-            of_arms = [name for name in shown if name not in SECTIONS]
-            yield from ((name, study.every_arm[name.removeprefix(OF_ARM)].title) for name in of_arms)
+            yield from ((name, study.every_arm[name.removeprefix(OF_ARM)].title) for name in _of_arms(shown))
+
+
+def _of_arms(shown: dict[str, list[Shown]]) -> list[str]:
+    return [name for name in shown if name.startswith(OF_ARM)]
+
+
+def _of_sets(shown: dict[str, list[Shown]]) -> list[str]:
+    """Return the sections of further question sets, those of conditions last."""
+    return [name for name in shown if name.startswith(OF_SET) or name == SECTION_OF_CONDITIONS]
 
 
 def read_artefact(results: Path, artefact: Artefact) -> Shown:
