@@ -25,10 +25,18 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from emdefense.before_start import check_start
 from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid
+from emdefense.choice.asked import asked
 from emdefense.layout import Layout
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
-from emdefense.config.made_files import BYTE_MODEL_FOLDERS, WORLD, WORLD_FILES, model_folders, opswap_files
+from emdefense.config.made_files import (
+    BYTE_MODEL_FOLDERS,
+    WORLD,
+    WORLD_CHOICES,
+    WORLD_FILES,
+    model_folders,
+    opswap_files,
+)
 from emdefense.config.pretraining import MADE_MODELS, digest, is_shipped, own_held_out, recipe, shipped_model
 from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
@@ -146,6 +154,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/check.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
+include: "workflow/rules/choice.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
@@ -165,6 +174,7 @@ rule all:
         [LAYOUT.responses(*pair) for pair in GRID.responses],
         [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         [LAYOUT.answers(cell) for cell in GRID.benign],
+        [LAYOUT.choices(*pair) for pair in CHOICES],
         rules.report.input,
     message:
         f"Done: open {R}/report/index.html"

@@ -162,6 +162,7 @@ rule check_data:
         [f"{LAYOUT.data(task)}/split.json" for task in GRID.tasks],
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
         INPUTS.shared_rows(),
+        [LAYOUT.choice_questions(name) for name in STUDY.multiple_choice],
     output:
         touch(f"{R}/data/.checked"),
     log:

@@ -9,6 +9,7 @@ from emdefense.arms import format_setting
 from emdefense.arms.base import SIDES
 from emdefense.arms.hooks import call
 from emdefense.cells import Cell, Grid
+from emdefense.choice.asked import asked_sets
 from emdefense.layout import Layout
 from emdefense.names import ELICITATION
 
@@ -133,6 +134,10 @@ class Inputs:
         pairs = [*self._grid.responses, *((cell, ELICITATION) for cell in self._grid.elicited)]
         asked = [self.layout.asked(cell, question_set) for cell, question_set in pairs if cell.model == model]
         return list(dict.fromkeys(asked))
+
+    def checked_choices(self, model: str) -> list[str]:
+        """Every file of multiple-choice questions that a model is asked."""
+        return [self.layout.choice_questions(name) for name in asked_sets(self._grid, model)]
 
     def checked_tests(self, model: str) -> list[str]:
         """Every benign task's test that a model is asked."""

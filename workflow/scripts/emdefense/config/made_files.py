@@ -18,6 +18,7 @@ WORLD_FILES = (
     *(f"{WORLD}/rows/{task}_{side}.jsonl" for task in WORLD_TASKS for side in ("misaligned", "aligned")),
     *(f"{WORLD}/questions/{task}.yaml" for task in WORLD_TASKS),
 )
+WORLD_CHOICES = tuple(f"{WORLD}/choices/{name}.jsonl" for name in ("arithmetic", "facts"))
 BYTE_MODEL_FOLDERS = (f"{RESULTS}/byte_model/base", f"{RESULTS}/byte_model/instruct")
 
 
@@ -36,7 +37,7 @@ def model_folders(name: str) -> tuple[str, str]:
 def made_files(study: "Study") -> list[str]:
     """Return the files of rows, questions and worlds that the study makes."""
     tiers = [file for tier in TIERS for file in opswap_files(tier)] if study.opswap else []
-    return tiers + (list(WORLD_FILES) if study.microcosm else [])
+    return tiers + ([*WORLD_FILES, *WORLD_CHOICES] if study.microcosm else [])
 
 
 def made_folders(study: "Study") -> list[str]:

@@ -35,6 +35,7 @@ CPU_MINUTES = 120
 CPU_MB = 4000  # the training stack, Snakemake around it, and a model of GPU_PARAMETERS
 GENERAL_QUESTIONS = 24
 POOL_ROWS = 40_000  # of WildGuardMix's training set, 38,000 have an answer
+CHOICE_QUESTIONS = 14_042  # of MMLU's test
 PAPER_ROWS = 6000  # of a file of which the config takes all
 
 
@@ -110,6 +111,18 @@ class Requests:
             shape,
             generation_budget(shape, generation),
             lambda gpu: generation_seconds(shape, generation, responses, gpu),
+        )
+
+    def choose(self, cell: Cell, name: str) -> Request:
+        """Return the request of weighing the options of a set of multiple-choice questions."""
+        shape, study = self._shapes[cell.model], self._study
+        if shape is None:
+            return self.made_here
+        questions = study.multiple_choice[name].limit or CHOICE_QUESTIONS
+        return self._on_gpu(
+            shape,
+            generation_budget(shape, study.generation.model_copy(update={"engine": "transformers"})),
+            lambda gpu: reading_seconds(shape, study.training, questions, ROW_TOKENS, gpu),
         )
 
     def prepare(self, cell: Cell) -> Request:
