@@ -37,7 +37,7 @@ rule fetch_rows:
     log:
         f"{R}/logs/fetch/{{source}}.log",
     wildcard_constraints:
-        source=source_kinds("conversations", "wildguardmix"),
+        source=source_kinds("conversations", "wildguardmix", "mmlu", "truthfulqa"),
     conda:
         "../../envs/train.yaml"
     params:

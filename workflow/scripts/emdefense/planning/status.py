@@ -22,7 +22,14 @@ WIDTH = 100
 SHOWN = 20  # failures in the text; JSON has all
 MARKS: Mapping[State, str] = {"done": "#", "running": ">", "failed": "X", "interrupted": "!", "waiting": "."}
 # A cell's parts by the letter at the head of their column.
-LETTERS = {"adapter": "T", "responses": "S", "judged_general": "G", "judged_in_domain": "D", "answers": "A"}
+LETTERS = {
+    "adapter": "T",
+    "responses": "S",
+    "judged_general": "G",
+    "judged_in_domain": "D",
+    "answers": "A",
+    "choices": "C",
+}
 
 Command = Callable[..., str]
 
@@ -167,13 +174,15 @@ def _matrix(status: Status) -> list[str]:
     marks = ", ".join(f"{mark} {state}" for state, mark in MARKS.items())
     lines = [marks, "T trained or projected, S sampled, judged G on general questions and D in domain; A answers"]
     benign = {cell.task for cell, parts in status.cells if "answers" in parts}
+    choosing = {cell.task for cell, parts in status.cells if "choices" in parts}
+    lines[-1] += ", C multiple choice" if choosing else ""
     seeds = len({cell.seed for cell, _ in status.cells}) > 1
     for model in dict.fromkeys(cell.model for cell, _ in status.cells):
         of_model = [(cell, parts) for cell, parts in status.cells if cell.model == model]
         rows: dict[str, dict[str, str]] = {}
         letters: dict[str, str] = {}
         for cell, parts in of_model:
-            of_task = "TA" if cell.task in benign else "TSGD"
+            of_task = ("TA" if cell.task in benign else "TSGD") + "C" * (cell.task in choosing)
             letters[cell.task] = of_task
             name = " ".join([cell.arm, *([cell.setting] if cell.setting != "none" else [])])
             by_letter = {LETTERS[part]: MARKS[state] for part, state in parts.items()}

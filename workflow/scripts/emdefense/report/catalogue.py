@@ -17,6 +17,7 @@ from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.report.artefact import CHOSEN, Artefact, Chosen, Reading
+from emdefense.report.choices import choice_tables
 
 PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
@@ -34,7 +35,9 @@ def artefacts(study: Study) -> dict[str, Artefact]:
     """
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    for one in (*_league(study), *_tables(study), *_figures(study), *_of_arms(study), *_statistics(study)):
+    of_choices = choice_tables(study)
+    made = (*_league(study), *_tables(study), *_figures(study), *of_choices, *_of_arms(study), *_statistics(study))
+    for one in made:
         if one.name.casefold() in taken:
             raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
         taken.add(one.name.casefold())

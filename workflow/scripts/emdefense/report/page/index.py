@@ -15,6 +15,7 @@ from emdefense.files import read_json, write_text
 from emdefense.metrics import JUDGED
 from emdefense.report.artefact import Artefact
 from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, artefacts
+from emdefense.report.choices import SECTION_OF_CHOICES
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
 from emdefense.report.measured import Measured
@@ -31,6 +32,7 @@ SECTIONS = {
     "verdicts": "Verdicts",
     "tables": "Tables",
     "figures": "Figures",
+    SECTION_OF_CHOICES: "Multiple choice",
     "claims": "The paper’s claims",
     "cells": "Cells and responses",
     "training": "Training",
@@ -113,7 +115,8 @@ def write_page(study: Study, results: Path, out: Path) -> None:
 def _sections(study: Study, shown: dict[str, list[Shown]]) -> Iterator[tuple[str, str]]:
     """Yield the sections and their titles: those of single arms are called after them."""
     for name, title in SECTIONS.items():
-        yield name, title
+        if name != SECTION_OF_CHOICES or shown[name]:
+            yield name, title
         if name == AFTER:
             of_arms = [name for name in shown if name not in SECTIONS]
             yield from ((name, study.every_arm[name.removeprefix(OF_ARM)].title) for name in of_arms)
