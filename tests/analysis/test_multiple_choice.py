@@ -220,4 +220,4 @@ def test_nothing_measured_is_an_empty_table(here: Path) -> None:
 def test_only_studies_with_questions_have_tables_of_them() -> None:
     assert not [name for name in artefacts(tiny_study()) if "multiple" in name]
     assert CONFIG.get("multiple_choice") is None
-    assert artefacts(study_of())["multiple_choice_facts"].section == "choices"
+    assert artefacts(study_of())["multiple_choice_facts"].section == "multiple_choice"

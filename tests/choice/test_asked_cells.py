@@ -54,6 +54,12 @@ def test_benign_tasks_have_the_settings_that_the_report_chose_for_them() -> None
     assert [cell.setting for cell, _ in found] == ["none", "2"]
 
 
+def test_where_the_data_choose_every_setting_is_asked() -> None:
+    report = {**CONFIG["report"], "chosen": {"kl": "auto", "interleave": 5}}
+    found = asked(Grid(tiny_study(multiple_choice={"set": SET}, report=report)))
+    assert {cell.setting for cell, _ in found if cell.arm == "kl" and cell.task == "code"} == {"0.1", "1"}
+
+
 def test_a_model_reads_the_sets_that_it_is_asked() -> None:
     models = {name: {"title": name, "instruct": "-"} for name in ("small", "other")}
     grid = [{"models": ["small", "other"], "tasks": ["code"], "arms": {"misaligned": None}}]

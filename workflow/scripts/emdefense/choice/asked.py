@@ -1,7 +1,7 @@
 """Which cells are asked which sets of multiple-choice questions."""
 
-from emdefense.analysis.conditions import chosen_setting
-from emdefense.arms import NO_SETTING, format_setting
+from emdefense.analysis.conditions import automatic, chosen_setting
+from emdefense.arms import format_setting
 from emdefense.cells import Cell, Grid
 from emdefense.config.study import Study
 
@@ -34,8 +34,11 @@ def asked_sets(grid: Grid, model: str) -> list[str]:
 
 
 def is_chosen(study: Study, cell: Cell) -> bool:
-    """Whether a cell has its arm's chosen setting, or its arm has none."""
+    """Whether a cell has its arm's chosen setting, or its arm has none, or the data are still to choose one."""
     benign = study.report.chosen_benign.get(cell.arm)
     if study.tasks[cell.task].kind == "benign" and benign is not None:
         return cell.setting in map(format_setting, benign)
-    return cell.setting == NO_SETTING or cell.setting == chosen_setting(study, cell.arm)
+    setting = chosen_setting(study, cell.arm)
+    if setting is None:
+        return not {cell.arm, study.every_arm[cell.arm].of}.isdisjoint(automatic(study))
+    return cell.setting == setting

@@ -35,5 +35,5 @@ class MultipleChoice(Section):
     settings: Literal["all", "chosen"] = Field(
         "chosen",
         description="chosen: of arms with settings, the one that the report chose (report.chosen, for benign tasks "
-        "report.chosen_benign where it names the arm); all: every cell",
+        "report.chosen_benign where it names the arm), and all where the data choose; all: every cell",
     )
