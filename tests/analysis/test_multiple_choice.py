@@ -21,7 +21,7 @@ from emdefense.layout import Layout
 from emdefense.report.catalogue import artefacts
 from emdefense.report.measured import Measured
 from emdefense.report.tables.table import Table
-from study_folder import CONFIG, tiny_study, write_rows
+from study_folder import CONFIG, fill, page, tiny_study, write_rows
 
 SETS = {"facts": {"title": "Facts", "file": "-", "options": "text", "score": "mean"}}
 COUNT = 40
@@ -215,6 +215,20 @@ def test_nothing_measured_is_an_empty_table(here: Path) -> None:
     table = made(study_of(), here)
     assert table.blocks == ()
     assert table.remarks == ("Nothing was asked of any cell yet.",)
+
+
+def test_the_page_has_a_section_of_it_where_there_is_some(here: Path) -> None:
+    grid = [{"models": ["small"], "tasks": ["code"], "arms": {"untrained": None, "misaligned": None, "kl": [1.0]}}]
+    study = study_of(grid=grid)
+    fill(study, {"misaligned": 8, "kl": 1})
+    measure(study, mostly)
+    write_multiple_choice(study, Path(Layout(study).results) / "multiple_choice.parquet")
+    html = page(study)
+    section = html[html.index('<section aria-labelledby="multiple_choice">') :]
+    section = section[: section.index("</section>")]
+    assert "Facts, multiple choice" in section
+    assert '<a href="#multiple_choice">Multiple choice</a>' in html
+    assert "tables/multiple_choice_facts.csv" in section
 
 
 def test_only_studies_with_questions_have_tables_of_them() -> None:

@@ -34,11 +34,13 @@ def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]
             found[cell]["adapter"] = [*_before(adapter, makers), adapter]
     for cell in grid.benign:
         add(cell, "answers", layout.answers(cell))
-    asked_of = asked(grid)
+    sets: dict[Cell, list[str]] = {}
+    for cell, name in asked(grid):
+        sets.setdefault(cell, []).append(name)
     for cell in found:
-        for asked_cell, name in asked_of:
-            if asked_cell == (cell if grid.arm(cell).is_trained else grid.untrained(cell.model)):
-                add(cell, "choices", layout.choices(asked_cell, name))
+        source = cell if grid.arm(cell).is_trained else grid.untrained(cell.model)
+        for name in sets.get(source, ()):
+            add(cell, "choices", layout.choices(source, name))
     for measurement in grid.measurements:
         cell, source, question_set = measurement.cell, measurement.source, measurement.question_set
         add(cell, "responses", layout.responses(source, question_set))

@@ -36,6 +36,7 @@ CPU_MB = 4000  # the training stack, Snakemake around it, and a model of GPU_PAR
 GENERAL_QUESTIONS = 24
 POOL_ROWS = 40_000  # of WildGuardMix's training set, 38,000 have an answer
 CHOICE_QUESTIONS = 14_042  # of MMLU's test
+OPTION_TOKENS = 64  # of a long option; only a few of TruthfulQA's are longer
 PAPER_ROWS = 6000  # of a file of which the config takes all
 
 
@@ -119,9 +120,10 @@ class Requests:
         if shape is None:
             return self.made_here
         questions = study.multiple_choice[name].limit or CHOICE_QUESTIONS
+        weighing = study.generation.model_copy(update={"engine": "transformers", "max_new_tokens": OPTION_TOKENS})
         return self._on_gpu(
             shape,
-            generation_budget(shape, study.generation.model_copy(update={"engine": "transformers"})),
+            generation_budget(shape, weighing),
             lambda gpu: reading_seconds(shape, study.training, questions, ROW_TOKENS, gpu),
         )
 
