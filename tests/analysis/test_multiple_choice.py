@@ -182,7 +182,7 @@ def test_the_table_has_the_model_first_and_marks_what_is_significant(here: Path)
     assert table.title == "Small: Facts, multiple choice"
     assert [[cell.text for cell in row[:3]] for row in table.blocks[0]] == [["none", "Untrained", "95.00"]]
     code = {row[1].text: row for row in table.blocks[1]}
-    assert list(code) == ["Misaligned", "KL, λ = 1", "Interleaving, 5 %"]
+    assert list(code) == ["Misaligned", "KL, λ = 1", "Interleaving, 5 %"], "in the order of all tables"
     kl, plain = code["KL, λ = 1"], code["Misaligned"]
     assert (kl[4].text, kl[4].bold, kl[4].hover, kl[6].text) == ("−5.0", False, "2 lost, 0 won", "0.500")
     assert (plain[4].text, plain[4].bold, plain[6].text) == ("−75.0", True, "< 0.001")

@@ -24,7 +24,7 @@ BY = {
     ("text", "mean"): "The option is chosen whose text is the likeliest answer a token, by mean log-probability",
 }
 INTERVALS = "Intervals: 95 %, when whole questions are drawn anew, for both arms of a difference at once."
-TEST = "p: {how}, two-sided; bold below {level:g} % corrected by Holm's method over all rows of a model and comparison."
+TEST = "p: {how}, two-sided; bold below {level:g} %, corrected by Holm's method over a model's rows of each comparison."
 MCNEMAR = "McNemar's exact test on the questions that one of the two alone has right"
 SWAPPED = "of a permutation test that swaps the two arms' answers to whole questions ({swaps:,} random ways at most)"
 TRAININGS = "Interval and p are for these trainings ({seeds}); what another seed would change is in neither."
@@ -49,7 +49,7 @@ def multiple_choice_table(study: Study, multiple_choice: pl.DataFrame, name: str
     The CSV has both scores; the table the one of the set.
     """
     section = study.multiple_choice[name]
-    rows = {score: _conditions(multiple_choice.filter(set=name, score=score)) for score in ("sum", "mean")}
+    rows = {score: _conditions(study, multiple_choice.filter(set=name, score=score)) for score in ("sum", "mean")}
     for of_score in rows.values():
         _correct(of_score)
     shown = rows[section.score]
@@ -78,15 +78,19 @@ def multiple_choice_table(study: Study, multiple_choice: pl.DataFrame, name: str
     )
 
 
-def _conditions(choices: pl.DataFrame) -> list[Row]:
-    """Return a row for each condition, which all of its seeds have in common, and how many seeds there are."""
+def _conditions(study: Study, choices: pl.DataFrame) -> list[Row]:
+    """Return a row for each condition, which all of its seeds have in common, and how many seeds there are.
+
+    The model as it is stands first, then its tasks, in each its arms in the order of all tables.
+    """
     found: dict[tuple[str, ...], Row] = {}
     for place, row in enumerate(choices.iter_rows(named=True)):
         key = tuple(row[column] for column in ("model", "task", "arm", "setting"))
         found.setdefault(key, {**row, "seeds": 0, "place": place})["seeds"] += 1
-    # The model as it is first, then its tasks, each together, as the study has them.
-    tasks = list(dict.fromkeys(row["task"] for row in found.values()))
-    return sorted(found.values(), key=lambda row: tasks.index(row["task"]))
+    tasks, arms = [SHARED_TASK, *study.tasks], list(study.every_arm)
+    return sorted(
+        found.values(), key=lambda row: (tasks.index(row["task"]), arms.index(row["arm"]), row["setting_value"] or 0.0)
+    )
 
 
 def _correct(rows: Iterable[Row]) -> None:
