@@ -1,7 +1,6 @@
 """Multiple-choice questions as the hub has them: MMLU (arXiv 2009.03300) and TruthfulQA (arXiv 2109.07958)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +38,7 @@ def _converted(
     where = f"{raw}, {source.config}, {split}"
     rows = dataset_rows(raw, source.config, split)
     check_columns(rows.column_names, columns, where)
-    converted = convert(_numbered(rows), partial(convert_one, split=split), where, source.max_unusable_pct)
+    converted = convert(_numbered(rows), lambda row: convert_one(row, split), where, source.max_unusable_pct)
     return Fetched({"NAME.jsonl": converted.kept}, converted.report())
 
 
