@@ -87,8 +87,11 @@ def test_what_is_shown_changes_no_job_that_computes() -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"models": ["smal"]}, r"multiple_choice\.set\.models': 'smal' is not in the grid; write one of small, large"),
-        ({"tasks": ["legal"]}, r"multiple_choice\.set\.tasks': 'legal' is not in the grid; write one of code"),
+        (
+            {"models": ["smal"]},
+            r"multiple_choice\.set\.models': unknown model 'smal'; write one of small, large, bytes",
+        ),
+        ({"tasks": ["lega"]}, r"multiple_choice\.set\.tasks': unknown task 'lega'; write one of code, legal"),
         ({"tasks": ["code", "code"]}, r"multiple_choice\.set\.tasks': 'code' stands there twice"),
         ({"file": "nowhere.jsonl"}, r"multiple_choice\.set\.file': nowhere\.jsonl does not exist"),
         ({"options": "number"}, r"multiple_choice\.set\.options': Input should be 'letter' or 'text'"),

@@ -106,15 +106,14 @@ def _fail(key: str, problem: str) -> NoReturn:
 
 
 def _check_asked(study: Study) -> None:
-    """Check that multiple-choice questions are asked of models and tasks that the grid has."""
+    """Check that multiple-choice questions are asked of models and tasks that there are, whether or not in the grid."""
     for name, section in study.multiple_choice.items():
-        for key in ("models", "tasks"):
-            in_grid = list(dict.fromkeys(one for block in study.grid for one in getattr(block, key)))
+        for key, what, known in (("models", "model", study.models), ("tasks", "task", study.tasks)):
+            where = f"multiple_choice.{key_path(name)}.{key}"
             for one in (selected := getattr(section, key) or ()):
-                if one not in in_grid:
-                    where = f"multiple_choice.{key_path(name)}.{key}"
-                    _fail(where, f"{shown(one)} is not in the grid; write one of {', '.join(in_grid)}")
-            _check_once(f"multiple_choice.{key_path(name)}.{key}", selected)
+                if one not in known:
+                    _fail(where, f"unknown {what} {shown(one)}; write one of {', '.join(known)}")
+            _check_once(where, selected)
 
 
 def _check_verdicts(verdicts: Verdicts) -> None:
