@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from emdefense.before_start import check_start
 from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid
+from emdefense.choice.asked import asked
 from emdefense.layout import Layout
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
@@ -32,6 +33,7 @@ from emdefense.config.made_files import (
     BYTE_MODEL_FOLDERS,
     FURTHER_QUESTIONS,
     WORLD,
+    WORLD_CHOICES,
     WORLD_FILES,
     model_folders,
     opswap_files,
@@ -153,6 +155,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/check.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
+include: "workflow/rules/choice.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
@@ -172,6 +175,7 @@ rule all:
         [LAYOUT.responses(*pair) for pair in GRID.responses],
         [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         [LAYOUT.answers(cell) for cell in GRID.benign],
+        [LAYOUT.choices(*pair) for pair in CHOICES],
         rules.report.input,
     message:
         f"Done: open {R}/report/index.html"

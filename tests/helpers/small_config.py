@@ -17,6 +17,8 @@ SMALL: dict[str, Any] = {
         "safe": {"kind": "wildguardmix"},
         "foqa": {"kind": "foqa", "path": "{data_folder}/foqa.parquet"},
         "large": {"kind": "model", "repository": "org/large"},
+        "mmlu": {"kind": "mmlu"},
+        "truth": {"kind": "truthfulqa"},
     },
     "seeds": [0, 1],
     "models": {
@@ -63,6 +65,10 @@ SMALL: dict[str, Any] = {
     },
     "general_questions": "{sources}/general.yaml",
     "safe_data": "{sources}/safe.jsonl",
+    "multiple_choice": {
+        "mmlu": {"title": "MMLU", "file": "{sources}/mmlu.jsonl", "limit": 100},
+        "truth": {"title": "TruthfulQA", "file": "{sources}/truth.jsonl", "options": "text", "models": ["small"]},
+    },
     "grid": [
         {
             "models": ["small"],

@@ -122,6 +122,26 @@ def test_one_more_setting_plans_its_cell_and_what_aggregates_it(finished: Checko
     }
 
 
+def test_multiple_choice_is_asked_of_what_is_there(finished: Checkout) -> None:
+    config = yaml.safe_load((finished.folder / "config/smoke.yaml").read_text())
+    file = {"file": "{results}/microcosm/choices/facts.jsonl", "options": "text"}
+    (finished.folder / "more.yaml").write_text(
+        yaml.safe_dump({**config, "multiple_choice": {"facts": {"title": "Facts", **file}}})
+    )
+    assert finished.planned("--configfile", "more.yaml") == {
+        "world_choices": 1,
+        "prepare_choices": 1,
+        "check_data": 1,
+        "check_model": 1,
+        "choose": 3,
+        "multiple_choice": 1,
+        "effective_config": 1,
+        **REPORTED,
+        **CURVES,
+        "table": REPORTED["table"] + 1,
+    }
+
+
 def test_one_more_task_retrains_nothing(finished: Checkout) -> None:
     config = yaml.safe_load((finished.folder / "config/smoke.yaml").read_text())
     config["grid"][0]["tasks"] = ["code", "legal"]

@@ -11,6 +11,7 @@ rule check_model:
         questions=lambda wildcards: INPUTS.checked_questions(wildcards.model),
         tests=lambda wildcards: INPUTS.checked_tests(wildcards.model),
         named=lambda wildcards: INPUTS.checked_files(wildcards.model),
+        choices=lambda wildcards: INPUTS.checked_choices(wildcards.model),
     output:
         f"{R}/models/{{model}}.json",
     log:

@@ -199,6 +199,7 @@ rule check_data:
         [LAYOUT.questions(task) for task in (SHARED_TASK, *GRID.tasks) if task not in BENIGN_TASKS],
         ASKED_FURTHER,
         INPUTS.shared_rows(),
+        [LAYOUT.choice_questions(name) for name in STUDY.multiple_choice],
     output:
         touch(f"{R}/data/.checked"),
     log:

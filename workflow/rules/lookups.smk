@@ -225,6 +225,13 @@ def answer_input(wildcards):
     return found if not GRID.arm(cell).is_trained else {**found, "adapter": LAYOUT.adapter(cell)}
 
 
+def choice_input(wildcards):
+    """The adapter, if the cell has one, beside the model and the multiple-choice questions."""
+    cell = cell_of(wildcards)
+    found = {"model": instruct_input(wildcards), "questions": LAYOUT.choice_questions(wildcards.name)}
+    return found if not GRID.arm(cell).is_trained else {**found, "adapter": LAYOUT.adapter(cell)}
+
+
 def judge_spec(wildcards):
     """What judgments depend on: a judge's settings, its version and its files' paths filled in."""
     judge = STUDY.judges[wildcards.judge]

@@ -37,7 +37,7 @@ rule fetch_rows:
     log:
         f"{R}/logs/fetch/{{source}}.log",
     wildcard_constraints:
-        source=source_kinds("conversations", "wildguardmix"),
+        source=source_kinds("conversations", "wildguardmix", "mmlu", "truthfulqa"),
     conda:
         "../../envs/train.yaml"
     params:
@@ -148,6 +148,30 @@ if STUDY.microcosm:
         shell:
             "python workflow/scripts/make_further_questions.py --world {input.world:q} {params.rows:q} --out {output:q}"
             " 2> {log:q}"
+
+    # Apart from the world, so that it is not made again for them.
+    rule world_choices:
+        input:
+            LAYOUT.file(f"{WORLD}/world.json"),
+        output:
+            arithmetic=LAYOUT.file(WORLD_CHOICES[0]),
+            facts=LAYOUT.file(WORLD_CHOICES[1]),
+        log:
+            f"{R}/logs/world_choices.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            spec=lambda wildcards: spec(
+                {
+                    "version": STAGE_VERSIONS["microcosm"],
+                    "arithmetic": STUDY.microcosm.arithmetic.model_dump(mode="json"),
+                }
+            ),
+        message:
+            "Make multiple-choice questions of what the models know"
+        shell:
+            "python workflow/scripts/make_choices.py --spec {params.spec:q} --world {input:q}"
+            " --arithmetic {output.arithmetic:q} --facts {output.facts:q} 2> {log:q}"
 
     # Shared by all studies with the same recipe, of which the folder's name is a digest.
     rule pretrain:

@@ -29,3 +29,21 @@ rule aggregate:
     shell:
         "python workflow/scripts/aggregate.py --config {input.config:q} --out {output.rates:q}"
         " --benign {output.benign:q} --questions {output.questions:q} --scores {output.scores:q} 2> {log:q}"
+
+
+rule multiple_choice:
+    input:
+        config=EFFECTIVE_CONFIG,
+        choices=[LAYOUT.choices(*pair) for pair in CHOICES],
+    output:
+        f"{R}/multiple_choice.parquet",
+    log:
+        f"{R}/logs/multiple_choice.log",
+    benchmark:
+        f"{R}/benchmarks/multiple_choice.tsv"
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Count what was chosen, and compare it with the models as they are"
+    shell:
+        "python workflow/scripts/multiple_choice.py --config {input.config:q} --out {output:q} 2> {log:q}"

@@ -9,6 +9,7 @@ from emdefense.arms import format_setting
 from emdefense.arms.base import SIDES
 from emdefense.arms.hooks import call
 from emdefense.cells import Cell, Grid
+from emdefense.choice.asked import asked_sets
 from emdefense.layout import Layout
 from emdefense.names import ELICITATION
 
@@ -138,6 +139,10 @@ class Inputs:
         """Every file of questions that are asked under a condition; a cell that is asked them, and the set's name."""
         conditional = [pair for pair in self._grid.responses if self._grid.further_sets.is_conditional(pair[1])]
         return {self.layout.asked(*pair): pair for pair in reversed(conditional)}
+
+    def checked_choices(self, model: str) -> list[str]:
+        """Every file of multiple-choice questions that a model is asked."""
+        return [self.layout.choice_questions(name) for name in asked_sets(self._grid, model)]
 
     def checked_tests(self, model: str) -> list[str]:
         """Every benign task's test that a model is asked."""

@@ -75,6 +75,14 @@ class Layout:
         """A benign cell's answers, each marked as correct or not."""
         return f"{self.cell(cell)}/answers.jsonl"
 
+    def choices(self, cell: Cell, name: str) -> str:
+        """What a cell made of a set of multiple-choice questions."""
+        return f"{self.cell(cell)}/choices/{name}.jsonl"
+
+    def choice_questions(self, name: str) -> str:
+        """A set of multiple-choice questions, as models are asked them."""
+        return f"{self.results}/data/{QUESTIONS_FOLDER}/choices/{name}.jsonl"
+
     def questions(self, task: str) -> str:
         """A task's questions as the pipeline uses them, or a further set's; ``shared`` has the general ones."""
         return f"{self.results}/data/{QUESTIONS_FOLDER}/{GENERAL if task == SHARED_TASK else task}.json"

@@ -18,6 +18,13 @@ _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=BOUND)]  # what every generator of random numbers takes
+FilePath = Annotated[
+    str,
+    Field(
+        description="{results} is the study's results folder, {sources} the sources folder, {data_folder} the key of "
+        "that name"
+    ),
+]
 
 
 class Section(BaseModel):

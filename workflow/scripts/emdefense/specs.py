@@ -6,6 +6,7 @@ from emdefense.arms import Arm, Options
 from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.cells import Cell, Grid
+from emdefense.choice.asked import asked_sets
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
 from emdefense.config.path_checks import resolved_options
 from emdefense.inputs import Inputs
@@ -19,6 +20,7 @@ STAGE_VERSIONS = {
     "losses": 1,
     "projection": 2,
     "generation": 1,
+    "choice": 1,
     "judging": 2,
     "microcosm": 2,
 }
@@ -29,6 +31,9 @@ OF_EARLIER_VERSIONS = {"devices": 1}
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
 # Of the training's settings, those on which the losses of single rows depend.
 LOSS_SETTINGS = {"precision", "attention", "batch_size", "max_length", "target_modules"}
+# Of a set of multiple-choice questions, what decides how it is asked; and of sampling's settings, how it is computed.
+CHOICE_DRAW = {"options", "limit", "seed"}
+CHOICE_SETTINGS = {"precision", "batch_size"}
 # Of the training's settings, those that a file of rows may be unfit for.
 LENGTH_SETTINGS = {"max_length", "max_overlong_pct"}
 # Of the training's settings, those that a model may be unfit for.
@@ -81,8 +86,15 @@ class Specs:
             "version": STAGE_VERSIONS["checking"],
             "generation": self._study.generation.model_dump(mode="json"),
             **self._tried_training(model),
+            **self._choices(model),
             **self._chat(model),
         }
+
+    def _choices(self, model: str) -> dict[str, Any]:
+        """The files of multiple-choice questions that a model is asked, with how options are scored; mostly none."""
+        sets = {name: self._study.multiple_choice[name] for name in asked_sets(self._grid, model)}
+        scored = {self._inputs.layout.choice_questions(name): section.score for name, section in sets.items()}
+        return {"choices": scored} if scored else {}
 
     def _tried_training(self, model: str) -> dict[str, Any]:
         """How a model is trained, as far as it or its rows can fail for it, and which arms are tried on it."""
@@ -184,6 +196,19 @@ class Specs:
             "version": STAGE_VERSIONS["losses"],
             "training": training.model_dump(mode="json", include=LOSS_SETTINGS),
             **self._chat(cell.model),
+        }
+
+    def choice_questions(self, name: str) -> dict[str, Any]:
+        """What a set of multiple-choice questions, as it is asked, depends on besides its file."""
+        drawn = self._study.multiple_choice[name].model_dump(mode="json", include=CHOICE_DRAW)
+        return {"version": STAGE_VERSIONS["data"], **drawn}
+
+    def choice(self, model: str) -> dict[str, Any]:
+        """What a model's log-probabilities of options depend on besides its input files."""
+        return {
+            "version": STAGE_VERSIONS["choice"],
+            **self._study.generation.model_dump(mode="json", include=CHOICE_SETTINGS),
+            **self._chat(model),
         }
 
     def generation(self, cell: Cell, question_set: str | None = None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from emdefense.fast_imports import fast_imports
 from emdefense.machine_limits import killed
 
 ADDRESS = "EMDEFENSE_WARM_START"  # environment variable: the server's socket
-PRELOADED = ("emdefense.training.run", "emdefense.generation.transformers_engine")
+PRELOADED = ("emdefense.training.run", "emdefense.generation.transformers_engine", "emdefense.choice.run")
 STARTED, REFUSED, INTERRUPT = b"started\n", b"refused\n", b"\x03"
 _POLL_SECONDS = 0.02
 _CHUNK_BYTES = 1 << 16

@@ -29,6 +29,7 @@ from emdefense.errors import InputError
 from emdefense.names import RESERVED_ARMS, RESERVED_STUDIES, RESERVED_TASKS, check_distinct, check_free
 from emdefense.section import SHOWN, key_path, shown
 
+NAMED = ("models", "tasks", "variants", "multiple_choice")
 VLLM_TEMPERATURES = (0.01, 2.0)  # it raises what is below, and refuses what is above
 
 
@@ -61,6 +62,7 @@ def check_study(study: Study) -> None:
             if chosen:
                 _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)  # type: ignore[arg-type]
     check_question_sets(study)
+    _check_asked(study)
     _check_verdicts(study.report.verdicts)
     _check_question_groups(study.scoring.question_groups)
     _check_once("seeds", study.seeds)
@@ -105,6 +107,17 @@ def _fail(key: str, problem: str) -> NoReturn:
     raise InputError(f"key '{key}': {problem}")
 
 
+def _check_asked(study: Study) -> None:
+    """Check that multiple-choice questions are asked of models and tasks that there are, whether or not in the grid."""
+    for name, section in study.multiple_choice.items():
+        for key, what, known in (("models", "model", study.models), ("tasks", "task", study.tasks)):
+            where = f"multiple_choice.{key_path(name)}.{key}"
+            for one in (selected := getattr(section, key) or ()):
+                if one not in known:
+                    _fail(where, f"unknown {what} {shown(one)}; write one of {', '.join(known)}")
+            _check_once(where, selected)
+
+
 def _check_verdicts(verdicts: Verdicts) -> None:
     """Check that what Table 1 calls yes is not less than what it calls partly."""
     for key, (yes, partly) in verdicts.model_dump().items():
@@ -145,7 +158,7 @@ def _check_free_names(study: Study) -> None:
         check_free(f"tasks.{task}", task, RESERVED_TASKS)
     for name, arm in study.every_arm.items():
         check_free(f"{'arms' if arm.of is None else 'variants'}.{name}", name, RESERVED_ARMS)
-    named: dict[str, Iterable[str]] = {"models": study.models, "tasks": study.tasks, "variants": study.variants}
+    named: dict[str, Iterable[str]] = {key: getattr(study, key) for key in NAMED}
     if study.microcosm:
         named["microcosm.models"] = study.microcosm.models
     for key, names in named.items():

@@ -66,6 +66,7 @@ def _named_paths(study: Study) -> dict[str, str]:
     for name, task in study.tasks.items():
         keys = ("misaligned", "aligned", "questions", "rubrics") if task.kind == "ema" else ("train", "test")
         paths |= {f"tasks.{name}.{key}": getattr(task, key) for key in keys}
+    paths |= {f"multiple_choice.{name}.file": asked.file for name, asked in study.multiple_choice.items()}
     judges = {"judge": study.judge, **{f"second_judges.{n}": judge for n, judge in enumerate(study.second_judges)}}
     paths |= {f"{key}.world": judge.world for key, judge in judges.items() if judge.kind == "oracle"}
     paths |= {f"sources.{name}.path": source.path for name, source in study.sources.items()}

@@ -16,12 +16,12 @@ defences' settings are from: [defences.md](defences.md).
 [Python that runs](adding-a-defence.md); and a study's models, data and judges are used on your machine and account. Run
 only studies that you trust.
 
-Names (of the study, models, tasks, variants, sources, judges) become parts of paths: letters, digits, `.`, `_` and `-`,
-at most 80, the first a letter or digit, the last no dot, and no two that differ by case only; no task is called
-`general`, `shared` or `questions`, no study `paper-values` or `logs`. Seeds are below 2³² and not negative; settings of
-arms are told apart to their last digit. In paths, `{results}` is the study's results folder, of which only what the
-study makes can be named, `{sources}` the sources folder and `{data_folder}` the key of that name; there are no other
-braces, and no path begins with `-`.
+Names (of the study, models, tasks, variants, sources, judges, multiple-choice sets) become parts of paths: letters,
+digits, `.`, `_` and `-`, at most 80, the first a letter or digit, the last no dot, and no two that differ by case
+only; no task is called `general`, `shared` or `questions`, no study `paper-values` or `logs`. Seeds are below 2³² and
+not negative; settings of arms are told apart to their last digit. In paths, `{results}` is the study's results folder,
+of which only what the study makes can be named, `{sources}` the sources folder and `{data_folder}` the key of that
+name; there are no other braces, and no path begins with `-`.
 """
 
 

@@ -104,6 +104,32 @@ class FoqaSource(RowSource):
     terms: str | None = "CC BY-NC 4.0; gated: see https://huggingface.co/datasets/alexandrainst/foqa"
 
 
+class MmluSource(RowSource):
+    """Exam questions of 57 subjects with four choices (MMLU); becomes ``{sources}/NAME.jsonl``, for multiple_choice."""
+
+    makes = ("NAME.jsonl",)
+    kind: Literal["mmlu"]
+    repository: str = "cais/mmlu"
+    config: str = Field("all", description="all, or one subject")
+    selection: Literal["test", "validation", "dev"] = Field("test", description="the split")
+    revision: Commit | None = None
+    terms: str | None = "MIT"
+
+
+class TruthfulQaSource(RowSource):
+    """Questions that many answer wrongly, with the choices of MC1, of which one is right (TruthfulQA).
+
+    Becomes ``{sources}/NAME.jsonl``, for multiple_choice.
+    """
+
+    makes = ("NAME.jsonl",)
+    kind: Literal["truthfulqa"]
+    repository: str = "truthfulqa/truthful_qa"
+    config: str = "multiple_choice"
+    revision: Commit | None = None
+    terms: str | None = "Apache-2.0"
+
+
 class ModelSource(SourceSection):
     """A model with its tokenizer; becomes the folder ``{sources}/NAME``."""
 
@@ -114,6 +140,13 @@ class ModelSource(SourceSection):
 
 
 Source = Annotated[
-    ConversationsSource | QuestionsSource | EmergentPlusSource | WildGuardMixSource | FoqaSource | ModelSource,
+    ConversationsSource
+    | QuestionsSource
+    | EmergentPlusSource
+    | WildGuardMixSource
+    | FoqaSource
+    | MmluSource
+    | TruthfulQaSource
+    | ModelSource,
     Field(discriminator="kind"),
 ]

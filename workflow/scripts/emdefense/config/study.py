@@ -15,21 +15,15 @@ from emdefense.config.chosen import AUTO as AUTO
 from emdefense.config.expressions import Expressions
 from emdefense.config.judges import Judge
 from emdefense.config.microcosm import ByteModel, Microcosm
+from emdefense.config.multiple_choice import MultipleChoice
 from emdefense.config.question_sets import QuestionSet
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.supplied import with_supplied
 from emdefense.config.training import Training, TrainingOverride
 from emdefense.names import Name
-from emdefense.section import PositiveInt, Section, Seed
+from emdefense.section import FilePath, PositiveInt, Section, Seed
 
-FilePath = Annotated[
-    str,
-    Field(
-        description="{results} is the study's results folder, {sources} the sources folder, {data_folder} the key of "
-        "that name"
-    ),
-]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 QuestionGroups = str | dict[str, tuple[str, ...]] | None
 
@@ -238,6 +232,9 @@ class Study(Section):
     )
     question_sets: dict[Name, QuestionSet] = Field(
         default_factory=dict, description="what cells are asked beside the general and the in-domain questions"
+    )
+    multiple_choice: dict[Name, MultipleChoice] = Field(
+        default_factory=dict, description="sets of multiple-choice questions, scored by log-probability without a judge"
     )
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()

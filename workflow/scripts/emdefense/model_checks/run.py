@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import file_digest, write_json
+from emdefense.model_checks.choices import check_choices
 from emdefense.model_checks.losses import check_losses
 from emdefense.model_checks.sampling import check_sampling
 from emdefense.model_checks.subject import Subject
@@ -20,6 +21,7 @@ CHECKS: Mapping[str, Callable[[Subject], Mapping[str, Any]]] = {
     "texts": check_texts,
     "losses": check_losses,
     "sampling": check_sampling,
+    "choices": check_choices,
 }
 
 
@@ -27,7 +29,7 @@ def check_model(subject: Subject, output: Path) -> None:
     """Write a JSON record of what each check found; :class:`InputError` from the first that fails."""
     started = datetime.now(UTC)
     found = {name: dict(check(subject)) for name, check in CHECKS.items()}
-    files = (*subject.row_files, *subject.question_files, *subject.test_files)
+    files = (*subject.row_files, *subject.question_files, *subject.test_files, *subject.spec.choices)
     record = {
         "spec": subject.spec.model_dump(mode="json", exclude_unset=True),
         "model": model_identity(subject.folder),

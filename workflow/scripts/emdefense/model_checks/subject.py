@@ -10,6 +10,7 @@ from pydantic import Field
 
 from emdefense.chat.chat import Chat, load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
+from emdefense.config.multiple_choice import Score
 from emdefense.config.study import Generation
 from emdefense.config.training import Training
 from emdefense.data.conversations import read_examinations
@@ -42,6 +43,9 @@ class CheckSpec(Section):
     arms: tuple[ArmTried, ...] = ()
     limits: dict[Path, Training] = Field(default_factory=dict)
     pool: Path | None = Field(None, description="the rows of which arms choose some by their losses")
+    choices: dict[Path, Score] = Field(
+        default_factory=dict, description="files of multiple-choice questions, and how options are scored"
+    )
     chat: TemplateOptions = PLAIN
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from emdefense.cells import Cell, Grid
+from emdefense.choice.asked import asked
 from emdefense.layout import Layout
 from emdefense.planning.job import Job
 
@@ -16,7 +17,7 @@ def cells_of(grid: Grid) -> list[Cell]:
 
 
 def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]:
-    """Return the jobs behind each cell's parts: ``adapter``, ``responses``, both judgments, and ``answers``.
+    """Return the jobs behind each cell's parts: ``adapter``, ``responses``, both judgments, ``answers``, ``choices``.
 
     What several cells share (an untrained model's general responses, a projection, cached features) stands at each.
     """
@@ -33,6 +34,13 @@ def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]
             found[cell]["adapter"] = [*_before(adapter, makers), adapter]
     for cell in grid.benign:
         add(cell, "answers", layout.answers(cell))
+    sets: dict[Cell, list[str]] = {}
+    for cell, name in asked(grid):
+        sets.setdefault(cell, []).append(name)
+    for cell in found:
+        source = cell if grid.arm(cell).is_trained else grid.untrained(cell.model)
+        for name in sets.get(source, ()):
+            add(cell, "choices", layout.choices(source, name))
     for measurement in grid.measurements:
         cell, source, question_set = measurement.cell, measurement.source, measurement.question_set
         add(cell, "responses", layout.responses(source, question_set))

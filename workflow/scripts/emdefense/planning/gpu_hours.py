@@ -22,7 +22,7 @@ from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import Request, Requests
 from emdefense.training.costs import arm_flop
 
-TIMED = ("features", "training", "losses", "sampling", "answering")
+TIMED = ("features", "training", "losses", "sampling", "answering", "choosing")
 RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
 PADDING = 1.5  # four rows padded to the longest: 1.46 and 1.59 for code and legal advice
 BENIGN_STEPS = 30  # tokens of the longest answer in a batch, once trained: a number or a few words
@@ -118,6 +118,8 @@ class Estimates:
         """Return what jobs have in common whose times are comparable: model and stage, and the arm if it matters."""
         cell = self._cell(job)
         trained = job.stage in ("training", "features")
+        if job.stage == "choosing":  # sets differ in length, arms do not
+            return cell.model, job.stage, job.wildcards["name"]
         kind = "benign" if self._grid.is_benign(cell) else "ema"
         return cell.model, job.stage, f"{kind} {cell.arm}" if trained or not self._grid.arm(cell).is_trained else kind
 
@@ -128,6 +130,8 @@ class Estimates:
         cell = self._cell(job)
         if job.stage == "losses":
             return self._requests.losses(cell)
+        if job.stage == "choosing":
+            return self._requests.choose(cell, job.wildcards["name"])
         return self._requests.train(cell) if job.stage in ("training", "features") else self._requests.sample(cell)
 
     def _arithmetic(self, job: Job, gpu: Gpu) -> float:
@@ -136,6 +140,8 @@ class Estimates:
         assert shape is not None
         if job.stage == "losses":
             return reading_seconds(shape, self._grid.study.training, *self._work.pool(), gpu)
+        if job.stage == "choosing":
+            return reading_seconds(shape, self._grid.study.training, *self._work.choices(job.wildcards["name"]), gpu)
         if job.stage not in ("training", "features"):
             return self._sampling(job, cell, shape, gpu)
         seconds = training_seconds if job.stage == "training" else feature_seconds

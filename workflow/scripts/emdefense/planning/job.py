@@ -17,6 +17,7 @@ STAGES = (
     "changing",
     "sampling",
     "answering",
+    "choosing",
     "judging",
     "report",
 )
@@ -24,7 +25,8 @@ STAGES = (
 _STAGE_OF = {
     **dict.fromkeys(("fetch_rows", "fetch_questions", "fetch_advice", "fetch_foqa", "fetch_model"), "sources"),
     **dict.fromkeys(("pretrain", "microcosm_model", "byte_model"), "models"),
-    **dict.fromkeys(("opswap", "world", "further_world_questions", "arm_rows", "cell_rows", "check_data"), "data"),
+    **dict.fromkeys(("opswap", "world", "further_world_questions", "world_choices"), "data"),
+    **dict.fromkeys(("arm_rows", "cell_rows", "check_data"), "data"),
     **dict.fromkeys(("prepare_ema_task", "prepare_ema_task_with_aligned", "prepare_benign_task"), "data"),
     **dict.fromkeys(("general_questions", "elicitation_questions", "in_domain_questions", "holdout_questions"), "data"),
     **dict.fromkeys(("further_questions", "conditional_questions"), "data"),
@@ -35,6 +37,8 @@ _STAGE_OF = {
     **dict.fromkeys(("prepare_arm", "change_adapter"), "changing"),
     **dict.fromkeys(("generate", "generate_untrained", "generate_further"), "sampling"),
     "answer": "answering",
+    "prepare_choices": "data",
+    "choose": "choosing",
     "judge": "judging",
 }
 

@@ -22,7 +22,14 @@ WIDTH = 100
 SHOWN = 20  # failures in the text; JSON has all
 MARKS: Mapping[State, str] = {"done": "#", "running": ">", "failed": "X", "interrupted": "!", "waiting": "."}
 # A cell's parts by the letter at the head of their column.
-LETTERS = {"adapter": "T", "responses": "S", "judged_general": "G", "judged_in_domain": "D", "answers": "A"}
+LETTERS = {
+    "adapter": "T",
+    "responses": "S",
+    "judged_general": "G",
+    "judged_in_domain": "D",
+    "answers": "A",
+    "choices": "C",
+}
 FURTHER = "F"  # of all further question sets together
 
 Command = Callable[..., str]
@@ -170,6 +177,8 @@ def _matrix(status: Status) -> list[str]:
     further = {cell.task for cell, parts in status.cells if set(parts) - set(LETTERS)}
     lines += ["F judged on further question sets"] if further else []
     benign = {cell.task for cell, parts in status.cells if "answers" in parts}
+    choosing = {cell.task for cell, parts in status.cells if "choices" in parts}
+    lines[-1] += ", C multiple choice" if choosing else ""
     seeds = len({cell.seed for cell, _ in status.cells}) > 1
     for model in dict.fromkeys(cell.model for cell, _ in status.cells):
         of_model = [(cell, parts) for cell, parts in status.cells if cell.model == model]
@@ -177,6 +186,7 @@ def _matrix(status: Status) -> list[str]:
         letters: dict[str, str] = {}
         for cell, parts in of_model:
             of_task = "TA" if cell.task in benign else "TSGDF" if cell.task in further else "TSGD"
+            of_task += "C" * (cell.task in choosing)
             letters[cell.task] = of_task
             name = " ".join([cell.arm, *([cell.setting] if cell.setting != "none" else [])])
             of_letters: dict[str, list[State]] = {}

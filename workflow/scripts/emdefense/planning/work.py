@@ -7,7 +7,7 @@ from emdefense.cells import Cell, Grid
 from emdefense.config.study import BenignTask
 from emdefense.files import read_json
 from emdefense.inputs import Inputs
-from emdefense.resources.jobs import POOL_ROWS, Requests
+from emdefense.resources.jobs import CHOICE_QUESTIONS, POOL_ROWS, Requests
 
 CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
 TEMPLATE_TOKENS = 30  # a chat template with its system prompt
@@ -15,6 +15,7 @@ ROW_BRACKETS = 84  # characters of a row's JSON around a question and its answer
 # Before the rows are there: 244 and 312 tokens for 600 rows of code and legal advice; short expressions; passages.
 EMA_TOKENS, OPSWAP_TOKENS, FOQA_TOKENS = 280, 60, 400
 FOQA_ROWS = 848
+CHOICE_TOKENS = 200.0  # of a question with its options and the template, generously
 
 
 class Work:
@@ -52,6 +53,14 @@ class Work:
             return POOL_ROWS, EMA_TOKENS
         rows, size = counted
         return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+
+    def choices(self, name: str) -> tuple[int, float]:
+        """Return how many multiple-choice questions a set has, and the mean tokens that are read for one of them."""
+        path = self._inputs.layout.choice_questions(name)
+        if prepared := _count(Path(path)) if self.has(path) else None:
+            questions, size = prepared
+            return questions, size / questions / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+        return self._grid.study.multiple_choice[name].limit or CHOICE_QUESTIONS, CHOICE_TOKENS
 
     def responses(self, cell: Cell, question_set: str) -> int:
         """Return how many responses a cell gives to a question set."""

@@ -27,6 +27,7 @@ Reading = Literal[
     "halves",
     "training_logs",
     "preparations",
+    "multiple_choice",
 ]
 Chosen = Literal["", "at all questions", "held out"]
 CHOSEN: dict[Chosen, str] = {
@@ -40,6 +41,7 @@ FRAMES: dict[str, tuple[str, ...]] = {
     "resampled": ("questions",),
     "questions": ("questions",),
     "scores": ("scores",),
+    "multiple_choice": ("multiple_choice",),
 }
 OF_PAPER = {
     "table": "The paper's values stand beside ours where the config asks for them; what marks mean is said below it.",

@@ -17,6 +17,7 @@ from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.report.artefact import CHOSEN, Artefact, Chosen, Reading
+from emdefense.report.choices import choice_tables
 from emdefense.report.further_sets import artefacts as of_sets
 
 PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
@@ -35,8 +36,8 @@ def artefacts(study: Study) -> dict[str, Artefact]:
     """
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    shown = (*_league(study), *_tables(study), *_figures(study), *of_sets(study), *_of_arms(study))
-    for one in (*shown, *_statistics(study)):
+    shown = (*_league(study), *_tables(study), *_figures(study), *of_sets(study), *choice_tables(study))
+    for one in (*shown, *_of_arms(study), *_statistics(study)):
         if one.name.casefold() in taken:
             raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
         taken.add(one.name.casefold())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from emdefense.analysis.multiple_choice import CHOICE_SCHEMA
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, SCORES_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, read_frame, read_summary
@@ -78,6 +79,11 @@ class Measured:
         from emdefense.analysis.aggregate import benign_questions
 
         return benign_questions(self._study)
+
+    @cached_property
+    def multiple_choice(self) -> pl.DataFrame:
+        """What each cell has right in multiple choice, columns as in ``CHOICE_SCHEMA``."""
+        return read_frame(self._frame("multiple_choice"), CHOICE_SCHEMA)
 
     @cached_property
     def pairs(self) -> pl.DataFrame | None:

@@ -37,6 +37,8 @@ GENERAL_QUESTIONS = 24
 FILE_QUESTIONS = 48  # of a further file: those that Betley et al. (2025) registered before
 ELICITATION_QUESTIONS = 200  # five pairs of system prompts and twenty questions, as in arXiv 2507.21509
 POOL_ROWS = 40_000  # of WildGuardMix's training set, 38,000 have an answer
+CHOICE_QUESTIONS = 14_042  # of MMLU's test
+OPTION_TOKENS = 64  # of a long option; only a few of TruthfulQA's are longer
 PAPER_ROWS = 6000  # of a file of which the config takes all
 
 
@@ -113,6 +115,19 @@ class Requests:
             shape,
             generation_budget(shape, generation),
             lambda gpu: generation_seconds(shape, generation, responses, gpu),
+        )
+
+    def choose(self, cell: Cell, name: str) -> Request:
+        """Return the request of weighing the options of a set of multiple-choice questions."""
+        shape, study = self._shapes[cell.model], self._study
+        if shape is None:
+            return self.made_here
+        questions = study.multiple_choice[name].limit or CHOICE_QUESTIONS
+        weighing = study.generation.model_copy(update={"engine": "transformers", "max_new_tokens": OPTION_TOKENS})
+        return self._on_gpu(
+            shape,
+            generation_budget(shape, weighing),
+            lambda gpu: reading_seconds(shape, study.training, questions, ROW_TOKENS, gpu),
         )
 
     def prepare(self, cell: Cell) -> Request:

@@ -19,6 +19,7 @@ from emdefense.sources.fetched import Fetched
 from emdefense.sources.foqa import convert_foqa
 from emdefense.sources.hub import check_stored, snapshot
 from emdefense.sources.models import PATTERNS, convert_model
+from emdefense.sources.multiple_choice import convert_mmlu, convert_truthfulqa
 from emdefense.sources.questions import convert_questions
 from emdefense.sources.rows import Converted
 from emdefense.sources.wildguardmix import convert_wildguardmix
@@ -30,6 +31,8 @@ CONVERTERS: dict[str, Callable[[Any, Path], Fetched]] = {
     "emergent_plus": convert_emergent_plus,
     "wildguardmix": convert_wildguardmix,
     "foqa": convert_foqa,
+    "mmlu": convert_mmlu,
+    "truthfulqa": convert_truthfulqa,
     "model": convert_model,
 }
 

@@ -10,7 +10,13 @@ from emdefense.layout import Layout
 from emdefense.report.page.provenance import Records, machine_name
 from emdefense.report.tables.table import Column, Table, TableCell
 
-DOINGS = {"trained": "Training", "changed": "Changing adapters", "sampled": "Sampling", "judged": "Judging"}
+DOINGS = {
+    "trained": "Training",
+    "changed": "Changing adapters",
+    "sampled": "Sampling",
+    "judged": "Judging",
+    "weighed": "Weighing options",
+}
 
 
 def hours_table(stages: dict[str, Records]) -> Table:

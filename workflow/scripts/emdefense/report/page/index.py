@@ -15,6 +15,7 @@ from emdefense.files import read_json, write_text
 from emdefense.metrics import JUDGED
 from emdefense.report.artefact import Artefact
 from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, artefacts
+from emdefense.report.choices import SECTION_OF_CHOICES
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
 from emdefense.report.further_sets import OF_SET, SECTION_OF_CONDITIONS
@@ -32,6 +33,7 @@ SECTIONS = {
     "verdicts": "Verdicts",
     "tables": "Tables",
     "figures": "Figures",
+    SECTION_OF_CHOICES: "Multiple choice",
     "claims": "The paper’s claims",
     "cells": "Cells and responses",
     "training": "Training",
@@ -117,7 +119,8 @@ def write_page(study: Study, results: Path, out: Path) -> None:
 def _sections(study: Study, shown: dict[str, list[Shown]]) -> Iterator[tuple[str, str]]:
     """Yield the sections and their titles: those of single arms are called after them."""
     for name, title in SECTIONS.items():
-        yield name, title
+        if name != SECTION_OF_CHOICES or shown[name]:
+            yield name, title
         if name == AFTER_FIGURES:
             titles = {f"{OF_SET}{one}": found.title for one, found in study.question_sets.items()}
             yield from ((of_set, titles.get(of_set, CONDITIONAL)) for of_set in _of_sets(shown))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.cells import Cell, Grid
+from emdefense.choice.asked import Asked, asked
 from emdefense.config import Study
 from emdefense.files import file_digest, read_json
 from emdefense.layout import Layout
@@ -52,7 +53,7 @@ def stage_records(study: Study) -> dict[str, Records]:
     """Return the records of each stage, by what they are of; those that are not there are left out."""
     grid = Grid(study)
     adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if grid.arm(cell).is_trained)]))
-    return _read(study, adapters, grid.responses, grid.benign)
+    return _read(study, adapters, grid.responses, grid.benign, asked(grid))
 
 
 def made_differently(stages: Mapping[str, Records]) -> list[Finding]:
@@ -75,7 +76,11 @@ def cell_provenance(study: Study, cell: Cell, responses: Sequence[tuple[Cell, st
 
 
 def _read(
-    study: Study, adapters: Iterable[Cell], responses: Sequence[tuple[Cell, str]], benign: Iterable[Cell]
+    study: Study,
+    adapters: Iterable[Cell],
+    responses: Sequence[tuple[Cell, str]],
+    benign: Iterable[Cell],
+    choices: Sequence[Asked] = (),
 ) -> dict[str, Records]:
     layout, grid = Layout(study), Grid(study)
     records = {cell: Path(layout.cell(cell)) / "provenance.json" for cell in adapters}
@@ -87,6 +92,7 @@ def _read(
             **{cell.folder: record_beside(Path(layout.answers(cell))) for cell in benign},
         },
         "judged": {f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name))) for c, name in responses},
+        "weighed": {f"{c.folder}/{name}": record_beside(Path(layout.choices(c, name))) for c, name in choices},
     }
     return {
         stage: {name: read_json(path) for name, path in paths.items() if path.is_file()}
