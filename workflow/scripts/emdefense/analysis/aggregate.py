@@ -88,7 +88,7 @@ class Counted:
             )
         questions, scores = [], []
         for start in range(0, len(found), AT_ONCE):
-            judgments = pl.concat(_judged(file, responses[file]) for file in found[start : start + AT_ONCE])
+            judgments = pl.concat(read_judged(file, responses[file]) for file in found[start : start + AT_ONCE])
             questions.append(count_questions(judgments, study.scoring, [FILE]))
             scores.append(count_scores(judgments, [FILE]))
         nothing = pl.DataFrame(schema={**JUDGMENT_SCHEMA, "finish_reason": pl.String(), FILE: pl.String()})
@@ -127,7 +127,7 @@ class Counted:
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 
 
-def _judged(file: str, responses: str) -> pl.DataFrame:
+def read_judged(file: str, responses: str) -> pl.DataFrame:
     """Return the judgments of a file, each with how its response ended."""
     judgments = read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
     there = Path(responses).is_file()

@@ -26,6 +26,7 @@ Reading = Literal[
     "halves",
     "training_logs",
     "preparations",
+    "judged",
 ]
 Chosen = Literal["", "at all questions", "held out"]
 CHOSEN: dict[Chosen, str] = {
@@ -87,6 +88,9 @@ class Artefact:
             found += [f"{layout.results}/{frame}.parquet" for frame in ("questions", "exact_match")]
         if {"pairs", "halves"} & set(self.reads):
             found += [layout.judgments(*triple) for triple in grid.judgments]
+        if "judged" in self.reads:
+            measured = [(m.source, m.question_set) for m in grid.measurements if m.cell.model == self.model]
+            found += [layout.judgments(*pair) for pair in measured] + [layout.responses(*pair) for pair in measured]
         if "benign_questions" in self.reads:
             found += [layout.answers(cell) for cell in grid.benign if self.model in (None, cell.model)]
         if "training_logs" in self.reads:

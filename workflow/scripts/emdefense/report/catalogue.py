@@ -22,6 +22,7 @@ PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enou
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
 SECTION_OF_LEAGUE = "standings"
+SECTION_OF_ROBUSTNESS = "robustness"
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
@@ -32,9 +33,12 @@ def artefacts(study: Study) -> dict[str, Artefact]:
 
     Raises :class:`InputError` if two have one name: those of models and arms are called after them.
     """
+    from emdefense.report.robustness import robustness
+
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    for one in (*_league(study), *_tables(study), *_figures(study), *_of_arms(study), *_statistics(study)):
+    parts = (_league, _tables, _figures, robustness, _of_arms, _statistics)
+    for one in (one for part in parts for one in part(study)):
         if one.name.casefold() in taken:
             raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
         taken.add(one.name.casefold())
