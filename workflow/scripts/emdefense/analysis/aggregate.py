@@ -25,6 +25,7 @@ from emdefense.analysis.rates import (
     rate_answers,
     read_rows,
 )
+from emdefense.analysis.refusals import is_empty, refuses
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.config.study import Scoring
@@ -88,7 +89,9 @@ class Counted:
             )
         questions, scores = [], []
         for start in range(0, len(found), AT_ONCE):
-            judgments = pl.concat(read_judged(file, responses[file]) for file in found[start : start + AT_ONCE])
+            judgments = pl.concat(
+                read_judged(file, responses[file], study.scoring) for file in found[start : start + AT_ONCE]
+            )
             questions.append(count_questions(judgments, study.scoring, [FILE]))
             scores.append(count_scores(judgments, [FILE]))
         nothing = pl.DataFrame(schema={**JUDGMENT_SCHEMA, "finish_reason": pl.String(), FILE: pl.String()})
@@ -127,13 +130,18 @@ class Counted:
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 
 
-def read_judged(file: str, responses: str) -> pl.DataFrame:
-    """Return the judgments of a file, each with how its response ended."""
+def read_judged(file: str, responses: str, scoring: Scoring) -> pl.DataFrame:
+    """Return the judgments of a file, each with how its response ended, and whether it refuses or is empty."""
     judgments = read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
     there = Path(responses).is_file()
-    ends = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id") if there else pl.DataFrame(schema=RESPONSE_SCHEMA)
-    return judgments.join(ends, on="id", how="left", maintain_order="left").select(
-        *JUDGMENT_SCHEMA, "finish_reason", FILE
+    said = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id") if there else pl.DataFrame(schema=RESPONSE_SCHEMA)
+    text = pl.col("response")
+    return judgments.join(said, on="id", how="left", maintain_order="left").select(
+        *JUDGMENT_SCHEMA,
+        "finish_reason",
+        refuses(text, scoring.refusal_phrases).alias("refused_by_rule"),
+        is_empty(text).alias("empty"),
+        FILE,
     )
 
 

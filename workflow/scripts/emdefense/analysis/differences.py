@@ -73,7 +73,7 @@ def against_misaligned(study: Study, questions: pl.DataFrame) -> list[Difference
         for setting in settings(study, model, arm)
         if arm != MISALIGNED and (condition := Condition(model, task, arm, setting)) in in_grid
     ]
-    return _corrected(_differences(study, questions, pairs), lambda d: (d.condition.arm, d.condition.setting) in chosen)
+    return corrected(_differences(study, questions, pairs), lambda d: (d.condition.arm, d.condition.setting) in chosen)
 
 
 def among_defences(study: Study, questions: pl.DataFrame) -> list[Difference]:
@@ -86,7 +86,7 @@ def among_defences(study: Study, questions: pl.DataFrame) -> list[Difference]:
     for model, task in _places(study):
         here = [Condition(model, task, *chosen) for chosen in _chosen(study)]
         pairs += combinations([condition for condition in here if condition in in_grid], 2)
-    return _corrected(_differences(study, questions, pairs), lambda _: True)
+    return corrected(_differences(study, questions, pairs), lambda _: True)
 
 
 def _places(study: Study) -> list[tuple[str, str]]:
@@ -111,17 +111,17 @@ def _differences(
     return [difference for difference in found if difference is not None]
 
 
-def _corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -> list[Difference]:
-    """Return the differences, those that belong to a family with corrected p-values."""
+def corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -> list[Difference]:
+    """Return the differences, those that belong to a family, of one model and quantity, with corrected p-values."""
     families: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, difference in enumerate(found):
         if belongs(difference):
             families[difference.condition.model, difference.quantity].append(place)
-    corrected = list(found)
+    mended = list(found)
     for members in families.values():
         for place, p in zip(members, holm([found[place].p for place in members]), strict=True):
-            corrected[place] = replace(found[place], p_corrected=p, compared=len(members))
-    return corrected
+            mended[place] = replace(found[place], p_corrected=p, compared=len(members))
+    return mended
 
 
 def _pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame]:
@@ -144,22 +144,35 @@ def _difference(
     metric: Metric,
     scoring: Scoring,
 ) -> Difference | None:
-    outcome = metric.outcome
     mine, other = (counts.get((of, metric.question_set)) for of in (condition, against))
     if mine is None or other is None:
         return None
-    both = mine.join(other, on="question_id", suffix="_other", maintain_order="left")
+    return paired_difference((condition, mine), (against, other), metric.name, (metric.outcome, "scored"), scoring)
+
+
+def paired_difference(
+    mine: tuple[Condition, pl.DataFrame],
+    other: tuple[Condition, pl.DataFrame],
+    quantity: str,
+    columns: tuple[str, str],
+    scoring: Scoring,
+) -> Difference | None:
+    """Return one condition's share less another's, on the questions that both have; None if there are none.
+
+    Each comes with its counts, a row a question; ``columns`` names that of what is counted, and that of all there are.
+    """
+    both = mine[1].join(other[1], on="question_id", suffix="_other", maintain_order="left")
     if both.is_empty():
         return None
-    columns = (outcome, "scored", f"{outcome}_other", "scored_other")
-    drawn = in_groups(both, columns, scoring.question_groups)
-    pair = Pair(*(drawn[column].to_numpy() for column in columns))
+    paired = (*columns, *(f"{column}_other" for column in columns))
+    drawn = in_groups(both, paired, scoring.question_groups)
+    pair = Pair(*(drawn[column].to_numpy() for column in paired))
     # One group drawn again and again is always itself, and says nothing of another.
     low, high = pair.interval(scoring.bootstrap_resamples) if drawn.height > 1 else (-1.0, 1.0)
     return Difference(
-        condition,
-        against,
-        metric.name,
+        mine[0],
+        other[0],
+        quantity,
         both.height,
         drawn.height,
         100 * pair.difference,

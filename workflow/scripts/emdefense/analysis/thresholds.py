@@ -91,7 +91,8 @@ def judged_responses(study: Study) -> pl.DataFrame:
         if Path(file).is_file():
             values = asdict(cell) | {"setting_value": cell.setting_value, "question_set": measurement.question_set}
             of_cell = [pl.lit(values[name], JUDGED_SCHEMA[name]).alias(name) for name in KEY]
-            found.append(read_judged(file, layout.responses(*place)).with_columns(of_cell).select(list(JUDGED_SCHEMA)))
+            judged = read_judged(file, layout.responses(*place), study.scoring)
+            found.append(judged.with_columns(of_cell).select(list(JUDGED_SCHEMA)))
     return pl.concat(found)
 
 

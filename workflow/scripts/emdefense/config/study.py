@@ -154,6 +154,9 @@ class Scoring(Section):
         "regular expression with one bracketed group, for ids in which it finds the same text, or each group's ids by "
         "its name; other questions are drawn each alone",
     )
+    refusal_phrases: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
+        (), description="how answers begin that refuse, beside common English ways; upper and lower case alike"
+    )
 
 
 class OpSwap(Expressions):

@@ -1,8 +1,8 @@
-"""The tables and figures of what the rates hang on: the thresholds."""
+"""The tables and figures of what the rates hang on: the thresholds, and that questions are answered at all."""
 
 from collections.abc import Iterator
 
-from emdefense.analysis.conditions import automatic
+from emdefense.analysis.conditions import automatic, ema_models
 from emdefense.config import Study
 from emdefense.report.artefact import CHOSEN, Artefact
 from emdefense.report.catalogue import FIGURES, SECTION_OF_ROBUSTNESS, TABLES
@@ -38,3 +38,16 @@ def robustness(study: Study) -> Iterator[Artefact]:
         wide=True,
         chosen="held out",
     )
+    for model in dict.fromkeys((main, *ema_models(study))):
+        yield Artefact(
+            "unanswered" if model == main else f"unanswered_{model}",
+            "table",
+            f"{TABLES}.unanswered.unanswered_table",
+            f"Unanswered, {study.models[model].title}",
+            SECTION_OF_ROBUSTNESS,
+            ("questions",),
+            {"model": model},
+            "Refusals, empty and cut responses of each arm at its chosen setting, beside its misaligned rate",
+            model=model,
+            chosen="held out",
+        )
