@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import polars as pl
 
+from emdefense.analysis.answers import match_of, read_answers
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.rates import (
     BENIGN_SCHEMA,
@@ -33,7 +34,6 @@ from emdefense.files import written_whole
 from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
 
-ANSWER_SCHEMA = {"question_id": pl.String(), "correct": pl.Boolean()}
 FILE = "file"  # names the judgments that a row is from
 POOLED = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
 AT_ONCE = 100  # files of judgments in memory
@@ -153,7 +153,7 @@ def exact_match_frame(study: Study) -> pl.DataFrame:
     for cell in Grid(study).benign:
         path = Path(layout.answers(cell))
         if _exists(path):
-            questions = count_answers(read_rows(path, ANSWER_SCHEMA))
+            questions = count_answers(read_answers(path, match_of(study, cell.task)))
             rows.append(_identity(cell) | rate_answers(questions, resamples))
             seeds.setdefault(_condition(rows[-1]), []).append(questions)
     pooled = {
@@ -171,7 +171,8 @@ def benign_questions(study: Study) -> pl.DataFrame:
         path = Path(layout.answers(cell))
         if path.is_file():
             of_cell = [pl.lit(value, BENIGN_SCHEMA[name]).alias(name) for name, value in _identity(cell).items()]
-            counted = count_answers(read_rows(path, ANSWER_SCHEMA)).with_columns(of_cell)
+            answers = read_answers(path, match_of(study, cell.task))
+            counted = count_answers(answers).with_columns(of_cell)
             found.append(counted.select(list(BENIGN_SCHEMA)))
     return pl.concat(found)
 

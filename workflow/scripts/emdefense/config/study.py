@@ -18,6 +18,7 @@ from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.supplied import with_supplied
 from emdefense.config.training import Training, TrainingOverride
+from emdefense.matching import Match
 from emdefense.names import Name
 from emdefense.section import PositiveInt, Section, Seed
 
@@ -89,18 +90,19 @@ class EmaTask(Section):
 
 
 class BenignTask(Section):
-    """A benign task scored by exact match."""
+    """A benign task, whose answers are right or wrong."""
 
     model_config = _may_be_absent("title", "table", "train", "test")
 
     kind: Literal["benign"] = "benign"
     title: str
-    table: Literal["opswap", "foqa"]
-    tier: Annotated[int, Field(ge=0, le=3)] | None = Field(None, description="OpSwap's tier; absent for FoQA")
+    table: Name = Field(description="where it is a column: opswap (Table 5), foqa (Table 6), or one of any name")
+    tier: Annotated[int, Field(ge=0, le=3)] | None = Field(None, description="OpSwap's tier; absent elsewhere")
     train: FilePath
     test: FilePath
     test_questions: PositiveInt = 200
     samples_per_question: PositiveInt = 10
+    match: Match = Field("exact", description="when an answer is right; docs/adding-a-task.md says what each means")
     training: TrainingOverride = TrainingOverride()
 
 

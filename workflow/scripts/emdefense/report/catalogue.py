@@ -33,14 +33,17 @@ def artefacts(study: Study) -> dict[str, Artefact]:
 
     Raises :class:`InputError` if two have one name: those of models and arms are called after them.
     """
+    from emdefense.report.benign import benign_differences, own_benign
     from emdefense.report.robustness import robustness
 
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    parts = (_league, _tables, _figures, robustness, _of_arms, _statistics)
+    parts = (_league, _tables, own_benign, _figures, robustness, _of_arms, _statistics, benign_differences)
     for one in (one for part in parts for one in part(study)):
         if one.name.casefold() in taken:
-            raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
+            raise InputError(
+                f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm, a model or a table"
+            )
         taken.add(one.name.casefold())
         found[one.name] = one
     return found
