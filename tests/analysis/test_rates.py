@@ -14,6 +14,7 @@ from emdefense.analysis.rates import (
     QUESTIONS_SCHEMA,
     RATES_SCHEMA,
     SCORES_SCHEMA,
+    SILENT,
     count_questions,
     count_scores,
     rate,
@@ -89,7 +90,7 @@ def test_questions_are_counted_apart_and_their_scores_averaged(tmp_path: Path) -
     ]
     write_rows(tmp_path / "j.jsonl", rows)
     found = count_questions(read_rows(tmp_path / "j.jsonl", JUDGMENT_SCHEMA), Scoring()).rows(named=True)
-    zeros = dict.fromkeys((*COUNTS, *CUTS), 0)
+    zeros = dict.fromkeys((*COUNTS, *CUTS, *SILENT), 0)
     first = {"responses": 3, "scored": 2, "misaligned": 1, "coherent": 2, "code": 1}
     second = {"responses": 1, "scored": 1, "incoherent": 1}
     assert found == [
@@ -97,7 +98,7 @@ def test_questions_are_counted_apart_and_their_scores_averaged(tmp_path: Path) -
         {"question_id": "q0"} | zeros | second | {"alignment_mean": 80.0, "coherence_mean": 40.0},
         {"question_id": "q2"}
         | zeros
-        | {"responses": 1, "refused": 1}
+        | {"responses": 1, "refused": 1, "unanswered": 1}
         | {"alignment_mean": None, "coherence_mean": None},
     ]
 

@@ -333,7 +333,7 @@ def test_a_study_without_scores_says_so(questions: pl.DataFrame) -> None:
 
 def test_captions_name_the_model_and_the_seeds() -> None:
     further = [one for one in artefacts(tiny_study(seeds=[0, 1])).values() if one.kind == "figure" and not one.of_paper]
-    assert len(further) == 5
+    assert len(further) == 6
     for figure in further:
         assert figure.caption.startswith("Small: ")
         assert not figure.caption.endswith(".")

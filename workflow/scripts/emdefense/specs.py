@@ -10,6 +10,7 @@ from emdefense.choice.asked import asked_sets
 from emdefense.config.chat import PLAIN as PLAIN_CHAT
 from emdefense.config.path_checks import resolved_options
 from emdefense.inputs import Inputs
+from emdefense.matching import EXACT
 
 # Raised by hand when a change alters what the stage produces; it stands in the spec and so triggers reruns.
 STAGE_VERSIONS = {
@@ -87,6 +88,7 @@ class Specs:
             "generation": self._study.generation.model_dump(mode="json"),
             **self._tried_training(model),
             **self._choices(model),
+            **self._matches(model),
             **self._chat(model),
         }
 
@@ -95,6 +97,16 @@ class Specs:
         sets = {name: self._study.multiple_choice[name] for name in asked_sets(self._grid, model)}
         scored = {self._inputs.layout.choice_questions(name): section.score for name, section in sets.items()}
         return {"choices": scored} if scored else {}
+
+    def _matches(self, model: str) -> dict[str, Any]:
+        """When answers to a model's benign tasks are right; nothing of those that are marked by exact match."""
+        tasks = {c.task: self._study.tasks[c.task] for c in self._grid.benign if c.model == model}
+        found = {
+            f"{self._inputs.layout.data(name)}/test.jsonl": task.match
+            for name, task in tasks.items()
+            if task.kind == "benign" and task.match != EXACT
+        }
+        return {"matches": found} if found else {}
 
     def _tried_training(self, model: str) -> dict[str, Any]:
         """How a model is trained, as far as it or its rows can fail for it, and which arms are tried on it."""

@@ -99,7 +99,7 @@ def achievement(study: Study, summary: Summary, verdicts: Verdicts, model: str, 
     return Achievement(
         reduction=Aim(0.0 if tasks else None, MISSED if tasks else NOTHING)
         if plain
-        else _high(study, reduction(verdicts, model, tasks, arm, setting), thresholds.ema_reduction_pct, level),
+        else reduction_aim(study, verdicts, model, tasks, arm, setting),
         in_domain_retention=Aim(100.0 if tasks else None, REACHED if tasks else NOTHING)
         if plain
         else _high(study, retention(verdicts, model, tasks, arm, setting), thresholds.retention_pct, level),
@@ -110,6 +110,13 @@ def achievement(study: Study, summary: Summary, verdicts: Verdicts, model: str, 
         ),
         unlearned=tuple(dict.fromkeys(study.tasks[c.task].title for c in benign if _is_unlearned(summary, c))),
     )
+
+
+def reduction_aim(study: Study, verdicts: Verdicts, model: str, tasks: Sequence[str], arm: str, setting: str) -> Aim:
+    """Return the first aim of a defence: how much of EMA it takes, and the mark that follows."""
+    level = LEVEL / max(1, _compared(study, model))
+    found = reduction(verdicts, model, tasks, arm, setting)
+    return _high(study, found, study.report.verdicts.ema_reduction_pct, level)
 
 
 def reduction(verdicts: Verdicts, model: str, tasks: Sequence[str], arm: str, setting: str) -> Contrast | None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import polars as pl
 
+from emdefense.analysis.answers import match_of, read_answers
 from emdefense.analysis.conditions import Condition
 from emdefense.analysis.rates import (
     BENIGN_SCHEMA,
@@ -25,6 +26,7 @@ from emdefense.analysis.rates import (
     rate_answers,
     read_rows,
 )
+from emdefense.analysis.refusals import is_empty, refuses
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.config.study import Scoring
@@ -32,7 +34,6 @@ from emdefense.files import written_whole
 from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
 
-ANSWER_SCHEMA = {"question_id": pl.String(), "correct": pl.Boolean()}
 FILE = "file"  # names the judgments that a row is from
 POOLED = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
 AT_ONCE = 100  # files of judgments in memory
@@ -88,7 +89,9 @@ class Counted:
             )
         questions, scores = [], []
         for start in range(0, len(found), AT_ONCE):
-            judgments = pl.concat(_judged(file, responses[file]) for file in found[start : start + AT_ONCE])
+            judgments = pl.concat(
+                read_judged(file, responses[file], study.scoring) for file in found[start : start + AT_ONCE]
+            )
             questions.append(count_questions(judgments, study.scoring, [FILE]))
             scores.append(count_scores(judgments, [FILE]))
         nothing = pl.DataFrame(schema={**JUDGMENT_SCHEMA, "finish_reason": pl.String(), FILE: pl.String()})
@@ -127,13 +130,18 @@ class Counted:
         return pl.DataFrame([row | measured[row[FILE]] | pooled[_condition(row)] for row in rows], schema=RATES_SCHEMA)
 
 
-def _judged(file: str, responses: str) -> pl.DataFrame:
-    """Return the judgments of a file, each with how its response ended."""
+def read_judged(file: str, responses: str, scoring: Scoring) -> pl.DataFrame:
+    """Return the judgments of a file, each with how its response ended, and whether it refuses or is empty."""
     judgments = read_rows(Path(file), JUDGMENT_SCHEMA).with_columns(pl.lit(file).alias(FILE))
     there = Path(responses).is_file()
-    ends = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id") if there else pl.DataFrame(schema=RESPONSE_SCHEMA)
-    return judgments.join(ends, on="id", how="left", maintain_order="left").select(
-        *JUDGMENT_SCHEMA, "finish_reason", FILE
+    said = read_rows(Path(responses), RESPONSE_SCHEMA).unique("id") if there else pl.DataFrame(schema=RESPONSE_SCHEMA)
+    text = pl.col("response")
+    return judgments.join(said, on="id", how="left", maintain_order="left").select(
+        *JUDGMENT_SCHEMA,
+        "finish_reason",
+        refuses(text, scoring.refusal_phrases).alias("refused_by_rule"),
+        is_empty(text).alias("empty"),
+        FILE,
     )
 
 
@@ -145,7 +153,7 @@ def exact_match_frame(study: Study) -> pl.DataFrame:
     for cell in Grid(study).benign:
         path = Path(layout.answers(cell))
         if _exists(path):
-            questions = count_answers(read_rows(path, ANSWER_SCHEMA))
+            questions = count_answers(read_answers(path, match_of(study, cell.task)))
             rows.append(_identity(cell) | rate_answers(questions, resamples))
             seeds.setdefault(_condition(rows[-1]), []).append(questions)
     pooled = {
@@ -163,7 +171,8 @@ def benign_questions(study: Study) -> pl.DataFrame:
         path = Path(layout.answers(cell))
         if path.is_file():
             of_cell = [pl.lit(value, BENIGN_SCHEMA[name]).alias(name) for name, value in _identity(cell).items()]
-            counted = count_answers(read_rows(path, ANSWER_SCHEMA)).with_columns(of_cell)
+            answers = read_answers(path, match_of(study, cell.task))
+            counted = count_answers(answers).with_columns(of_cell)
             found.append(counted.select(list(BENIGN_SCHEMA)))
     return pl.concat(found)
 

@@ -73,7 +73,7 @@ def against_misaligned(study: Study, questions: pl.DataFrame) -> list[Difference
         for setting in settings(study, model, arm)
         if arm != MISALIGNED and (condition := Condition(model, task, arm, setting)) in in_grid
     ]
-    return _corrected(_differences(study, questions, pairs), lambda d: (d.condition.arm, d.condition.setting) in chosen)
+    return corrected(_differences(study, questions, pairs), lambda d: (d.condition.arm, d.condition.setting) in chosen)
 
 
 def among_defences(study: Study, questions: pl.DataFrame) -> list[Difference]:
@@ -86,7 +86,7 @@ def among_defences(study: Study, questions: pl.DataFrame) -> list[Difference]:
     for model, task in _places(study):
         here = [Condition(model, task, *chosen) for chosen in _chosen(study)]
         pairs += combinations([condition for condition in here if condition in in_grid], 2)
-    return _corrected(_differences(study, questions, pairs), lambda _: True)
+    return corrected(_differences(study, questions, pairs), lambda _: True)
 
 
 def _places(study: Study) -> list[tuple[str, str]]:
@@ -111,17 +111,17 @@ def _differences(
     return [difference for difference in found if difference is not None]
 
 
-def _corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -> list[Difference]:
-    """Return the differences, those that belong to a family with corrected p-values."""
+def corrected(found: list[Difference], belongs: Callable[[Difference], bool]) -> list[Difference]:
+    """Return the differences, those that belong to a family, of one model and quantity, with corrected p-values."""
     families: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, difference in enumerate(found):
         if belongs(difference):
             families[difference.condition.model, difference.quantity].append(place)
-    corrected = list(found)
+    mended = list(found)
     for members in families.values():
         for place, p in zip(members, holm([found[place].p for place in members]), strict=True):
-            corrected[place] = replace(found[place], p_corrected=p, compared=len(members))
-    return corrected
+            mended[place] = replace(found[place], p_corrected=p, compared=len(members))
+    return mended
 
 
 def pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame]:
@@ -144,19 +144,32 @@ def _difference(
     metric: Metric,
     scoring: Scoring,
 ) -> Difference | None:
-    outcome = metric.outcome
     mine, other = (counts.get((of, metric.question_set)) for of in (condition, against))
     if mine is None or other is None:
         return None
-    pair, asked = paired(mine, other, outcome, scoring.question_groups)
-    if not asked:
+    return paired_difference((condition, mine), (against, other), metric.name, (metric.outcome, "scored"), scoring)
+
+
+def paired_difference(
+    mine: tuple[Condition, pl.DataFrame],
+    other: tuple[Condition, pl.DataFrame],
+    quantity: str,
+    columns: tuple[str, str],
+    scoring: Scoring,
+) -> Difference | None:
+    """Return one condition's share less another's, on the questions that both have; None if there are none.
+
+    Each comes with its counts, a row a question; ``columns`` names that of what is counted, and that of all there are.
+    """
+    pair, questions = paired(mine[1], other[1], columns, scoring.question_groups)
+    if not questions:
         return None
     low, high = spread(pair, scoring.bootstrap_resamples)
     return Difference(
-        condition,
-        against,
-        metric.name,
-        asked,
+        mine[0],
+        other[0],
+        quantity,
+        questions,
         len(pair.trials),
         100 * pair.difference,
         (100 * low, 100 * high),
@@ -165,15 +178,17 @@ def _difference(
     )
 
 
-def paired(mine: pl.DataFrame, other: pl.DataFrame, outcome: str, groups: QuestionGroups) -> tuple[Pair, int]:
-    """Return the counts of two of :func:`pooled`'s frames at the questions that both have, and how many these are.
+def paired(
+    mine: pl.DataFrame, other: pl.DataFrame, columns: tuple[str, str], groups: QuestionGroups
+) -> tuple[Pair, int]:
+    """Return the counts of two frames, a row a question, at the questions that both have, and how many these are.
 
-    An entry a question, or a group of ``scoring.question_groups``.
+    ``columns`` as in :func:`paired_difference`. An entry a question, or a group of ``scoring.question_groups``.
     """
     both = mine.join(other, on="question_id", suffix="_other", maintain_order="left")
-    columns = (outcome, "scored", f"{outcome}_other", "scored_other")
-    drawn = in_groups(both, columns, groups)
-    return Pair(*(drawn[column].to_numpy() for column in columns)), both.height
+    named = (*columns, *(f"{column}_other" for column in columns))
+    drawn = in_groups(both, named, groups)
+    return Pair(*(drawn[column].to_numpy() for column in named)), both.height
 
 
 def spread(pair: Pair, resamples: int) -> Interval:

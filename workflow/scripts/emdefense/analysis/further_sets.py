@@ -69,7 +69,7 @@ class SetRates:
         mine, other = (self._counts.get((condition, name)) for name in (question_set, plain))
         if mine is None or other is None:
             return None
-        pair, questions = paired(mine, other, outcome, self._scoring.question_groups)
+        pair, questions = paired(mine, other, (outcome, "scored"), self._scoring.question_groups)
         if not questions:
             return None
         low, high = spread(pair, self._scoring.bootstrap_resamples)

@@ -21,6 +21,7 @@ from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.supplied import with_supplied
 from emdefense.config.training import Training, TrainingOverride
+from emdefense.matching import Match
 from emdefense.names import Name
 from emdefense.section import FilePath, PositiveInt, Section, Seed
 
@@ -84,18 +85,19 @@ class EmaTask(Section):
 
 
 class BenignTask(Section):
-    """A benign task scored by exact match."""
+    """A benign task, whose answers are right or wrong."""
 
     model_config = _may_be_absent("title", "table", "train", "test")
 
     kind: Literal["benign"] = "benign"
     title: str
-    table: Literal["opswap", "foqa"]
-    tier: Annotated[int, Field(ge=0, le=3)] | None = Field(None, description="OpSwap's tier; absent for FoQA")
+    table: Name = Field(description="where it is a column: opswap (Table 5), foqa (Table 6), or one of any name")
+    tier: Annotated[int, Field(ge=0, le=3)] | None = Field(None, description="OpSwap's tier; absent elsewhere")
     train: FilePath
     test: FilePath
     test_questions: PositiveInt = 200
     samples_per_question: PositiveInt = 10
+    match: Match = Field("exact", description="when an answer is right; docs/adding-a-task.md says what each means")
     training: TrainingOverride = TrainingOverride()
 
 
@@ -148,6 +150,9 @@ class Scoring(Section):
         description="questions on one topic, or in several forms, which every interval and test draws together: a "
         "regular expression with one bracketed group, for ids in which it finds the same text, or each group's ids by "
         "its name; other questions are drawn each alone",
+    )
+    refusal_phrases: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
+        (), description="how answers begin that refuse, beside common English ways; upper and lower case alike"
     )
 
 

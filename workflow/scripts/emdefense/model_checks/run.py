@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.files import file_digest, write_json
+from emdefense.model_checks.answers import check_answers
 from emdefense.model_checks.choices import check_choices
 from emdefense.model_checks.losses import check_losses
 from emdefense.model_checks.sampling import check_sampling
@@ -19,6 +20,7 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 # that says what to do, if training or sampling would fail or go wrong without a word.
 CHECKS: Mapping[str, Callable[[Subject], Mapping[str, Any]]] = {
     "texts": check_texts,
+    "answers": check_answers,
     "losses": check_losses,
     "sampling": check_sampling,
     "choices": check_choices,

@@ -17,6 +17,7 @@ from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl
 from emdefense.generation.run import asked
+from emdefense.matching import Match
 from emdefense.section import Section
 from emdefense.training.data import check_row
 from emdefense.training.spec import ArmSpec
@@ -34,7 +35,7 @@ class CheckSpec(Section):
     """What a check depends on besides the model, its rows and its questions; without ``training``, none is tried.
 
     ``limits`` are the settings of the trainings on each file of rows, as far as they say how long rows may be; those
-    of a file that has none may have any length.
+    of a file that has none may have any length. ``matches`` says when answers to a test are right, if not exactly.
     """
 
     version: int
@@ -42,6 +43,7 @@ class CheckSpec(Section):
     training: Training | None = None
     arms: tuple[ArmTried, ...] = ()
     limits: dict[Path, Training] = Field(default_factory=dict)
+    matches: dict[Path, Match] = Field(default_factory=dict)
     pool: Path | None = Field(None, description="the rows of which arms choose some by their losses")
     choices: dict[Path, Score] = Field(
         default_factory=dict, description="files of multiple-choice questions, and how options are scored"

@@ -28,6 +28,7 @@ Reading = Literal[
     "training_logs",
     "preparations",
     "multiple_choice",
+    "judged",
 ]
 Chosen = Literal["", "at all questions", "held out"]
 CHOSEN: dict[Chosen, str] = {
@@ -90,6 +91,13 @@ class Artefact:
             found += [f"{layout.results}/{frame}.parquet" for frame in ("questions", "exact_match")]
         if {"pairs", "halves"} & set(self.reads):
             found += [layout.judgments(*triple) for triple in grid.judgments if triple[1] in QUESTION_SETS]
+        if "judged" in self.reads:
+            measured = [
+                (m.source, m.question_set)
+                for m in grid.measurements
+                if m.cell.model == self.model and m.question_set in QUESTION_SETS
+            ]
+            found += [layout.judgments(*pair) for pair in measured] + [layout.responses(*pair) for pair in measured]
         if "benign_questions" in self.reads:
             found += [layout.answers(cell) for cell in grid.benign if self.model in (None, cell.model)]
         if "training_logs" in self.reads:

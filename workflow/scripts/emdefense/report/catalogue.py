@@ -24,6 +24,7 @@ PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enou
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
 SECTION_OF_LEAGUE = "standings"
+SECTION_OF_ROBUSTNESS = "robustness"
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
@@ -34,12 +35,18 @@ def artefacts(study: Study) -> dict[str, Artefact]:
 
     Raises :class:`InputError` if two have one name: those of models and arms are called after them.
     """
+    from emdefense.report.benign import benign_differences, own_benign
+    from emdefense.report.robustness import robustness
+
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    shown = (*_league(study), *_tables(study), *_figures(study), *of_sets(study), *choice_tables(study))
-    for one in (*shown, *_of_arms(study), *_statistics(study)):
+    of_study = (_league, _tables, own_benign, _figures, of_sets, choice_tables, robustness)
+    parts = (*of_study, _of_arms, _statistics, benign_differences)
+    for one in (one for part in parts for one in part(study)):
         if one.name.casefold() in taken:
-            raise InputError(f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm or a model")
+            raise InputError(
+                f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm, a model or a table"
+            )
         taken.add(one.name.casefold())
         found[one.name] = one
     return found

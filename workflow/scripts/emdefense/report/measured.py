@@ -25,6 +25,8 @@ class Measured:
     Each raises :class:`InputError` if its files are missing or broken.
     """
 
+    asked: pl.DataFrame | None = None  # the only questions that count, if not all do; as in ``QUESTIONS_SCHEMA``
+
     def __init__(self, study: Study, results: Path | None = None, **held: Any):
         self._study = study
         self._results = Path(Layout(study).results) if results is None else results
@@ -65,7 +67,8 @@ class Measured:
     def held_out(self) -> "Measured":
         """What was measured at those questions, as far as it is told by question."""
         exact_match = read_frame(self._frame("exact_match"), EXACT_MATCH_SCHEMA)
-        held = {"questions": self.choice.questions, "summary": self.choice.summary(exact_match)}
+        asked = self.choice.questions
+        held = {"questions": asked, "summary": self.choice.summary(exact_match), "asked": asked}
         return Measured(self.choice.study, self._results, **held)
 
     @cached_property
@@ -98,6 +101,14 @@ class Measured:
         from emdefense.analysis.judge_halves import study_halves
 
         return None if self._study.second_judges else study_halves(self._study)
+
+    @cached_property
+    def judged(self) -> pl.DataFrame:
+        """The judgments of the main model's arms at chosen settings, columns as in ``JUDGED_SCHEMA``."""
+        from emdefense.analysis.thresholds import OF_QUESTION, judged_responses
+
+        found = judged_responses(self._study)
+        return found if self.asked is None else found.join(self.asked, on=OF_QUESTION, how="semi")
 
     @cached_property
     def training_logs(self) -> dict[Cell, Path]:

@@ -14,7 +14,7 @@ from emdefense.errors import InputError
 from emdefense.files import read_json, write_text
 from emdefense.metrics import JUDGED
 from emdefense.report.artefact import Artefact
-from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, artefacts
+from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, SECTION_OF_ROBUSTNESS, artefacts
 from emdefense.report.choices import SECTION_OF_CHOICES
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
@@ -34,6 +34,7 @@ SECTIONS = {
     "tables": "Tables",
     "figures": "Figures",
     SECTION_OF_CHOICES: "Multiple choice",
+    SECTION_OF_ROBUSTNESS: "What the rates hang on",
     "claims": "The paper’s claims",
     "cells": "Cells and responses",
     "training": "Training",

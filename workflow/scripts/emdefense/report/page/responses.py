@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from emdefense.analysis.answers import marked_rows, match_of
 from emdefense.analysis.rates import JUDGMENT_SCHEMA, NO_REPLY, outcome_columns, read_rows
 from emdefense.cells import Cell
 from emdefense.config import Study
@@ -145,7 +146,8 @@ def benign_answers(study: Study, cell: Cell) -> ResponseSet | None:
     if not path.is_file():
         return None
     prompts = {row["id"]: row["messages"][-1]["content"] for row in iterate_jsonl(test)} if test.is_file() else {}
-    rows = sorted(((row["correct"], _text(row), row["question_id"]) for row in iterate_jsonl(path)), key=lambda r: r[0])
+    marked = marked_rows(path, match_of(study, cell.task))
+    rows = sorted(((row["correct"], _text(row), row["question_id"]) for row in marked), key=lambda r: r[0])
     questions = {question: i for i, question in enumerate(dict.fromkeys(row[2] for row in rows))}
     return ResponseSet(
         name=ANSWERS,

@@ -1,6 +1,6 @@
 """The tables of paired differences: defences against the misaligned arm, and each other, on the same questions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -29,7 +29,7 @@ DECIMALS = 1
 EXACT, RANDOM = "all ways to swap", "{swaps:,} random ways to swap"
 TOO_FEW = (
     "No p can be below {level:g} % for {what}: with {groups} {units} and {compared} comparisons the smallest that the "
-    "test allows is {least:.2g}. Nothing is bold there for that reason alone; go by the intervals."
+    "test allows is {least:.2g}. Nothing is marked there for that reason alone; go by the intervals."
 )
 TRAININGS = "Interval and p are for these trainings ({seeds}); what another seed would change is in neither."
 CSV_HEADER = (
@@ -139,18 +139,17 @@ def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str,
         TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared, questions=groups),
         TRAININGS.format(seeds=seeds),
         words.note,
-        *_too_few(shown, groups),
+        *too_few({metric.title: [d for d in shown if d.quantity == metric.name] for metric in JUDGED}, groups),
     )
 
 
-def _too_few(shown: list[Difference], units: str) -> list[str]:
-    """Return of which rates no difference, however large, could be significant."""
+def too_few(families: Mapping[str, Sequence[Difference]], units: str) -> list[str]:
+    """Return in sentences in which families, by their titles, no difference, however large, could be significant."""
     found: dict[tuple[int, int, float], list[str]] = {}
-    for metric in JUDGED:
-        family = [d for d in shown if d.quantity == metric.name]
+    for title, family in families.items():
         if family and all(d.least_p >= SIGNIFICANT for d in family):
             best = min(family, key=lambda d: d.least_p)
-            found.setdefault((best.groups, best.compared, best.least_p), []).append(metric.title)
+            found.setdefault((best.groups, best.compared, best.least_p), []).append(title)
     return [
         TOO_FEW.format(
             level=100 * SIGNIFICANT,

@@ -8,6 +8,8 @@ from emdefense.analysis.summary import Summary
 from emdefense.config import Study
 from emdefense.metrics import EXACT_MATCH
 
+OPSWAP, FOQA = "opswap", "foqa"  # the paper's tables of benign tasks
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -36,6 +38,11 @@ class Reference:
         if task is None:
             return None
         return self.summary.value(Condition(self.study.report.main_model, task, arm, setting), EXACT_MATCH)
+
+
+def benign_tasks(study: Study, table: str) -> list[str]:
+    """Return the benign tasks that name a table, in the order of the config."""
+    return [name for name, task in study.tasks.items() if task.kind == "benign" and task.table == table]
 
 
 def benign_task(study: Study, table: str, tier: int | None) -> str | None:

@@ -31,6 +31,8 @@ LATEX = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "→": r"$\to$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
     "✓": r"$\checkmark$",
     "✗": r"$\times$",
     "×": r"$\times$",
