@@ -84,3 +84,13 @@ def test_a_set_that_no_cell_is_asked_is_passed_over() -> None:
     study = study_with(sets, grid=[block])
     assert {name for _, name in Grid(study).responses} == {"general", "in_domain"}
     assert not [name for name, one in artefacts(study).items() if one.section.startswith(("set-", "conditional"))]
+
+
+@pytest.mark.parametrize("overlay", ["defences", "control"])
+def test_a_file_that_is_laid_over_the_default_one_can_do_without_its_sets(overlay: str) -> None:
+    default = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert default["question_sets"]
+    assert default["multiple_choice"]
+    laid = yaml.safe_load((ROOT / f"config/{overlay}.yaml").read_text())
+    study = parse_study({**default, **{key: laid[key] for key in ("question_sets", "multiple_choice")}}, "study.yaml")
+    assert (study.question_sets, study.multiple_choice) == ({}, {})

@@ -5,7 +5,7 @@ from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from emdefense.arms.own import load_arms
 from emdefense.arms.study_arm import StudyArm
@@ -271,6 +271,12 @@ class Study(Section):
     @classmethod
     def _with_supplied(cls, values: Any) -> Any:
         return with_supplied(values) if isinstance(values, Mapping) else values
+
+    @field_validator("question_sets", "multiple_choice", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: Any) -> Any:
+        """Take a key without a value for none: how a file that is laid over another one does without its sets."""
+        return {} if value is None else value
 
     @property
     def ema_tasks(self) -> list[str]:
