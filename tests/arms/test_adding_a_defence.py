@@ -260,7 +260,7 @@ def test_the_reference_of_hooks_names_all_there_are() -> None:
 
     table = re.findall(r"^\| `(\w+)\(([\w, ]*)\)` \|", DOCUMENT, flags=re.MULTILINE)
     more = {"residual_blocks", "prepare", "load", "check", "adds_rows", "row_share", "stream_rows", "stream_limit"}
-    more |= {"for_task", "scored_by", "too_few"}
+    more |= {"for_task", "scored_by", "too_few", "training_system"}
     assert {*HOOKS, *more} == {hook for hook, _ in table}
     import inspect
 

@@ -50,14 +50,20 @@ def test_an_arms_difference_stands_at_its_rows_or_at_the_title_of_its_own_table(
 
 
 def test_a_variants_rows_say_what_it_is_and_what_is_of_its_defence_stands_at_the_defences() -> None:
-    variants = {"loose": {"of": "ldifs", "options": {"detached": True, "every": 2}}, "again": {"of": "ldifs"}}
-    grid = [{"models": ["small"], "tasks": ["code"], "arms": {**ARMS, "loose": [1.0], "again": [1.0]}}]
+    variants = {
+        "loose": {"of": "ldifs", "options": {"detached": True, "every": 2}},
+        "again": {"of": "ldifs"},
+        "both": {"of": "ldifs", "together_with": {"interleave": 5}},
+    }
+    arms = {**ARMS, "loose": [1.0], "again": [1.0], "both": [1.0]}
+    grid = [{"models": ["small"], "tasks": ["code"], "arms": arms}]
     found = table(9, study_with(variants=variants, grid=grid))
     assert at_title(found) == []
     notes = at(found, 1)
     assert [note.split()[0] for note in notes["LDIFS, λ = 0.1"]] == ["With", "Of"]
     assert notes["loose, λ = 1"] == ["LDIFS with detached: true, every: 2."]
     assert notes["again, λ = 1"] == ["LDIFS with the same options."]
+    assert notes["both, λ = 1"] == ["LDIFS together with Interleaving, 5 %."]
 
 
 def test_a_sweep_without_settings_differs_from_nothing() -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from emdefense.analysis.conditions import arm_title, settings, unchosen
+from emdefense.analysis.conditions import arm_title, settings, titled, unchosen
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, YES, Answer, Verdicts
+from emdefense.arms import NO_SETTING, format_setting
 from emdefense.config import Study
 from emdefense.report.divergences import divergences
 from emdefense.report.tables.table import Footnotes
@@ -60,7 +61,12 @@ class TableNotes:
 def _of_variant(study: Study, name: str) -> str:
     variant = study.variants[name]
     options = ", ".join(f"{key}: {str(value).lower()}" for key, value in variant.options.items())
-    return f"{arm_title(study, variant.of)} with {options or 'the same options'}."
+    others = [
+        titled(study, other, NO_SETTING if setting is None else format_setting(setting))
+        for other, setting in variant.together_with.items()
+    ]
+    said = [*([f"with {options}"] if options else []), *([f"together with {', '.join(others)}"] if others else [])]
+    return f"{arm_title(study, variant.of)} {' and '.join(said) or 'with the same options'}."
 
 
 def left_out(study: Study, model: str) -> list[str]:
