@@ -23,6 +23,7 @@ STAGE_VERSIONS = {
     "generation": 1,
     "choice": 1,
     "judging": 2,
+    "aggregating": 2,  # columns of the frames
     "microcosm": 2,
 }
 

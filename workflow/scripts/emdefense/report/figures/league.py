@@ -125,7 +125,7 @@ def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, Lin
     names = [arm_title(study, row.arm) for row in found.rows]
     axes.grid(axis="x")
     low = min([0.0, *(y for _, y in points)]) - 6
-    axes.set_xlim(min([0.0, *(x for x, _ in points)]) - 3, 108)
+    axes.set_xlim(min([100.0, *(x for x, _ in points)]) - 12, 108)  # room for labels at the left
     axes.set_ylim(max(low, -60), 108)
     axes.set_xlabel(RETENTION)
     axes.set_ylabel(REDUCTION)
