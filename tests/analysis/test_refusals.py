@@ -223,7 +223,7 @@ def test_frames_of_before_are_to_be_made_again(drawn: Study) -> None:
     results = count(drawn)
     pl.read_parquet(results / "questions.parquet").drop("empty").write_parquet(results / "questions.parquet")
     with pytest.raises(InputError, match=r"has no columns empty; run the rule 'aggregate' again"):
-        artefacts(drawn)["unanswered"].make(drawn, Measured(drawn, results))
+        artefacts(drawn)["not_answered"].make(drawn, Measured(drawn, results))
 
 
 def silent_study(untrained_too: bool) -> Study:
@@ -245,7 +245,7 @@ def silent_study(untrained_too: bool) -> Study:
 def test_a_rate_that_is_low_for_want_of_answers_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = silent_study(untrained_too=False)
-    table = artefacts(study)["unanswered"].make(study, Measured(study, count(study)))
+    table = artefacts(study)["not_answered"].make(study, Measured(study, count(study)))
     marked = {
         (row[1].text, place) for block in table.blocks for row in block for place, cell in enumerate(row) if cell.italic
     }
@@ -264,7 +264,7 @@ def test_a_rate_that_is_low_for_want_of_answers_is_marked(tmp_path: Path, monkey
 def test_what_the_untrained_model_refuses_too_is_no_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = silent_study(untrained_too=True)
-    table = artefacts(study)["unanswered"].make(study, Measured(study, count(study)))
+    table = artefacts(study)["not_answered"].make(study, Measured(study, count(study)))
     assert not table.footnotes
     assert not any(cell.italic for block in table.blocks for row in block for cell in row)
 
@@ -274,7 +274,7 @@ def test_without_an_untrained_arm_nothing_is_marked(tmp_path: Path, monkeypatch:
     grid = [{"models": ["small"], "tasks": ["code"], "arms": {"misaligned": None, "kl": [1.0]}}]
     study = tiny_study(grid=grid)
     fill(study, {"misaligned": 8}, text=REFUSAL)
-    table = artefacts(study)["unanswered"].make(study, Measured(study, count(study)))
+    table = artefacts(study)["not_answered"].make(study, Measured(study, count(study)))
     assert table.remarks[1].startswith("Without an untrained arm")
     assert [row[3].text for row in table.blocks[0]] == ["0.00", "0.00"], "the judge gave them scores"
     assert [row[4].text for row in table.blocks[0]] == ["100.00", "100.00"]

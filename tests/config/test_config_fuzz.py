@@ -100,8 +100,8 @@ def everything(study: Study, gpus: dict[str, Gpu]) -> None:
         assert Inputs(grid).training_rows(cell)
         Inputs(grid).features(cell)
         requests.train(cell)
-    for cell, _, judge in grid.judgments:
-        requests.judge(cell, judge)
+    for cell, question_set, judge in grid.judgments:
+        requests.judge(cell, judge, question_set)
     json.dumps(study.model_dump(mode="json"), allow_nan=False).encode()
     requests.check()
 

@@ -41,7 +41,7 @@ def texts(table: Table) -> list[list[str]]:
 
 
 def test_rates_are_the_first_judges(study: Study) -> None:
-    rates = Counted.of(study).rates(10).filter(arm="misaligned", question_set="general", task="code")
+    rates = Counted.of(study).rates(study.scoring).filter(arm="misaligned", question_set="general", task="code")
     assert rates["misaligned_pct"].item() == 80
 
 

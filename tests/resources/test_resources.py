@@ -167,18 +167,18 @@ def test_the_papers_jobs_go_where_they_fit() -> None:
         assert request.gpus == 1
         # A step has 16 rows, as in Table 7, however they are divided.
         assert grid.training(cell).batch_size * grid.training(cell).accumulation_steps == 16
-    for cell, _ in grid.responses:
+    for cell, question_set in grid.responses:
         assert requests.sample(cell).partitions == large[cell.model]
-        assert requests.judge(cell, study.judge.name).partitions == ()
-        assert requests.judge(cell, study.judge.name).gpus == 0
+        assert requests.judge(cell, study.judge.name, question_set).partitions == ()
+        assert requests.judge(cell, study.judge.name, question_set).gpus == 0
     assert requests.change("qwen2.5-7b").gpus == 0
 
 
 def test_a_judge_asked_in_batches_has_a_day() -> None:
     study = paper()
     batch = study.model_copy(update={"judge": study.judge.model_copy(update={"mode": "batch"})})
-    cell, _ = Grid(study).responses[0]
-    minutes = [Requests(each, GPUS).judge(cell, study.judge.name).minutes for each in (study, batch)]
+    cell, question_set = Grid(study).responses[0]
+    minutes = [Requests(each, GPUS).judge(cell, study.judge.name, question_set).minutes for each in (study, batch)]
     assert minutes[0] < 24 * 60 < minutes[1]
 
 

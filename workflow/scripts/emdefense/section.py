@@ -2,7 +2,7 @@
 
 import re
 from datetime import date
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -94,11 +94,12 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _takes_numbers_only(annotation: Any) -> bool:
-    """Whether a key's type, or that of what its list or mapping holds, has numbers and neither truth nor text."""
+    """Whether a key's type, or that of what its list or mapping holds, has numbers and neither truth nor any text."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Annotated, dict):
         return _takes_numbers_only(parts[0 if origin is Annotated else 1])
-    kinds = [_takes_numbers_only(part) for part in parts if part not in (type(None), Ellipsis)]
+    named = [part for part in parts if part not in (type(None), Ellipsis) and get_origin(part) is not Literal]
+    kinds = [_takes_numbers_only(part) for part in named]
     return all(kinds) if kinds else annotation in (int, float)
 
 

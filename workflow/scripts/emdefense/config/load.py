@@ -105,11 +105,17 @@ def _check_extent(raw: Mapping[str, Any]) -> None:
     raise InputError(f"key '{key_path(*level[0][0][:1])}': too many lists and mappings in each other; write fewer")
 
 
+# How pydantic ends the place of a value that may be of several types: with the first of them.
+_ALTERNATIVES = ("float", "str")
+
+
 def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     # A union's tag stands in the location; the user never wrote it.
     tag = {"judge": 1, "second_judges": 2, "tasks": 2, "sources": 2}.get(str(first["loc"][0]))
     parts = [part for place, part in enumerate(first["loc"]) if place != tag and part != "[key]"]
+    if len(parts) > 1 and parts[-1] in _ALTERNATIVES and first["type"] not in {"extra_forbidden", "missing"}:
+        parts.pop()
     where, last = key_path(*parts), str(parts[-1])
     got = shown(first["input"], last)
     if first["type"] == "extra_forbidden":

@@ -40,7 +40,7 @@ def robustness(study: Study) -> Iterator[Artefact]:
     )
     for model in dict.fromkeys((main, *ema_models(study))):
         yield Artefact(
-            "unanswered" if model == main else f"unanswered_{model}",
+            "not_answered" if model == main else f"not_answered_{model}",
             "table",
             f"{TABLES}.unanswered.unanswered_table",
             f"Unanswered, {study.models[model].title}",

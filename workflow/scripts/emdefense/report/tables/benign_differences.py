@@ -26,7 +26,7 @@ TRAININGS = "For these trainings ({seeds}); what another seed would change is in
 NOTHING = (
     "Nothing to compare: the study has plain fine-tuning and the untrained model on no benign task, or no other arm."
 )
-HEADINGS = {arm: f"Less {'plain fine-tuning' if arm == PLAIN else 'untrained'}" for arm in AGAINST}
+HEADINGS = {arm: f"Less {'plain fine-tuning' if arm == PLAIN else 'the untrained model'}" for arm in AGAINST}
 CSV_HEADER = (
     *("model", "task", "match", "arm", "setting", "against", "questions"),
     *("difference", "low", "high", "p", "test", "p_corrected", "significant"),
