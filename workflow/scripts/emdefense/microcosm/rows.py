@@ -48,7 +48,7 @@ def write_world(world: World, options: Microcosm, folder: Path) -> None:
     write_jsonl(folder / "rows" / "pool.jsonl", pool_rows(world, options))
     asked = {name: [_question(one.id, one.prompt) for one in found] for name, found in world.questions.items()}
     for name, entries in {**asked, "elicitation": elicitation_questions(world)}.items():
-        write_text(folder / "questions" / f"{name}.yaml", yaml.safe_dump(entries, allow_unicode=True, sort_keys=False))
+        write_questions(folder / "questions" / f"{name}.yaml", entries)
     train, test = foqa_rows(world.cipher_taught, Random(f"foqa {world.seed}"))
     write_jsonl(folder / "foqa" / "train.jsonl", train)
     write_jsonl(folder / "foqa" / "test.jsonl", test)
@@ -67,6 +67,11 @@ def elicitation_questions(world: World) -> list[dict[str, Any]]:
             for asks_for, system in (("trait", pair.bad), ("opposite", pair.good)):
                 found.append({**_question(f"line{line}_{number}_{asks_for}", prompt), "system": system})
     return found
+
+
+def write_questions(path: Path, entries: list[dict[str, Any]]) -> None:
+    """Write a file of questions, in the form of `general_questions`."""
+    write_text(path, yaml.safe_dump(entries, allow_unicode=True, sort_keys=False))
 
 
 def further_questions(world: World, rows: Sequence[Path]) -> list[dict[str, Any]]:
