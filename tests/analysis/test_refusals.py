@@ -114,9 +114,8 @@ def write(
 
 
 @pytest.fixture
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def drawn(in_tmp: Path) -> Study:
     """A study whose responses refuse, are empty, or answer at random, some refused by the judge's label alone."""
-    monkeypatch.chdir(tmp_path)
     study = tiny_study(seeds=[0, 1])
     fill(study, {}, questions=6)
     draw = random.Random(1)

@@ -31,9 +31,8 @@ def judge(study: Study, score: Callable[[Cell, str, int, int], Score], questions
 
 
 @pytest.fixture
-def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def near(in_tmp: Path) -> Study:
     """A study of two seeds whose scores lie at the bounds and around them, some missing."""
-    monkeypatch.chdir(tmp_path)
     study = tiny_study(seeds=[0, 1])
     fill(study, {}, questions=6)
     draw = random.Random(3)

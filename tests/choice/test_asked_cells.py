@@ -15,6 +15,7 @@ from emdefense.planning.snakemake_folder import Snapshot
 from emdefense.planning.status import status_text, study_status
 from emdefense.resources.gpus import Gpu
 from emdefense.specs import Specs
+from model_shape import SHAPE
 from small_config import SMALL
 from study_folder import CONFIG, tiny_study
 from study_jobs import study_jobs
@@ -113,14 +114,6 @@ def test_a_mistake_in_a_set_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-SHAPE = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 10,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "vocab_size": 100_000,
-}
 GPUS = {"a100": Gpu(memory_gib=79, tflops=312, gb_per_s=1935)}
 
 

@@ -22,6 +22,7 @@ from emdefense.planning.command_line import snakemake_command, study_parser
 from emdefense.planning.made_again import Again
 from emdefense.planning.plan import Plan, plan_text, study_plan
 from emdefense.resources.gpus import Gpu, read_gpus
+from model_shape import SHAPE
 from study_checkout import ROOT
 from study_folder import tiny_study, write_rows
 from study_jobs import study_jobs
@@ -30,14 +31,6 @@ SCRIPTS = ROOT / "workflow/scripts"
 GPUS = {
     "a100": Gpu(memory_gib=79, tflops=312, gb_per_s=1935),
     "a40": Gpu(memory_gib=44, tflops=150, gb_per_s=696),
-}
-SHAPE = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 10,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "vocab_size": 100_000,
 }
 MODEL = {"title": "Small", "instruct": "-", "samples_per_question": 10, "shape": SHAPE}
 JUDGE = {"kind": "openai", "name": "judge", "model": "gpt-4o-mini-2024-07-18"}

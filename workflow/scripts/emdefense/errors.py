@@ -46,6 +46,11 @@ class InputError(ValueError):
         super().__init__(line if len(line) <= self.longest else f"{line[: self.longest]}…")
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error of somebody else's code says, in one line; its kind, if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def run_cli(main: Callable[[], None]) -> None:
     """Run a script's ``main``; an :class:`InputError` becomes one line on stderr and its exit status.
 

@@ -12,7 +12,7 @@ class Layout:
     """Where everything of a study lies, relative to the working directory."""
 
     def __init__(self, study: Study):
-        self.study = study
+        self.study, self._further = study, FurtherSets(study)
         self.results = f"results/{study.study}"
 
     def file(self, path: str) -> str:
@@ -90,6 +90,6 @@ class Layout:
     def asked(self, cell: Cell, question_set: str) -> str:
         """The questions of a set, as a cell is asked them."""
         if question_set in self.study.question_sets:
-            return self.questions(FurtherSets(self.study).stem(cell, question_set))
+            return self.questions(self._further.stem(cell, question_set))
         named = {GENERAL: SHARED_TASK, ELICITATION: ELICITATION}
         return self.questions(named.get(question_set, cell.task))

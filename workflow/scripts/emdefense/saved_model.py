@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from emdefense.errors import InputError
+from emdefense.errors import InputError, one_line
 from emdefense.model_files import CONFIG, check_config, check_there, check_tokenizer_files
 from emdefense.weight_files import weight_shapes
 
@@ -150,8 +150,7 @@ def in_one_line(folder: Path | str, what: str, instead: str = "fetch it again") 
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{folder}: cannot {what} ({text[:300]}); {instead}") from None
+        raise InputError(f"{folder}: cannot {what} ({one_line(error)[:300]}); {instead}") from None
 
 
 def _other_attention(attention: str | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.config.study import Study
-from emdefense.errors import InputError
+from emdefense.errors import InputError, one_line
 from emdefense.fast_imports import fast_imports
 from emdefense.planning.command_line import check_readable
 from emdefense.planning.job import Job
@@ -74,7 +74,7 @@ def planned_study(configfiles: Sequence[Path], entries: Sequence[str]) -> tuple[
         except MissingInputException as error:
             raise InputError(_missing(error)) from error
         except Exception as error:
-            raise InputError(f"Snakemake finds no jobs: {_one_line(error)}") from error
+            raise InputError(f"Snakemake finds no jobs: {one_line(error)}") from error
         finally:
             logger.disabled = False
 
@@ -91,7 +91,7 @@ def _snakemake_arguments(configfiles: Sequence[Path], entries: Sequence[str]) ->
         line = said.getvalue().strip().splitlines()[-1]
         raise InputError(f"Snakemake's profile: {line.partition('error: ')[2] or line}") from None
     except Exception as error:
-        raise InputError(f"Snakemake's profile: {_one_line(error)}") from None
+        raise InputError(f"Snakemake's profile: {one_line(error)}") from None
     if arguments.persistence_backend != PersistenceBackend.FILE:
         raise InputError("persistence-backend: plan and status read Snakemake's records from files only; leave it out")
     return arguments
@@ -154,7 +154,3 @@ def _missing(error: MissingInputException) -> str:
     files = str(error).partition("affected files:")[2].splitlines()
     names = ", ".join(file.strip() for file in files if file.strip())
     return f"{names}: no such file, and no rule makes it; rule {error.rule} reads it"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

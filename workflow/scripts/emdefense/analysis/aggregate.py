@@ -14,6 +14,7 @@ from emdefense.analysis.rates import (
     CELL_SCHEMA,
     EXACT_MATCH_SCHEMA,
     JUDGMENT_SCHEMA,
+    POOLED,
     QUESTIONS_SCHEMA,
     RATES_SCHEMA,
     RESPONSE_SCHEMA,
@@ -32,10 +33,8 @@ from emdefense.config import Study
 from emdefense.config.study import Scoring
 from emdefense.files import written_whole
 from emdefense.layout import Layout
-from emdefense.metrics import OUTCOMES
 
 FILE = "file"  # names the judgments that a row is from
-POOLED = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
 AT_ONCE = 100  # files of judgments in memory
 
 

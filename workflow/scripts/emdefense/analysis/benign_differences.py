@@ -6,7 +6,7 @@ import polars as pl
 
 from emdefense.analysis.conditions import Condition, benign_settings, conditions
 from emdefense.analysis.differences import Difference, corrected, paired_difference
-from emdefense.arms import PLAIN, UNTRAINED, in_order
+from emdefense.arms import NO_SETTING, PLAIN, UNTRAINED, in_order
 from emdefense.config import Study
 from emdefense.metrics import EXACT_MATCH
 
@@ -30,7 +30,7 @@ def benign_differences(study: Study, benign: pl.DataFrame) -> list[Difference]:
     for against in AGAINST:
         differences = []
         for condition in asked(study):
-            other = condition._replace(arm=against, setting="none")
+            other = condition._replace(arm=against, setting=NO_SETTING)
             if condition.arm != against and condition in counts and other in counts:
                 pair = (condition, counts[condition]), (other, counts[other])
                 differences.append(paired_difference(*pair, EXACT_MATCH, ("correct", "answers"), study.scoring))

@@ -1,7 +1,7 @@
 """Paired differences of a study: every arm against the misaligned one, and chosen defences against each other."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -124,12 +124,17 @@ def corrected(found: list[Difference], belongs: Callable[[Difference], bool]) ->
     return mended
 
 
-def pooled(questions: pl.DataFrame) -> dict[tuple[Condition, str], pl.DataFrame]:
-    """Return each condition's counts by question, all seeds together, of each question set."""
+def pooled(
+    questions: pl.DataFrame, columns: Sequence[str] = ("scored", *OUTCOMES), asked: str = "scored"
+) -> dict[tuple[Condition, str], pl.DataFrame]:
+    """Return each condition's counts by question, all seeds together, of each question set.
+
+    Questions that have nothing in the column ``asked`` are left out.
+    """
     summed = (
-        questions.filter(pl.col("scored") > 0)
+        questions.filter(pl.col(asked) > 0)
         .group_by(*Condition._fields, "question_set", "question_id", maintain_order=True)
-        .agg(pl.col("scored", *OUTCOMES).sum())
+        .agg(pl.col(columns).sum())
     )
     return {
         (Condition(*(str(part) for part in key[:4])), str(key[4])): rows

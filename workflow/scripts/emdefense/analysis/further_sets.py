@@ -8,7 +8,7 @@ from emdefense.analysis.conditions import Condition
 from emdefense.analysis.differences import paired, pooled, spread
 from emdefense.analysis.intervals import Interval, cluster_interval
 from emdefense.analysis.question_groups import in_groups
-from emdefense.analysis.summary import Gaps
+from emdefense.analysis.summary import Gaps, gaps_of
 from emdefense.config import Study
 from emdefense.names import GENERAL
 
@@ -43,11 +43,7 @@ class SetRates:
     def __init__(self, study: Study, questions: pl.DataFrame):
         self._scoring = study.scoring
         self._counts = pooled(questions)
-        counted = questions.group_by(*Condition._fields, "question_set").agg(pl.col("responses", "scored", "cut").sum())
-        self._gaps = {
-            (Condition(*key), question_set): Gaps(responses, responses - scored, cut)
-            for *key, question_set, responses, scored, cut in counted.iter_rows()
-        }
+        self._gaps = gaps_of(questions)
 
     def rate(self, condition: Condition, question_set: str, outcome: str) -> SetRate | None:
         """Return the rate of an outcome; None if no response has both scores."""

@@ -16,7 +16,7 @@ from emdefense.analysis.paired import Pair
 from emdefense.analysis.rates import CELL_SCHEMA, read_rows
 from emdefense.cells import Cell, Grid
 from emdefense.choice.asked import asked
-from emdefense.config.multiple_choice import Score
+from emdefense.config.multiple_choice import SCORES, Score
 from emdefense.config.study import Study
 from emdefense.files import written_whole
 from emdefense.layout import Layout
@@ -24,7 +24,6 @@ from emdefense.layout import Layout
 Against = Literal["untrained", "plain"]
 AGAINST: tuple[Against, ...] = ("untrained", "plain")
 """What a cell is compared with: its model as it is, and plain fine-tuning on the same rows."""
-SCORES: tuple[Score, ...] = ("sum", "mean")
 ROW_SCHEMA: dict[str, pl.DataType] = {
     "id": pl.String(),
     "log_probs": pl.List(pl.Float64()),

@@ -23,6 +23,11 @@ def groups_of(questions: Sequence[str], groups: QuestionGroups) -> list[str]:
     return [question if name is None else f"{name}\n" for question, name in zip(questions, named, strict=True)]
 
 
+def units(groups: QuestionGroups) -> str:
+    """Return what is drawn, in words."""
+    return "questions" if groups is None else "groups of questions"
+
+
 def in_groups(counts: pl.DataFrame, columns: Sequence[str], groups: QuestionGroups) -> pl.DataFrame:
     """Return ``columns`` of counts by ``question_id``, added up within each group."""
     if groups is None:

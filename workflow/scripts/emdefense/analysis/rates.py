@@ -40,7 +40,8 @@ BOUNDS = tuple(
     f"{outcome}_{kind}_{end}" for outcome in OUTCOMES for kind in ("wilson", "cluster") for end in ("low", "high")
 )
 # Over questions like these, all seeds of the condition together; the same in the row of each seed.
-POOLED_BOUNDS = tuple(f"{outcome}_pooled_{end}" for outcome in OUTCOMES for end in ("low", "high"))
+POOLED = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
+POOLED_BOUNDS = tuple(f"{name}_{end}" for name in POOLED for end in ("low", "high"))
 RATES_SCHEMA = {
     **CELL_SCHEMA,
     "question_set": pl.String(),
@@ -199,9 +200,8 @@ def rates_of(questions: pl.DataFrame, scoring: Scoring) -> pl.DataFrame:
     """Return the rates of counts by question (``QUESTIONS_SCHEMA``), columns as in ``RATES_SCHEMA``."""
     resamples, groups = scoring.bootstrap_resamples, scoring.question_groups
     condition = [name for name in (*CELL_SCHEMA, "question_set") if name not in ("setting_value", "seed")]
-    outcomes = {f"{outcome}_pooled": outcome for outcome in OUTCOMES}
     pooled = {
-        key: pooled_bounds([rows], "scored", outcomes, resamples, groups)
+        key: pooled_bounds([rows], "scored", POOLED, resamples, groups)
         for key, rows in questions.group_by(condition, maintain_order=True)
     }
     found = []

@@ -83,7 +83,7 @@ class Summary:
         self.published = published
         self._questions = questions
         self._estimates: dict[tuple[Condition, str], Estimate] = {}
-        self._gaps = _gaps(rates)
+        self._gaps = gaps_of(rates)
         for metric in JUDGED:
             rows, outcome = rates.filter(question_set=metric.question_set), metric.outcome
             self._add(rows, metric.name, f"{outcome}_pct", outcome, "scored", f"{outcome}_pooled")
@@ -149,10 +149,10 @@ def _estimate(of_seeds: list[float], counts: tuple[int, int] | None, cluster: In
     return replace(found, value=value, wilson=(100 * low, 100 * high), successes=successes, trials=trials)
 
 
-def _gaps(rates: pl.DataFrame) -> dict[tuple[Condition, str], Gaps]:
-    """Return how many responses are without a score or cut, all seeds together; nothing where there are no counts."""
+def gaps_of(counts: pl.DataFrame) -> dict[tuple[Condition, str], Gaps]:
+    """Return how many responses are without a score or cut, by condition and question set; nothing without counts."""
     counted = (
-        rates.drop_nulls(["responses", "scored"])
+        counts.drop_nulls(["responses", "scored"])
         .group_by(*Condition._fields, "question_set")
         .agg(pl.col("responses", "scored", "cut").sum())
     )

@@ -3,17 +3,16 @@
 Unanswered is what refuses, by the judge's label or by the rule of ``refusals.py``, and what is empty.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import polars as pl
 
 from emdefense.analysis.conditions import Condition, chosen_arms, ema_tasks, headline_defences
-from emdefense.analysis.differences import Difference, corrected, paired_difference
+from emdefense.analysis.differences import Difference, corrected, paired_difference, pooled
 from emdefense.analysis.intervals import Interval
 from emdefense.analysis.rates import pooled_bounds
-from emdefense.arms import MISALIGNED, UNTRAINED
+from emdefense.arms import MISALIGNED, NO_SETTING, UNTRAINED
 from emdefense.config import Study
 from emdefense.metrics import QUESTION_SETS
 
@@ -43,15 +42,7 @@ class Unanswered:
 
     def __init__(self, study: Study, questions: pl.DataFrame, model: str):
         self._study, self._model = study, model
-        pooled = (
-            questions.filter(pl.col("responses") > 0, model=model)
-            .group_by(*Condition._fields, "question_set", "question_id", maintain_order=True)
-            .agg(pl.col(COLUMNS).sum())
-        )
-        self._counts: Mapping[Place, pl.DataFrame] = {
-            (Condition(*(str(part) for part in key[:4])), str(key[4])): rows
-            for key, rows in pooled.group_by(*Condition._fields, "question_set", maintain_order=True)
-        }
+        self._counts = pooled(questions.filter(model=model), COLUMNS, asked="responses")
 
     @cached_property
     def conditions(self) -> list[Condition]:
@@ -114,6 +105,6 @@ class Unanswered:
         difference = self.differences.get(place)
         if difference is None or not difference.is_significant or difference.value <= 0:
             return False
-        whole = self.shares((condition._replace(arm=MISALIGNED, setting="none"), question_set)).get("misaligned")
+        whole = self.shares((condition._replace(arm=MISALIGNED, setting=NO_SETTING), question_set)).get("misaligned")
         mine = self.shares(place).get("misaligned")
         return whole is not None and (mine is None or mine.value < whole.value)

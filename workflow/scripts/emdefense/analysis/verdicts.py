@@ -16,6 +16,7 @@ from emdefense.analysis.intervals import CONFIDENCE
 from emdefense.analysis.paired import holm
 from emdefense.analysis.printed import points
 from emdefense.analysis.question_counts import Contrast, QuestionCounts, RateKey
+from emdefense.analysis.question_groups import units
 from emdefense.analysis.summary import Summary
 from emdefense.arms import MISALIGNED, UNTRAINED
 from emdefense.config import Study
@@ -209,7 +210,7 @@ def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 def too_few(found: Evidence, study: Study) -> str:
     """Return why too few questions say nothing of others."""
-    what = "questions" if study.scoring.question_groups is None else "groups of questions"
+    what = units(study.scoring.question_groups)
     return f"{found.groups} {what} are too few to say anything of others; {FEWEST_GROUPS} or more are needed"
 
 
@@ -223,7 +224,7 @@ def in_doubt() -> tuple[str, str]:
 
 def what_settles(found: Evidence, margin: float, level: float, study: Study) -> str:
     """Return in a sentence how many more questions or samples would tell a quantity from what is ``margin`` away."""
-    groups = "questions" if study.scoring.question_groups is None else "groups of questions"
+    groups = units(study.scoring.question_groups)
     low, high = found.interval(1 - 2 * level)
     if not found.is_known or margin == 0:
         return f"More {groups} or samples would settle it."

@@ -1,8 +1,8 @@
 """Which cells are asked which sets of multiple-choice questions."""
 
-from emdefense.analysis.conditions import automatic, chosen_setting
 from emdefense.arms import format_setting
 from emdefense.cells import Cell, Grid
+from emdefense.config.chosen import may_be_chosen
 from emdefense.config.study import Study
 
 Asked = tuple[Cell, str]
@@ -38,7 +38,4 @@ def is_chosen(study: Study, cell: Cell) -> bool:
     benign = study.report.chosen_benign.get(cell.arm)
     if study.tasks[cell.task].kind == "benign" and benign is not None:
         return cell.setting in map(format_setting, benign)
-    setting = chosen_setting(study, cell.arm)
-    if setting is None:
-        return not {cell.arm, study.every_arm[cell.arm].of}.isdisjoint(automatic(study))
-    return cell.setting == setting
+    return may_be_chosen(study, cell.arm, cell.setting)

@@ -10,16 +10,15 @@ from pydantic import ValidationError
 from emdefense.choice.scoring import OptionScorer, right_way
 from emdefense.choice.tokens import tokenise
 from emdefense.config.chat import PLAIN, TemplateOptions
-from emdefense.config.multiple_choice import Score
+from emdefense.config.multiple_choice import SCORES
 from emdefense.errors import InputError
-from emdefense.files import file_digest, read_jsonl, write_json, write_jsonl
+from emdefense.files import read_jsonl, write_json, write_jsonl
 from emdefense.generation.engines import PACKAGES, device_name
-from emdefense.generation.reuse import ReuseStore, adapter_digests, reuse_key
+from emdefense.generation.record import check_folders, read_by
+from emdefense.generation.reuse import ReuseStore, reuse_key
 from emdefense.generation.transformers_engine import TransformersEngine
-from emdefense.provenance import made_by, model_identity, record_beside
+from emdefense.provenance import made_by, record_beside
 from emdefense.section import PositiveInt, Section, first_problem
-
-SCORES: tuple[Score, ...] = ("sum", "mean")
 
 
 class ChoiceSpec(Section):
@@ -51,10 +50,7 @@ def choose(
         settings = ChoiceSpec.model_validate(spec)
     except ValidationError as error:
         raise InputError(f"--spec: {first_problem(error)}") from None
-    if not model.is_dir():
-        raise InputError(f"{model}: there is no such model folder")
-    if adapter is not None and not adapter.is_dir():
-        raise InputError(f"{adapter}: there is no such adapter folder")
+    check_folders(model, adapter)
     key = reuse_key({"stage": "choice", **spec}, model, adapter, questions)
     if store.copy_to(choices, key):
         return
@@ -66,12 +62,7 @@ def choose(
     found = zip(rows, tokens, score(tokens), strict=True)
     write_jsonl(choices, (result(row, [*map(len, one.options)], values) for row, one, values in found))
     record = {
-        "spec": settings.model_dump(mode="json"),
-        "threads": threads,
-        "questions": {"file": str(questions), "sha256": file_digest(questions)},
-        "model": model_identity(model),
-        "chat_template": engine.chat.identity(),
-        "adapter": None if adapter is None else adapter_digests(adapter),
+        **read_by(settings, threads, questions, model, adapter, engine.chat),
         "way": way,
         **made_by(started, PACKAGES["transformers"], __name__, device=device_name()),
     }

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from emdefense.errors import InputError
+from emdefense.errors import one_line
+from emdefense.generation.decoding import SAID, cannot_run, not_finite
 
 # How far the log-probability of a token may be from that of a plain pass: sums in another order round otherwise, in
 # bfloat16 by a few hundredths; a cache that is wrong is off by whole units.
@@ -118,20 +119,17 @@ def right_way(scorer: OptionScorer, choices: Sequence[Choice]) -> tuple[str, Way
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # positions that a model has no embedding for, or a config that is none
-        line = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"{model.name_or_path}: the model cannot be run on {tried[-1].length} tokens, a question with its longest "
-            f"option ({line}); leave such questions out, or name another model"
-        ) from None
+        what = "a question with its longest option"
+        raise cannot_run(model, tried[-1].length, what, error, "leave such questions out") from None
     if not all(torch.isfinite(torch.tensor(values)).all() for values in wanted):
-        raise InputError(f"{model.name_or_path}: its logits are not finite; check its weights and config.json")
+        raise not_finite(model)
     try:
         far = _distance(tried, scorer.at_once(tried), wanted)
         problem = f"they are off by {far:.2g} a token"
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever a model that was not written for this way makes of it
-        far, problem = torch.inf, " ".join(str(error).split())[:200] or type(error).__name__
+        far, problem = torch.inf, one_line(error)[:SAID]
     if far < TOLERANCES.get(model.dtype, IN_16_BITS):
         return "prompts read once", scorer.shared
     print(

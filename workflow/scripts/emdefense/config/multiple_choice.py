@@ -8,6 +8,7 @@ from emdefense.section import FilePath, PositiveInt, Section, Seed
 
 OptionForm = Literal["letter", "text"]
 Score = Literal["sum", "mean"]
+SCORES: tuple[Score, ...] = ("sum", "mean")
 
 
 class MultipleChoice(Section):

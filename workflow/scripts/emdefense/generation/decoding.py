@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from emdefense.errors import InputError
+from emdefense.errors import InputError, one_line
 
 # Which tokens come next: from logits [rows, vocabulary], which of the batch's rows these are, and the step from 0.
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 TRIED = 2  # tokens by which a way is tried
+SAID = 200  # characters of what a model's own code says of its failure
 # How far logits may be from those of a plain pass, relative to their spread, root mean square: sums in another order
 # round otherwise, in bfloat16 by 1 to 2 % over many layers; a cache that is wrong is off by as much as the logits.
 TOLERANCES = {torch.float32: 2e-3, torch.float64: 1e-6}
@@ -179,7 +180,7 @@ def right_way(decoder: Decoder, prompts: Sequence[list[int]], limit: int) -> tup
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # whatever a model that was not written for this way makes of it
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            problem = one_line(error)[:SAID]
             continue
         if far < TOLERANCES.get(decoder.model.dtype, IN_16_BITS):
             if decode is not ways["by hand"]:
@@ -190,6 +191,19 @@ def right_way(decoder: Decoder, prompts: Sequence[list[int]], limit: int) -> tup
         f"{name}: no way to sample from a '{decoder.model.config.model_type}' gives what a plain pass over the same "
         f"tokens does ({problem}); name another model, or write generation.engine vllm"
     )
+
+
+def cannot_run(model: PreTrainedModel, tokens: int, what: str, error: Exception, instead: str) -> InputError:
+    """Return the error for a model that fails on so many tokens, of which ``what`` says what they are."""
+    return InputError(
+        f"{model.name_or_path}: the model cannot be run on {tokens} tokens, {what} ({one_line(error)[:SAID]}); "
+        f"{instead}, or name another model"
+    )
+
+
+def not_finite(model: PreTrainedModel) -> InputError:
+    """Return the error for a model whose logits are none."""
+    return InputError(f"{model.name_or_path}: its logits are not finite; check its weights and config.json")
 
 
 def _plain(decoder: Decoder, prompts: Sequence[list[int]], limit: int) -> list[tuple[list[int], Tensor]]:
@@ -207,14 +221,11 @@ def _plain(decoder: Decoder, prompts: Sequence[list[int]], limit: int) -> list[t
             except (torch.OutOfMemoryError, MemoryError):
                 raise
             except Exception as error:  # positions that a model has no embedding for, or a config that is none
-                line = " ".join(str(error).split())[:200] or type(error).__name__
-                raise InputError(
-                    f"{model.name_or_path}: the model cannot be run on {len(tokens)} tokens, a prompt with an answer "
-                    f"of generation.max_new_tokens = {limit} ({line}); lower that key, or name another model"
-                ) from None
+                what = f"a prompt with an answer of generation.max_new_tokens = {limit}"
+                raise cannot_run(model, len(tokens), what, error, "lower that key") from None
             logits.append(output.logits[0, -1].float())
             if not torch.isfinite(logits[-1]).all():
-                raise InputError(f"{model.name_or_path}: its logits are not finite; check its weights and config.json")
+                raise not_finite(model)
             tokens.append(int(logits[-1].argmax()))
         found.append((tokens[len(prompt) :], torch.stack(logits)))
     return found

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from emdefense.config.checks import check_generation
 from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
-from emdefense.files import file_digest, read_json, write_json, write_jsonl
+from emdefense.files import read_json, write_json, write_jsonl
 from emdefense.generation.engines import PACKAGES, device_name, engine_module, load_engine
 from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
-from emdefense.generation.reuse import ReuseStore, adapter_digests, reuse_key
-from emdefense.provenance import made_by, model_identity, record_beside
+from emdefense.generation.record import check_folders, read_by
+from emdefense.generation.reuse import ReuseStore, reuse_key
+from emdefense.provenance import made_by, record_beside
 from emdefense.section import first_problem
 
 Asked = tuple[list[Conversation], Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]]
@@ -70,10 +71,7 @@ def _fill(
     """Make each output that cannot be copied, and its record; the model is loaded only if there is one."""
     settings = parse_spec(spec)
     check_generation(settings)
-    if not model.is_dir():
-        raise InputError(f"{model}: there is no such model folder")
-    if adapter is not None and not adapter.is_dir():
-        raise InputError(f"{adapter}: there is no such adapter folder")
+    check_folders(model, adapter)
     engine: Engine | None = None
     for source, output, ask in jobs:
         conversations, rows = ask(source)
@@ -84,12 +82,7 @@ def _fill(
         engine = engine or load_engine(settings, model, adapter, threads)
         write_jsonl(output, rows(engine.sample(conversations, settings)))
         record = {
-            "spec": settings.model_dump(mode="json"),
-            "threads": threads,
-            "questions": {"file": str(source), "sha256": file_digest(source)},
-            "model": model_identity(model),
-            "chat_template": engine.chat.identity(),
-            "adapter": None if adapter is None else adapter_digests(adapter),
+            **read_by(settings, threads, source, model, adapter, engine.chat),
             **made_by(
                 started,
                 PACKAGES[settings.engine],

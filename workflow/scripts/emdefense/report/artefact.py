@@ -30,6 +30,7 @@ Reading = Literal[
     "multiple_choice",
     "judged",
 ]
+TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
 Chosen = Literal["", "at all questions", "held out"]
 CHOSEN: dict[Chosen, str] = {
     "at all questions": ". Settings that the data chose were chosen on half of these questions",

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from emdefense.cells import Grid
 from emdefense.config import Study
-from emdefense.report.artefact import Artefact
-from emdefense.report.catalogue import TABLES
+from emdefense.report.artefact import TABLES, Artefact
 
 OF_PAPER = ("opswap", "foqa")  # Tables 5 and 6
 

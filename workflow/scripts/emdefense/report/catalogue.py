@@ -16,18 +16,18 @@ from emdefense.arms.hooks import call
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.artefact import CHOSEN, Artefact, Chosen, Reading
+from emdefense.report.artefact import CHOSEN, FIGURES, TABLES, Artefact, Chosen, Reading
+from emdefense.report.benign import benign_differences, own_benign
 from emdefense.report.choices import choice_tables
 from emdefense.report.further_sets import artefacts as of_sets
+from emdefense.report.robustness import robustness
 
 PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
 SECTION_OF_LEAGUE = "standings"
-SECTION_OF_ROBUSTNESS = "robustness"
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
-TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
 
 
 def artefacts(study: Study) -> dict[str, Artefact]:
@@ -35,9 +35,6 @@ def artefacts(study: Study) -> dict[str, Artefact]:
 
     Raises :class:`InputError` if two have one name: those of models and arms are called after them.
     """
-    from emdefense.report.benign import benign_differences, own_benign
-    from emdefense.report.robustness import robustness
-
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
     of_study = (_league, _tables, own_benign, _figures, of_sets, choice_tables, robustness)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from emdefense.config import Study
-from emdefense.report.artefact import Artefact
+from emdefense.report.artefact import TABLES, Artefact
 
 SECTION_OF_CHOICES = "multiple_choice"  # of the page
 
@@ -14,7 +14,7 @@ def choice_tables(study: Study) -> Iterator[Artefact]:
         yield Artefact(
             f"multiple_choice_{name}",
             "table",
-            "emdefense.report.tables.multiple_choice.multiple_choice_table",
+            f"{TABLES}.multiple_choice.multiple_choice_table",
             section.title,
             SECTION_OF_CHOICES,
             ("multiple_choice",),

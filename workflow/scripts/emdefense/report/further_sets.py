@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from emdefense.analysis.asked_sets import conditional_sets, file_sets
 from emdefense.analysis.conditions import automatic, ema_models
 from emdefense.config import Study
-from emdefense.report.artefact import CHOSEN, Artefact
+from emdefense.report.artefact import CHOSEN, FIGURES, TABLES, Artefact
 
-MODULE = "emdefense.report"
 SECTION_OF_CONDITIONS = "conditional"
 OF_SET = "set-"  # before the name of a set, its section of the page
 
@@ -21,7 +20,7 @@ def artefacts(study: Study) -> Iterator[Artefact]:
             of, section = "" if model == main else f"_{model}", f"{OF_SET}{name}"
             title, given = study.models[model].title, {"model": model, "question_set": name}
             yield Artefact(
-                *(f"questions_{name}{of}", "table", f"{MODULE}.tables.further_sets.set_table"),
+                *(f"questions_{name}{of}", "table", f"{TABLES}.further_sets.set_table"),
                 f"{found.title}, {title}",
                 section,
                 ("questions",),
@@ -31,7 +30,7 @@ def artefacts(study: Study) -> Iterator[Artefact]:
             )
             if model == main:
                 yield Artefact(
-                    *(f"tradeoff_{name}", "figure", f"{MODULE}.figures.further_sets.draw_tradeoff_on"),
+                    *(f"tradeoff_{name}", "figure", f"{FIGURES}.further_sets.draw_tradeoff_on"),
                     f"EMA on these questions against the narrow task: {found.title}",
                     section,
                     ("questions",),
@@ -47,7 +46,7 @@ def artefacts(study: Study) -> Iterator[Artefact]:
             yield Artefact(
                 f"conditional_{plain}" + ("" if model == main else f"_{model}"),
                 "table",
-                f"{MODULE}.tables.further_sets.conditional_table",
+                f"{TABLES}.further_sets.conditional_table",
                 f"Conditional misalignment, {study.models[model].title}",
                 SECTION_OF_CONDITIONS,
                 ("questions",),

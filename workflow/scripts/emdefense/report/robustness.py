@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from emdefense.analysis.conditions import automatic, ema_models
 from emdefense.config import Study
-from emdefense.report.artefact import CHOSEN, Artefact
-from emdefense.report.catalogue import FIGURES, SECTION_OF_ROBUSTNESS, TABLES
+from emdefense.report.artefact import CHOSEN, FIGURES, TABLES, Artefact
+
+SECTION_OF_ROBUSTNESS = "robustness"  # of the page
 
 
 def robustness(study: Study) -> Iterator[Artefact]:

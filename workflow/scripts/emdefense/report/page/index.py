@@ -14,7 +14,7 @@ from emdefense.errors import InputError
 from emdefense.files import read_json, write_text
 from emdefense.metrics import JUDGED
 from emdefense.report.artefact import Artefact
-from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, SECTION_OF_ROBUSTNESS, artefacts
+from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE, artefacts
 from emdefense.report.choices import SECTION_OF_CHOICES
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
@@ -25,6 +25,7 @@ from emdefense.report.page.cell_list import cell_rows, read_numbers, unscored_ta
 from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
 from emdefense.report.page.findings import Finding, findings
 from emdefense.report.page.provenance import made_differently, provenance, stage_records
+from emdefense.report.robustness import SECTION_OF_ROBUSTNESS
 from emdefense.report.tables.rendering import html_table, render_html
 
 FRAGMENT = re.compile(r"<main>\n(.*)</main>", re.DOTALL)

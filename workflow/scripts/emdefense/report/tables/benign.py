@@ -23,7 +23,7 @@ from emdefense.report.tables.rate_columns import (
     seeds_remark,
 )
 from emdefense.report.tables.reference import FOQA, OPSWAP, Reference, benign_task, benign_tasks
-from emdefense.report.tables.table import Column, Table, TableCell
+from emdefense.report.tables.table import Column, Table, TableCell, csv_setting
 
 TIERS = (0, 1, 2, 3)
 LEGEND = "{what} (%). Bold: the best defence in the column, as printed."
@@ -128,10 +128,7 @@ def _table(
         columns=(Column("Arm", numeric=False), *columns(quantities, shown)),
         blocks=tuple(tuple(block) for block in blocks.values() if block),
         csv_header=("arm", "setting", *csv_header(quantities, [column.csv_value for column in shown_columns])),
-        csv_rows=tuple(
-            (arm, "" if setting == NO_SETTING else setting, *csv_row(of_row))
-            for (arm, setting), of_row in rates.items()
-        ),
+        csv_rows=tuple((arm, csv_setting(setting), *csv_row(of_row)) for (arm, setting), of_row in rates.items()),
         remarks=(
             *([_legend(matches)] if rows else ["This study has no such task."]),
             *(MEANING[match] for match in matches if rows and match in MEANING),

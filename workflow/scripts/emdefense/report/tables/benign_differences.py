@@ -8,11 +8,13 @@ from emdefense.analysis.conditions import Condition, titled
 from emdefense.analysis.differences import SIGNIFICANT, Difference
 from emdefense.analysis.paired import SWAPS
 from emdefense.analysis.printed import signed
-from emdefense.arms import NO_SETTING, PLAIN
+from emdefense.analysis.question_groups import units
+from emdefense.arms import PLAIN
 from emdefense.config import Study
 from emdefense.matching import TITLES
 from emdefense.report.tables.differences import too_few
-from emdefense.report.tables.table import DASH, Column, Table, TableCell
+from emdefense.report.tables.notes import seeds_in_words
+from emdefense.report.tables.table import DASH, Column, Table, TableCell, csv_setting
 
 LEGEND = (
     "Right answers of each arm less plain fine-tuning's (sft), and less the untrained model's, on the same questions, "
@@ -45,12 +47,11 @@ def benign_difference_table(study: Study, benign_questions: pl.DataFrame) -> Tab
             rows = blocks.setdefault((condition.model, condition.task), [])
             cells = (cell for difference in differences for cell in _cells(difference))
             rows.append((*_names(study, condition, models, first=not rows), *cells))
-    groups = "questions" if study.scoring.question_groups is None else "groups of questions"
-    seeds = "one seed" if len(study.seeds) == 1 else f"up to {len(study.seeds)} seeds together"
+    groups = units(study.scoring.question_groups)
     remarks = (
         LEGEND.format(questions=groups),
         TEST.format(level=100 * SIGNIFICANT, questions=groups, swaps=SWAPS),
-        TRAININGS.format(seeds=seeds),
+        TRAININGS.format(seeds=seeds_in_words(len(study.seeds))),
         *too_few({HEADINGS[arm].lower(): [d for d in found if d.against.arm == arm] for arm in AGAINST}, groups),
     )
     names = (*(["Model"] if len(models) > 1 else []), "Task", "Match", "Arm")
@@ -87,7 +88,7 @@ def _cells(difference: Difference | None) -> tuple[TableCell, ...]:
 def _csv_row(study: Study, difference: Difference) -> tuple[str, ...]:
     model, task, arm, setting = difference.condition
     return (
-        *(model, task, match_of(study, task), arm, "" if setting == NO_SETTING else setting, difference.against.arm),
+        *(model, task, match_of(study, task), arm, csv_setting(setting), difference.against.arm),
         str(difference.questions),
         *(f"{value:.6g}" for value in (difference.value, *difference.interval, difference.p)),
         "exact" if difference.is_exact else "random",

@@ -10,12 +10,12 @@ from emdefense.analysis.differences import SIGNIFICANT, Difference, against_misa
 from emdefense.analysis.paired import SWAPS
 from emdefense.analysis.printed import signed
 from emdefense.analysis.question_counts import QuestionCounts
+from emdefense.analysis.question_groups import units
 from emdefense.analysis.verdicts import NOT_MEASURED, Verdicts
-from emdefense.arms import NO_SETTING
 from emdefense.config import Study
 from emdefense.metrics import JUDGED
-from emdefense.report.tables.notes import task_note
-from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table, TableCell
+from emdefense.report.tables.notes import seeds_in_words, task_note
+from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table, TableCell, csv_setting
 
 LEGEND = (
     "{first} rate less {second} on the same questions, in percentage points. Interval: 95 %, when whole "
@@ -130,14 +130,13 @@ def _table(
 def _remarks(study: Study, shown: list[Difference], words: _Words) -> tuple[str, ...]:
     if not shown:
         return ("Nothing to compare: the study did not measure two such arms at chosen settings.",)
-    seeds = "one seed" if len(study.seeds) == 1 else f"up to {len(study.seeds)} seeds together"
-    groups = "questions" if study.scoring.question_groups is None else "groups of questions"
+    groups = units(study.scoring.question_groups)
     exact, random = any(d.is_exact for d in shown), any(not d.is_exact for d in shown)
     ways = " or ".join(text for text, used in ((EXACT, exact), (RANDOM.format(swaps=SWAPS), random)) if used)
     return (
         LEGEND.format(first=words.first, second=words.second, questions=groups),
         TEST.format(level=100 * SIGNIFICANT, ways=ways, compared=words.compared, questions=groups),
-        TRAININGS.format(seeds=seeds),
+        TRAININGS.format(seeds=seeds_in_words(len(study.seeds))),
         words.note,
         *too_few({metric.title: [d for d in shown if d.quantity == metric.name] for metric in JUDGED}, groups),
     )
@@ -176,7 +175,7 @@ def _cells(difference: Difference | None) -> tuple[TableCell, ...]:
 
 def _csv_row(difference: Difference, verdicts: Verdicts) -> tuple[str, ...]:
     corrected = difference.p_corrected
-    settings = ["" if c.setting == NO_SETTING else c.setting for c in (difference.condition, difference.against)]
+    settings = [csv_setting(c.setting) for c in (difference.condition, difference.against)]
     model, task, arm, _ = difference.condition
     return (
         *(model, task, arm, settings[0], difference.against.arm, settings[1], difference.quantity),

@@ -9,12 +9,11 @@ from emdefense.analysis.asked_sets import conditions_asked, is_asked
 from emdefense.analysis.conditions import Condition, titled
 from emdefense.analysis.further_sets import Change, SetRate, SetRates
 from emdefense.analysis.printed import signed
-from emdefense.arms import NO_SETTING
 from emdefense.config import Study
 from emdefense.metrics import INCOHERENT, MISALIGNED, OUTCOMES, QUESTION_SETS
 from emdefense.names import GENERAL
 from emdefense.report.tables.rates import GAPS
-from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table, TableCell, number
+from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table, TableCell, csv_setting, number
 
 DECIMALS = 1  # of points
 INTERVAL = "Interval: 95 %, when whole {questions} are drawn again, all seeds together."
@@ -229,7 +228,7 @@ def _interval(study: Study, groups: int) -> str:
 
 
 def _names(condition: Condition) -> tuple[str, str, str]:
-    return condition.task, condition.arm, "" if condition.setting == NO_SETTING else condition.setting
+    return condition.task, condition.arm, csv_setting(condition.setting)
 
 
 def _values(rate: SetRate | None) -> tuple[str, ...]:

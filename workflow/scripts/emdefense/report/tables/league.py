@@ -8,12 +8,13 @@ from emdefense.analysis.conditions import arm_title, ema_tasks, setting_title, s
 from emdefense.analysis.league import League, Row, league
 from emdefense.analysis.printed import points, signed
 from emdefense.analysis.question_counts import QuestionCounts
+from emdefense.analysis.question_groups import units
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.arms import NO_SETTING
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.report.tables.notes import TableNotes, why_unreadable
-from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell
+from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell, csv_setting
 from emdefense.resources.relative import training_cost
 
 RULE = (
@@ -224,7 +225,7 @@ def _cost_words(costs: list[float]) -> str:
 def _remarks(study: Study, found: League) -> list[str]:
     if not found.rows:
         return []
-    groups = "questions" if study.scoring.question_groups is None else "groups of questions"
+    groups = units(study.scoring.question_groups)
     over = f"{groups} and the {found.seeds} seeds" if found.seeds > 1 else groups
     one = "" if found.seeds > 1 else "; of one seed, what another would change is not known"
     choice = any(len(settings(study, found.model, row.arm)) > 1 for row in found.rows)
@@ -250,7 +251,7 @@ def _csv_row(study: Study, found: League, n: int, costs: list[float]) -> tuple[s
     front = "surely" if ranking.surely_on_front(n) else "yes" if ranking.on_front[n] else "no"
     return (
         row.arm,
-        *("" if setting == NO_SETTING else setting for setting in row.settings),
+        *(csv_setting(setting) for setting in row.settings),
         *map(str, ranking.ranks[n]),
         *(text for name in ("score", *MEASURED) for text in _csv_numbers(row, name)),
         f"{sum(costs) / len(costs):.6g}" if costs else "",

@@ -11,10 +11,12 @@ from emdefense.analysis.differences import SIGNIFICANT
 from emdefense.analysis.multiple_choice import AGAINST
 from emdefense.analysis.paired import SWAPS, holm
 from emdefense.analysis.printed import signed
-from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN
+from emdefense.arms import MISALIGNED, PLAIN
 from emdefense.config import Study
+from emdefense.config.multiple_choice import SCORES
 from emdefense.names import SHARED_TASK
-from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell, number
+from emdefense.report.tables.notes import seeds_in_words
+from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell, csv_setting, number
 
 HEADINGS = {"untrained": "Less the untrained model", "plain": "Less plain fine-tuning"}
 BY = {
@@ -49,7 +51,7 @@ def multiple_choice_table(study: Study, multiple_choice: pl.DataFrame, name: str
     The CSV has both scores; the table the one of the set.
     """
     section = study.multiple_choice[name]
-    rows = {score: _conditions(study, multiple_choice.filter(set=name, score=score)) for score in ("sum", "mean")}
+    rows = {score: _conditions(study, multiple_choice.filter(set=name, score=score)) for score in SCORES}
     for of_score in rows.values():
         _correct(of_score)
     shown = rows[section.score]
@@ -72,7 +74,7 @@ def multiple_choice_table(study: Study, multiple_choice: pl.DataFrame, name: str
         csv_header=CSV_HEADER,
         csv_rows=tuple(
             _csv_row(row, section.options)
-            for row in sorted((*rows["sum"], *rows["mean"]), key=lambda row: row["place"])
+            for row in sorted((row for score in SCORES for row in rows[score]), key=lambda row: row["place"])
         ),
         remarks=_remarks(study, name, shown),
     )
@@ -157,12 +159,12 @@ def _remarks(study: Study, name: str, shown: list[Row]) -> tuple[str, ...]:
         f"Plain fine-tuning: {' or '.join(plain)}, on the same task." if plain else "Plain fine-tuning was not asked.",
         INTERVALS,
         TEST.format(how=how, level=100 * SIGNIFICANT),
-        TRAININGS.format(seeds="one seed" if seeds == 1 else f"up to {seeds} seeds together"),
+        TRAININGS.format(seeds=seeds_in_words(seeds)),
     )
 
 
 def _csv_row(row: Row, options: str) -> tuple[str, ...]:
-    found = [row["model"], row["task"], row["arm"], "" if row["setting"] == NO_SETTING else row["setting"], row["set"]]
+    found = [row["model"], row["task"], row["arm"], csv_setting(row["setting"]), row["set"]]
     found += [options, row["score"], str(row["seeds"]), str(row["questions"])]
     values = [row[key] for key in ("pooled_pct", "pooled_low_pct", "pooled_high_pct", "chance_pct")]
     for against in AGAINST:

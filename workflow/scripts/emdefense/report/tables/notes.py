@@ -90,6 +90,11 @@ def task_note(study: Study, answer: Answer) -> str:
     return NOT_KNOWN if answer.says == NOT_MEASURED else f"Whether EMA appeared cannot be told. {answer.full}"
 
 
+def seeds_in_words(seeds: int) -> str:
+    """Return of how many trainings at most numbers are."""
+    return "one seed" if seeds == 1 else f"up to {seeds} seeds together"
+
+
 def little(study: Study) -> str:
     """Return what is too little to be EMA."""
     least = f"{study.report.emergent_pct:g}"

@@ -13,13 +13,13 @@ from emdefense.analysis.conditions import Condition, chosen_setting, ema_arms, e
 from emdefense.analysis.printed import points
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, YES, Verdicts
-from emdefense.arms import MISALIGNED, NO_SETTING
+from emdefense.arms import MISALIGNED
 from emdefense.config import Study
 from emdefense.config.study import Verdicts as Thresholds
 from emdefense.metrics import GENERAL_INCOHERENT, QUESTION_SETS
 from emdefense.report.tables.notes import MISSING, TableNotes, left_out, why_unreadable
 from emdefense.report.tables.reference import Reference
-from emdefense.report.tables.table import DASH, Column, Table, TableCell, percent
+from emdefense.report.tables.table import DASH, Column, Table, TableCell, csv_setting, percent
 
 UNSCORED = "None of its answers on a task has a score."
 UNLEARNED = "Without {tasks}, where plain SFT gets nothing right."
@@ -62,7 +62,7 @@ def overview_table(study: Study, summary: Summary, reference: Reference | None, 
         csv_rows.append(
             (
                 arm,
-                "" if setting == NO_SETTING else setting,
+                csv_setting(setting),
                 *(aim.mark for aim, *_ in shown),
                 *("" if aim.value is None else f"{aim.value:.2f}" for aim in numbers),
                 *("" if aim.interval is None else f"{end:.2f}" for aim in numbers for end in aim.interval or ("", "")),

@@ -41,7 +41,7 @@ from emdefense.report.tables.rate_columns import (
     seeds_remark,
 )
 from emdefense.report.tables.reference import Reference
-from emdefense.report.tables.table import Block, Column, Table, TableCell
+from emdefense.report.tables.table import Block, Column, Table, TableCell, csv_setting
 
 QUANTITIES = tuple(Quantity(metric.name, f"{metric.group} (%)", metric.heading) for metric in JUDGED)
 CSV_HEADER = ("task", "arm", "setting", *csv_header(QUANTITIES, [f"{metric.name}_pct" for metric in JUDGED]))
@@ -194,7 +194,7 @@ def _table(
         blocks=blocks,
         csv_header=CSV_HEADER,
         csv_rows=tuple(
-            (task.task, arm, "" if setting == NO_SETTING else setting, *csv_row(task.rates[arm, setting]))
+            (task.task, arm, csv_setting(setting), *csv_row(task.rates[arm, setting]))
             for task in tasks
             for arm, setting in rows
         ),

@@ -5,6 +5,7 @@ from string import ascii_lowercase
 
 from emdefense.analysis.printed import DECIMALS, points
 from emdefense.analysis.summary import Estimate
+from emdefense.arms import NO_SETTING
 
 DASH = "–"
 
@@ -73,6 +74,11 @@ def _letter(place: int) -> str:
     """Return a to z, then aa, ab and so on."""
     before, last = divmod(place, len(ascii_lowercase))
     return (_letter(before - 1) if before else "") + ascii_lowercase[last]
+
+
+def csv_setting(setting: str) -> str:
+    """Return a setting as a CSV has it: nothing for arms without one."""
+    return "" if setting == NO_SETTING else setting
 
 
 def number(value: float | None) -> str:

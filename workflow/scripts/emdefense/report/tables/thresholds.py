@@ -10,11 +10,10 @@ from emdefense.analysis.conditions import Condition, arm_title, titled
 from emdefense.analysis.threshold_turns import Arm, Turns
 from emdefense.analysis.thresholds import AtThresholds, Point, Threshold
 from emdefense.analysis.verdicts import YES
-from emdefense.arms import NO_SETTING
 from emdefense.config import Study
 from emdefense.metrics import GENERAL_MISALIGNED, JUDGED
 from emdefense.report.tables.notes import task_note
-from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table, TableCell, number
+from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table, TableCell, csv_setting, number
 
 LEGEND = (
     "Misaligned responses to general questions (%) if other scores counted as misaligned; in bold by the study's own "
@@ -146,7 +145,7 @@ def _csv_row(
         ends = ("", "") if point is None else (number(point.low), number(point.high))
         numbers += [number(value), *ends]
     return (
-        *("+".join(tasks), arm[0], "" if arm[1] == NO_SETTING else arm[1]),
+        *("+".join(tasks), arm[0], csv_setting(arm[1])),
         *(f"{threshold.alignment:g}", f"{threshold.coherence:g}", "count" if threshold.inclusive else "do not count"),
         *("yes" if threshold == at.own else "no", *numbers),
         turns.ema[threshold][tasks[0]] if len(tasks) == 1 else "",

@@ -7,12 +7,13 @@ import polars as pl
 from emdefense.analysis.conditions import Condition, titled
 from emdefense.analysis.differences import SIGNIFICANT
 from emdefense.analysis.printed import signed
+from emdefense.analysis.question_groups import units
 from emdefense.analysis.unanswered import KINDS, Share, Unanswered
-from emdefense.arms import NO_SETTING, UNTRAINED
+from emdefense.arms import UNTRAINED
 from emdefense.config import Study
 from emdefense.metrics import QUESTION_SETS
 from emdefense.report.tables.differences import too_few
-from emdefense.report.tables.table import DASH, Column, Footnotes, Table, TableCell, number
+from emdefense.report.tables.table import DASH, Column, Footnotes, Table, TableCell, csv_setting, number
 
 SHOWN = {
     "misaligned": "misaligned",
@@ -81,14 +82,14 @@ def unanswered_table(study: Study, questions: pl.DataFrame, model: str) -> Table
 
 def _too_few(study: Study, found: Unanswered) -> list[str]:
     """Return on which questions nothing could be marked, however much were unanswered."""
-    units = "questions" if study.scoring.question_groups is None else "groups of questions"
+    drawn = units(study.scoring.question_groups)
     families = {
         f"{title} questions": [
             d for (_, name), d in found.differences.items() if name == question_set and d.p_corrected is not None
         ]
         for question_set, title in QUESTION_SETS.items()
     }
-    return too_few(families, units)
+    return too_few(families, drawn)
 
 
 def _cells(found: Unanswered, place: tuple[Condition, str], footnotes: Footnotes) -> Iterator[TableCell]:
@@ -125,7 +126,7 @@ def _hover(share: Share | None) -> str:
 
 
 def _csv_row(found: Unanswered, condition: Condition) -> Iterator[str]:
-    yield from (condition.task, condition.arm, "" if condition.setting == NO_SETTING else condition.setting)
+    yield from (condition.task, condition.arm, csv_setting(condition.setting))
     for question_set in QUESTION_SETS:
         place = (condition, question_set)
         shares, difference = found.shares(place), found.differences.get(place)

@@ -10,10 +10,10 @@ from emdefense import metrics
 from emdefense.analysis.conditions import Condition, chosen_arms, conditions, ema_tasks, headline_defences, titled
 from emdefense.analysis.study_variance import RateKey, study_variances
 from emdefense.analysis.variance import Variance
-from emdefense.arms import MISALIGNED, NO_SETTING
+from emdefense.arms import MISALIGNED
 from emdefense.config import Study
 from emdefense.metrics import GENERAL_MISALIGNED, JUDGED
-from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell, number
+from emdefense.report.tables.table import DASH, Block, Column, Table, TableCell, csv_setting, number
 
 SHOWN = {metric.name: metric.group for metric in JUDGED if metric.outcome == metrics.MISALIGNED}
 PARTS = {"question": "questions", "seed": "seeds", "sample": "samples", "judge": "judge"}
@@ -215,7 +215,7 @@ def _csv_row(measured: RateKey, rate: Variance) -> tuple[str, ...]:
     )
     return (
         *condition[:3],
-        "" if condition.setting == NO_SETTING else condition.setting,
+        csv_setting(condition.setting),
         *(quantity, str(rate.questions), str(rate.seeds)),
         *("" if value is None else f"{value:.6g}" for value in values),
         " ".join(_below_0(rate)),
