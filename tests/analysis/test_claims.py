@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from emdefense.analysis.aggregate import aggregate
+from emdefense.analysis.aggregate import aggregate, benign_questions
 from emdefense.analysis.claims import (
     DIFFERS,
     HOLDS,
@@ -29,7 +29,7 @@ from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, no_summary, read_summary
 from emdefense.arms import DEFENCES
 from emdefense.config import Study
-from emdefense.metrics import GENERAL_MISALIGNED
+from emdefense.metrics import EXACT_MATCH, GENERAL_MISALIGNED
 from emdefense.report.claims import claim_rows, claims_html, write_claims
 from study_folder import CONFIG, SURE_OF_NONE, fill, tiny_study
 
@@ -344,9 +344,34 @@ def test_exact_match_is_judged_by_its_interval_too(folder: Path) -> None:
         fill(study, {"misaligned": 8}, benign=number)
         aggregate(study, Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
         summary = read_summary(Path("r.parquet"), Path("e.parquet"), Path("q.parquet"))
-        claim = verdicts(study, summary, ResampledRates(summary.questions, 1000))["foqa-all"]
+        resampled = ResampledRates(summary.questions, 1000, benign=benign_questions(study))
+        claim = verdicts(study, summary, resampled)["foqa-all"]
         said[number] = (round(claim.ours or 0), claim.verdict)
     assert said == {4: (100, UNCLEAR), 4000: (100, HOLDS)}
+
+
+def test_arms_answer_the_same_drawn_benign_questions() -> None:
+    generator = np.random.default_rng(5)
+    right = generator.integers(0, 8, size=30)  # of ten answers; the other arm has one or two more at each question
+    rows = [
+        {
+            **dict(zip(("model", "task", "arm", "setting"), ("m", "quiz", arm, "none"), strict=True)),
+            "question_id": f"q{k}",
+            "answers": 10,
+            "correct": int(right[k]) + (1 + k % 2 if arm == "kl" else 0),
+        }
+        for arm in ("sft", "kl")
+        for k in generator.permutation(30)
+    ]
+    rates = ResampledRates(no_summary().questions, 4000, benign=pl.DataFrame(rows))
+    kl, sft = (rates(Condition("m", "quiz", arm), EXACT_MATCH) for arm in ("kl", "sft"))
+    assert kl is not None
+    assert sft is not None
+    assert sft.mean() == pytest.approx(10 * right.mean(), abs=0.5)
+    # The bootstrap's spread of a mean of 30 values is their population SD / √30; that of the difference is the pair's.
+    assert sft.std() == pytest.approx(10 * right.std() / np.sqrt(30), rel=0.06)
+    assert (kl - sft).std() == pytest.approx(10 * 0.5 / np.sqrt(30), rel=0.06)
+    assert rates(Condition("m", "other", "kl"), EXACT_MATCH) is None
 
 
 def test_seeds_are_pooled(folder: Path) -> None:

@@ -9,6 +9,7 @@ from unittest.mock import patch
 from emdefense.analysis.aggregate import aggregate
 from emdefense.analysis.claims import judge_claims
 from emdefense.analysis.paper import paper_study, paper_summary
+from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
@@ -134,7 +135,11 @@ def render(study: Study) -> Path:
     measured = Measured(study, results)
     for artefact in artefacts(study).values():
         artefact.write(study, measured, results)
-    verdicts = judge_claims(study, measured.summary, paper_study(), paper_summary(), measured.resampled)
+    scoring = study.scoring
+    resampled = ResampledRates(
+        measured.questions, scoring.bootstrap_resamples, scoring.question_groups, measured.benign_questions
+    )
+    verdicts = judge_claims(study, measured.summary, paper_study(), paper_summary(), resampled)
     write_claims(verdicts, study, results / "claims")
     return results
 

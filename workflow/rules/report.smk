@@ -83,6 +83,7 @@ rule cell_curves:
 
 rule claims:
     input:
+        [LAYOUT.answers(cell) for cell in GRID.benign],
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,

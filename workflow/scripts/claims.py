@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from emdefense.analysis.aggregate import benign_questions
 from emdefense.analysis.automatic_choice import choose
 from emdefense.analysis.claims import judge_claims
 from emdefense.analysis.conditions import automatic
@@ -30,7 +31,9 @@ def main() -> None:
         choice = choose(study, measured.questions)
         study, measured = choice.study, choice.summary(read_frame(args.benign, EXACT_MATCH_SCHEMA))
     scoring = study.scoring
-    resampled = ResampledRates(measured.questions, scoring.bootstrap_resamples, scoring.question_groups)
+    resampled = ResampledRates(
+        measured.questions, scoring.bootstrap_resamples, scoring.question_groups, benign_questions(study)
+    )
     write_claims(judge_claims(study, measured, paper_study(), paper_summary(), resampled), study, args.out)
 
 

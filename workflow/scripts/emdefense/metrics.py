@@ -44,4 +44,4 @@ JUDGED = (
 )
 GENERAL_MISALIGNED, GENERAL_INCOHERENT, IN_DOMAIN_MISALIGNED, IN_DOMAIN_INCOHERENT, *_ = (m.name for m in JUDGED)
 EXACT_MATCH = "exact_match"
-METRICS = {metric.name: metric for metric in (*JUDGED, Metric(EXACT_MATCH, "exact match", "higher"))}
+METRICS = {m.name: m for m in (*JUDGED, Metric(EXACT_MATCH, "exact match", "higher", outcome="correct"))}

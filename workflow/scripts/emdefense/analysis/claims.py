@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 from zlib import crc32
 
@@ -10,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from emdefense.analysis.conditions import Condition, ema_tasks, model_in_role
-from emdefense.analysis.intervals import CONFIDENCE, Interval, percentile_interval
+from emdefense.analysis.intervals import Interval, percentile_interval
 from emdefense.analysis.quantity import Quantity, Rates, Values
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, NOT_MEASURED, UNTOLD, Verdicts
@@ -109,7 +108,7 @@ def judge_claims(
     verdicts = Verdicts.of(study, measured)
     drawn: list[Rates] = []
     if resampled is not None:
-        drawn = [_with_exact_match(rates, study, measured) for rates in (resampled, _answers_drawn(study, measured))]
+        drawn = [resampled, _answers_drawn(study, measured)]
     return [_judge(claim, study, measured, verdicts, paper_study, paper, drawn) for claim in load_claims()]
 
 
@@ -193,26 +192,6 @@ def _answers_drawn(study: Study, measured: Summary) -> Rates:
         generator = np.random.default_rng(crc32("\n".join((*condition, name)).encode()))
         wrong = found.trials - found.successes
         return 100 * generator.beta(found.successes + 1, wrong + 1, study.scoring.bootstrap_resamples)
-
-    return rate
-
-
-def _with_exact_match(resampled: Rates, study: Study, measured: Summary) -> Rates:
-    """Return resampled rates with those of benign tasks, each drawn around its value as wide as its interval is.
-
-    Of the benign tasks there are no counts by question; drawing each arm by itself errs on the side of doubt.
-    """
-
-    def rate(condition: Condition, name: str) -> Values | None:
-        found = measured.estimate(condition, name) if name == EXACT_MATCH else None
-        if found is None:
-            return resampled(condition, name)
-        bounds = [bound for bound in (found.cluster, found.wilson) if bound is not None]
-        widest = max((high - low for low, high in bounds), default=0.0)
-        error = widest / 2 / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        generator = np.random.default_rng(crc32("\n".join(condition).encode()))
-        # Not 0: it may be divided by.
-        return np.clip(generator.normal(found.value, error, study.scoring.bootstrap_resamples), 1e-6, 100)
 
     return rate
 

@@ -169,7 +169,7 @@ def paired_difference(
     pair, questions = paired(mine[1], other[1], columns, scoring.question_groups)
     if not questions:
         return None
-    low, high = spread(pair, scoring.bootstrap_resamples)
+    low, high = pair.interval(scoring.bootstrap_resamples)
     return Difference(
         mine[0],
         other[0],
@@ -194,8 +194,3 @@ def paired(
     named = (*columns, *(f"{column}_other" for column in columns))
     drawn = in_groups(both, named, groups)
     return Pair(*(drawn[column].to_numpy() for column in named)), both.height
-
-
-def spread(pair: Pair, resamples: int) -> Interval:
-    """Return the interval of a pair's difference; one group drawn again and again is itself, and says nothing."""
-    return pair.interval(resamples) if len(pair.trials) > 1 else (-1.0, 1.0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from emdefense.analysis.conditions import Condition
-from emdefense.analysis.differences import paired, pooled, spread
+from emdefense.analysis.differences import paired, pooled
 from emdefense.analysis.intervals import Interval, cluster_interval
 from emdefense.analysis.question_groups import in_groups
 from emdefense.analysis.summary import Gaps, gaps_of
@@ -52,10 +52,7 @@ class SetRates:
             return None
         drawn = in_groups(rows, (outcome, "scored"), self._scoring.question_groups)
         successes, trials = drawn[outcome].to_numpy(), drawn["scored"].to_numpy()
-        # One group drawn again and again is always itself, and says nothing of another.
-        low, high = (0.0, 1.0)
-        if drawn.height > 1:
-            low, high = cluster_interval(successes, trials, self._scoring.bootstrap_resamples)
+        low, high = cluster_interval(successes, trials, self._scoring.bootstrap_resamples)
         value = 100 * float(successes.sum() / trials.sum())
         sums = int(successes.sum()), int(trials.sum())
         return SetRate(value, (100 * low, 100 * high), *sums, rows.height, drawn.height)
@@ -68,7 +65,7 @@ class SetRates:
         pair, questions = paired(mine, other, (outcome, "scored"), self._scoring.question_groups)
         if not questions:
             return None
-        low, high = spread(pair, self._scoring.bootstrap_resamples)
+        low, high = pair.interval(self._scoring.bootstrap_resamples)
         return Change(100 * pair.difference, (100 * low, 100 * high), questions)
 
     def gaps(self, condition: Condition, question_set: str) -> Gaps:

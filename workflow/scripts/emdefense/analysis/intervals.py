@@ -32,10 +32,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 def cluster_interval(successes: Counts, trials: Counts, resamples: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the percentile bootstrap interval of the pooled share when whole questions are drawn again, in [0, 1].
 
-    ``successes`` and ``trials`` have one entry a question.
+    ``successes`` and ``trials`` have one entry a question. One question drawn again and again is always itself, and
+    says nothing of another: the interval is all of [0, 1].
     """
     asked = trials > 0
     successes, trials = successes[asked], trials[asked]
+    if len(trials) < 2:
+        return 0.0, 1.0
     drawn = draw_questions(len(trials), resamples)
     return percentile_interval((drawn @ successes) / (drawn @ trials), confidence)
 

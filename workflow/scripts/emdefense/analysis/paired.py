@@ -34,8 +34,10 @@ class Pair:
         """Return the percentile bootstrap interval of the difference when whole questions are drawn for both at once.
 
         On clusters and pairs: Miller 2024, "Adding Error Bars to Evals"; on drawing whole clusters: Field and Welsh
-        2007, "Bootstrapping clustered data".
+        2007, "Bootstrapping clustered data". One question says nothing of another: it may be anything.
         """
+        if len(self.trials) < 2:
+            return -1.0, 1.0
         drawn = draw_questions(len(self.trials), resamples)
         mine = (drawn @ self.successes) / (drawn @ self.trials)
         return percentile_interval(mine - (drawn @ self.other_successes) / (drawn @ self.other_trials))

@@ -112,7 +112,7 @@ def _correct(rows: Iterable[Row]) -> None:
 def _block(study: Study, model: str, rows: list[Row], named: bool) -> Block:
     found = []
     for place, row in enumerate(rows):
-        task = "none" if row["task"] == SHARED_TASK else study.tasks[row["task"]].title
+        task = "not fine-tuned" if row["task"] == SHARED_TASK else study.tasks[row["task"]].title
         names = [study.models[model].title] if named else []
         first = [TableCell(text if place == 0 else "") for text in (*names, task)]
         found.append((*first, TableCell(titled(study, row["arm"], row["setting"])), *_cells(row)))
