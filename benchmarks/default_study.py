@@ -26,7 +26,7 @@ STAGES = {
     "judging": ("judge", "emdefense.judging.judge_file"),
     "aggregating": ("aggregate", "emdefense.analysis.aggregate"),
 }
-FORKED = {"training", "changing", "sampling", "answering"}  # by emdefense.warm_start; the others import themselves
+FORKED = {"training", "changing", "sampling", "answering", "judging"}  # by emdefense.warm_start; the others import themselves
 
 
 def wall_seconds(folder: Path) -> list[float]:

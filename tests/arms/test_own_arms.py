@@ -264,6 +264,12 @@ def test_a_variant_of_an_own_arm_has_its_options_and_the_paper_s_table_stays_the
     study = load_study(written(tmp_path, variants={"mine.2": {"of": "mine", "options": {"word": "b"}}}))
     found = study.every_arm["mine.2"]
     assert (found.of, found.title, found.options.model_dump()) == ("mine", "mine.2", {"strength": 1.0, "word": "b"})
+    called = {"mine.2": {"of": "mine", "title": "Mine, once more"}}
+    assert load_study(written(tmp_path, variants=called)).every_arm["mine.2"].titled("1") == "Mine, once more, λ = 1"
+    for title, other in (("Mine", "mine"), ("Misaligned", "misaligned")):
+        line = refused(written(tmp_path, variants={"mine.2": {"of": "mine", "title": title}}))
+        said = f"'{other}' is called {title!r} too; give it another title"
+        assert line == f"key 'variants.mine.2.title': {said}"
 
 
 def test_files_are_looked_for_from_the_studys_folder_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

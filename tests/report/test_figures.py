@@ -159,10 +159,10 @@ def test_a_study_without_measurements_says_so() -> None:
     assert "not measured" in figure.axes[0].texts[0].get_text()
 
 
-def test_a_column_for_each_variant_of_the_arm_that_the_grid_has() -> None:
+def test_a_column_for_each_variant_of_the_arm_with_several_settings() -> None:
     config = paper_study().model_dump()
     config["variants"] = VARIANTS
-    config["grid"][0]["arms"] |= {"other": (0.03, 3.0), "flat": (1.0,)}
+    config["grid"][0]["arms"] |= {"other": (0.03, 3.0), "flat": (1.0, 3.0)}
     study = Study.model_validate(config)
     rates = paper_rates()
     more = [rates.filter(arm="ldifs", setting="0.03").with_columns(arm=pl.lit("other"), misaligned_pct=pl.lit(7.0))]
@@ -176,6 +176,9 @@ def test_a_column_for_each_variant_of_the_arm_that_the_grid_has() -> None:
     assert [place for place, value in enumerate(code[1]) if not isnan(value)] == [0, labels.index("1")]
     assert code[2][labels.index("0.03")] == 7
     assert len(drawn("3", study, paper_summary()).axes) == 2
+    config["grid"][0]["arms"]["flat"] = (1.0,)
+    figure = drawn("4", Study.model_validate(config), Summary(pl.concat([rates, *more]), paper_exact_match()))
+    assert [axes.get_title() for axes in figure.axes] == ["LDIFS", "other", "", ""]
 
 
 @pytest.mark.parametrize("name", FIGURES)

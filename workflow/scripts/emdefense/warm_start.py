@@ -1,4 +1,4 @@
-"""One interpreter that has imported the training stack, and forks itself for each job.
+"""One interpreter that has imported what jobs need, and forks itself for each job.
 
 On a small model, importing torch, transformers and TRL takes as long as training or sampling. So Snakemake starts this
 server on the machine where it runs, and a script that finds it hands its command line over. The server imports when
@@ -29,7 +29,12 @@ from emdefense.fast_imports import fast_imports
 from emdefense.machine_limits import killed
 
 ADDRESS = "EMDEFENSE_WARM_START"  # environment variable: the server's socket
-PRELOADED = ("emdefense.training.run", "emdefense.generation.transformers_engine", "emdefense.choice.run")
+PRELOADED = (
+    "emdefense.training.run",
+    "emdefense.generation.transformers_engine",
+    "emdefense.choice.run",
+    "emdefense.judging.judge_file",
+)
 STARTED, REFUSED, INTERRUPT = b"started\n", b"refused\n", b"\x03"
 _POLL_SECONDS = 0.02
 _CHUNK_BYTES = 1 << 16

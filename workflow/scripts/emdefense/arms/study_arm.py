@@ -31,11 +31,12 @@ class StudyArm:
     options: Options
     of: str | None = None  # the arm that a variant is of
     others: tuple[tuple[StudyArm, float | None], ...] = ()
+    called: str | None = None  # what a variant's study calls it before readers
 
     @property
     def title(self) -> str:
-        """What a reader sees: a variant's is the name that its study gives it."""
-        return self.arm.title if self.of is None else self.name
+        """What a reader sees: a variant's is the title that its study gives it, or else its name."""
+        return self.arm.title if self.of is None else self.called or self.name
 
     def setting_title(self, setting: str) -> str:
         """Return a setting as a reader sees it: ``λ = 0.1``, ``5 %``, or nothing for arms without one."""

@@ -31,6 +31,7 @@ class Variant(Section):
     """An arm with other options than ``arms`` gives it."""
 
     of: str = Field(description="an arm; without `together_with`, one that has options")
+    title: str | None = Field(None, min_length=1, description="in tables, figures and on the page; its name if absent")
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="in place of that arm's; what is absent stays as there"
     )
@@ -63,7 +64,8 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
                 if not arm.options.model_fields and not variant.together_with:
                     raise InputError(f"key 'variants.{name}.of': {shown(arm.name)} has no options that could differ")
                 changed = {**options.model_dump(), **variant.options}
-                found[name] = StudyArm(name, arm, _options(arm, changed, f"variants.{name}.options"), of=arm.name)
+                differing = _options(arm, changed, f"variants.{name}.options")
+                found[name] = StudyArm(name, arm, differing, of=arm.name, called=variant.title)
     if given:
         raise InputError(
             f"unknown key '{key_path('arms', *list(given)[:1])}'; write one of {', '.join(with_options(found))}"
@@ -74,8 +76,18 @@ def every_arm(arms: Section, own: dict[str, Arm[Any]], variants: dict[str, Varia
             raise InputError(
                 f"key 'variants.{name}.of': {shown(variant.of)} is no arm with options; write one of {known}"
             )
+    _check_titles(found)
     together = {name: variant.together_with for name, variant in variants.items() if variant.together_with}
     return {name: combined(found, name, together[name]) if name in together else arm for name, arm in found.items()}
+
+
+def _check_titles(arms: dict[str, StudyArm]) -> None:
+    """Raise :class:`InputError` for a variant that readers could not tell from another arm."""
+    named: dict[str, str] = {}
+    for name, arm in sorted(arms.items(), key=lambda item: item[1].of is not None):
+        other = named.setdefault(arm.title.casefold(), name)
+        if other != name and arm.called is not None:
+            raise InputError(f"key 'variants.{name}.title': '{other}' is called {arm.title!r} too; give it another title")
 
 
 def with_options(arms: dict[str, StudyArm]) -> list[str]:

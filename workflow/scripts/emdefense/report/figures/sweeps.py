@@ -18,12 +18,12 @@ from emdefense.report.figures.style import COLUMN, PAGE, LineStyle, legend_above
 def draw_sweep(study: Study, summary: Summary, arm: str, axis: str, metrics: Sequence[str]) -> Figure:
     """Return the figure of metrics, from top to bottom, against the main model's settings of an arm, along ``axis``.
 
-    It has a column for the arm and for each variant of it that the grid has.
+    It has a column for the arm and for each variant of it with two settings or more: one by itself shows no course.
 
     Settings are evenly spaced, 0 stands for the misaligned arm, and lines break where a setting was not measured.
     """
     model, tasks = study.report.main_model, ema_tasks(study)
-    arms = [one for one in arms_like(study, arm) if one == arm or settings(study, model, one)]
+    arms = [one for one in arms_like(study, arm) if one == arm or len(settings(study, model, one)) > 1]
     found = in_order(setting for one in arms for setting in settings(study, model, one))
     width = min(PAGE, COLUMN + (len(arms) - 1) * PAGE / 4)
     figure = Figure(figsize=(width, 0.55 + 1.75 * len(metrics)))
