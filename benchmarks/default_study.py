@@ -26,7 +26,8 @@ STAGES = {
     "judging": ("judge", "emdefense.judging.judge_file"),
     "aggregating": ("aggregate", "emdefense.analysis.aggregate"),
 }
-FORKED = {"training", "changing", "sampling", "answering", "judging"}  # by emdefense.warm_start; the others import themselves
+# By emdefense.warm_start; the others import for themselves.
+FORKED = {"training", "changing", "sampling", "answering", "judging"}
 
 
 def wall_seconds(folder: Path) -> list[float]:

@@ -87,7 +87,8 @@ def _check_titles(arms: dict[str, StudyArm]) -> None:
     for name, arm in sorted(arms.items(), key=lambda item: item[1].of is not None):
         other = named.setdefault(arm.title.casefold(), name)
         if other != name and arm.called is not None:
-            raise InputError(f"key 'variants.{name}.title': '{other}' is called {arm.title!r} too; give it another title")
+            said = f"'{other}' is called {arm.title!r} too; give it another title"
+            raise InputError(f"key 'variants.{name}.title': {said}")
 
 
 def with_options(arms: dict[str, StudyArm]) -> list[str]:
