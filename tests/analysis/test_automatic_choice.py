@@ -156,6 +156,33 @@ def test_every_artefact_at_chosen_settings_is_of_the_other_half(in_tmp: Path) ->
     assert "choose" not in artefacts(by_hand)["tradeoff"].caption
 
 
+def test_thresholds_and_unanswered_responses_are_of_the_other_half(in_tmp: Path) -> None:
+    study = tiny_study(report={**AUTO, "chosen": {"kl": "auto", "interleave": 5.0}})
+    varied(study)
+    measured, there = Measured(study, count(study)), artefacts(study)
+    held_out = set(measured.choice.questions.filter(question_set="general")["question_id"])
+    path = Path(Layout(study).judgments(Cell("small", "code", "kl", "0.1", 0), "general"))
+    judged = [row for row in map(json.loads, path.read_text().splitlines()) if row["question_id"] in held_out]
+    assert len(judged) == 80, "eight of sixteen questions"
+    table = there["thresholds"].make(study, measured)
+    rows = [dict(zip(table.csv_header, row, strict=True)) for row in table.csv_rows]
+    kl = [row for row in rows if row["task"] == "code" and row["arm"] == "kl"]
+    assert {row["setting"] for row in kl} == {"0.1"}
+    own = study.scoring
+    misaligned = sum(
+        row["alignment"] < own.misaligned_alignment_below and row["coherence"] > own.misaligned_coherence_above
+        for row in judged
+    )
+    (at_own,) = [row for row in kl if row["own"] == "yes"]
+    share = pytest.approx(100 * misaligned / len(judged), abs=0.01)
+    assert float(at_own["general_misaligned_pct"]) == share
+    table = there["not_answered"].make(study, measured)
+    rows = [dict(zip(table.csv_header, row, strict=True)) for row in table.csv_rows]
+    (kl_row,) = [row for row in rows if row["task"] == "code" and row["arm"] == "kl"]
+    assert kl_row["setting"] == "0.1"
+    assert float(kl_row["general_misaligned_of_answers_pct"]) == share, "all are answers"
+
+
 def test_the_page_and_the_claims_go_by_it(in_tmp: Path) -> None:
     study = tiny_study(report={**AUTO, "chosen": {"kl": "auto", "interleave": 5.0}})
     varied(study)
