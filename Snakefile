@@ -50,6 +50,7 @@ from emdefense.report.artefact import FORMATS
 from emdefense.report.catalogue import artefacts
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import Requests
+from emdefense.resources.machine import this_machine
 from emdefense.resources.partitions import check_partitions
 from emdefense.specs import STAGE_VERSIONS, Specs
 from emdefense.warm_start import start_server
@@ -75,7 +76,8 @@ DEFAULT_PARTITION = default_resources["slurm_partition"].raw if "slurm_partition
 
 try:
     STUDY = parse_study(config, " + ".join(CONFIG_FILES), list(map(Path, CONFIG_FILES)))
-    REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"))
+    MACHINE = None if DEFAULT_PARTITION else this_machine(workflow.resource_settings.cores)
+    REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"), MACHINE)
     ARTEFACTS = artefacts(STUDY)
     if DEFAULT_PARTITION:
         REQUESTS.check()
@@ -98,9 +100,10 @@ gc.set_threshold(50_000)
 
 # A remote judge is asked by at most this many jobs at once.
 workflow.global_resources.setdefault("judge_slots", 8)
-# On this machine, one training or sampling at a time has its GPUs.
-if not DEFAULT_PARTITION:
+# On this machine, one training or sampling at a time has its GPUs; without one, as many run as memory allows.
+if MACHINE:
     workflow.global_resources.setdefault("gpu", 1)
+    workflow.global_resources.setdefault("shared_mb", MACHINE.memory_mb)
 
 
 onstart:

@@ -296,6 +296,16 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def test_hours_of_this_machines_cores_stand_in_one_column() -> None:
+    plan = json.loads(command("--configfile", "config/paper.yaml", "--here", "--json").stdout)
+    assert {partition for row in plan["hours"] for partition in row["hours"]} <= {"cpu"}
+    (sampling,) = [row for row in plan["hours"] if (row["model"], row["stage"]) == ("qwen2.5-7b", "answering")]
+    assert sampling["hours"]["cpu"] > 0
+    text = command("--configfile", "config/paper.yaml", "--here").stdout
+    (head,) = [line for line in text.splitlines() if line.startswith("hours to run")]
+    assert head.split() == ["hours", "to", "run", "jobs", "cpu"]
+
+
 def keys(value: Any) -> Any:
     """Return a JSON value's keys, level by level; of a list, those of its first element."""
     if isinstance(value, Mapping):

@@ -38,6 +38,7 @@ rule choose:
         name=one_of(STUDY.multiple_choice),
     conda:
         "../../envs/generate.yaml"
+    threads: threads_of(lambda wildcards: REQUESTS.choose(cell_of(wildcards), wildcards.name))
     resources:
         **asks(lambda wildcards: REQUESTS.choose(cell_of(wildcards), wildcards.name)),
     params:
@@ -49,4 +50,5 @@ rule choose:
         "Weigh the options of {wildcards.name} by {wildcards.cell}"
     shell:
         "python workflow/scripts/choose.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
-        " --questions {input.questions:q} --choices {output.choices:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --questions {input.questions:q} --choices {output.choices:q} --reuse {params.reuse:q}"
+        " --threads {threads} 2> {log:q}"

@@ -22,6 +22,7 @@ rule generate:
         cell=cells(arm=arms_where(lambda arm: arm.is_trained)),
     conda:
         GENERATE_ENVIRONMENT
+    threads: threads_of(lambda wildcards: REQUESTS.sample(cell_of(wildcards)))
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
@@ -33,7 +34,8 @@ rule generate:
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
         " --questions {input.general:q} --responses {output.general:q}"
-        " --questions {input.in_domain:q} --responses {output.in_domain:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --questions {input.in_domain:q} --responses {output.in_domain:q} --reuse {params.reuse:q}"
+        " --threads {threads} 2> {log:q}"
 
 
 rule generate_untrained:
@@ -52,6 +54,7 @@ rule generate_untrained:
         cell=cells(arm=arms_where(lambda arm: not arm.is_trained), setting="none"),
     conda:
         GENERATE_ENVIRONMENT
+    threads: threads_of(lambda wildcards: REQUESTS.sample(cell_of(wildcards), wildcards.question_set))
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards), wildcards.question_set)),
     params:
@@ -62,7 +65,8 @@ rule generate_untrained:
         "Generate the responses of {wildcards.cell}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q}"
-        " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q}"
+        " --threads {threads} 2> {log:q}"
 
 
 # Each of the further sets by itself, so that one that is added asks nothing else again.
@@ -84,6 +88,7 @@ rule generate_further:
         question_set=one_of(STUDY.question_sets),
     conda:
         GENERATE_ENVIRONMENT
+    threads: threads_of(lambda wildcards: REQUESTS.sample(cell_of(wildcards), wildcards.question_set))
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards), wildcards.question_set)),
     params:
@@ -94,7 +99,8 @@ rule generate_further:
         "Generate the responses of {wildcards.cell} to {wildcards.question_set}"
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
-        " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q}"
+        " --threads {threads} 2> {log:q}"
 
 
 rule answer:
@@ -110,6 +116,7 @@ rule answer:
         f"{R}/benchmarks/answer/{{cell}}.tsv"
     conda:
         GENERATE_ENVIRONMENT
+    threads: threads_of(lambda wildcards: REQUESTS.sample(cell_of(wildcards)))
     resources:
         **asks(lambda wildcards: REQUESTS.sample(cell_of(wildcards))),
     params:
@@ -121,4 +128,4 @@ rule answer:
         "Generate the answers of {wildcards.cell}"
     shell:
         "python workflow/scripts/answer.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
-        " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} 2> {log:q}"
+        " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} --threads {threads} 2> {log:q}"

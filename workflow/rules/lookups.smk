@@ -251,6 +251,11 @@ def judge_options():
     return shlex.join(found).replace("{", "{{").replace("}", "}}")
 
 
+def threads_of(request):
+    """What a rule's jobs have cores for, `threads: threads_of(...)`; ``request`` gives what they ask for."""
+    return lambda wildcards: request(wildcards).threads
+
+
 def asks(request):
     """What a rule's jobs ask a cluster for, `resources: **asks(...)`; ``request`` gives it for a job's wildcards."""
 
@@ -262,5 +267,6 @@ def asks(request):
         "gpu": asked(lambda job, attempt: job.gpus),
         "cpus_per_task": asked(lambda job, attempt: job.cpus),
         "mem_mb": asked(lambda job, attempt: job.memory(attempt)),
+        "shared_mb": asked(lambda job, attempt: job.shared_mb),
         "runtime": asked(lambda job, attempt: job.runtime(attempt)),
     }

@@ -25,6 +25,7 @@ rule train:
         cell=cells(arm=arms_where(lambda arm: arm.is_trained and not arm.changes_adapter)),
     conda:
         "../../envs/train.yaml"
+    threads: threads_of(lambda wildcards: REQUESTS.train(cell_of(wildcards)))
     resources:
         **asks(lambda wildcards: REQUESTS.train(cell_of(wildcards))),
     params:
@@ -39,7 +40,8 @@ rule train:
         "Train {wildcards.cell}"
     shell:
         "python workflow/scripts/train.py --spec {params.spec:q} --model {params.model:q} --rows {input.rows:q}"
-        " {params.features:q} {params.prepared:q} {params.stream:q} --cell {params.cell:q} 2> {log:q}"
+        " {params.features:q} {params.prepared:q} {params.stream:q} --cell {params.cell:q}"
+        " --threads {threads} 2> {log:q}"
 
 
 # Only where `training.reference` is `cached`.
@@ -60,6 +62,7 @@ rule reference_features:
         features=f"{NAME_REGEX}/{NAME_REGEX}/{NAME_REGEX}",
     conda:
         "../../envs/train.yaml"
+    threads: threads_of(lambda wildcards: REQUESTS.train(features_cell(wildcards)))
     resources:
         **asks(lambda wildcards: REQUESTS.train(features_cell(wildcards))),
     params:
@@ -69,7 +72,7 @@ rule reference_features:
         "Cache the reference features {wildcards.features}"
     shell:
         "python workflow/scripts/reference_features.py --spec {params.spec:q} --model {params.model:q}"
-        " --rows {input.rows:q} --out {output.features:q} 2> {log:q}"
+        " --rows {input.rows:q} --out {output.features:q} --threads {threads} 2> {log:q}"
 
 
 # Once for all settings of an arm that need the same: a projection, say.
@@ -89,6 +92,7 @@ rule prepare_arm:
         preparation=one_of({arm.arm.preparation for arm in STUDY.every_arm.values()} - {""}),
     conda:
         "../../envs/train.yaml"
+    threads: threads_of(lambda wildcards: REQUESTS.prepare(prepared_cell(wildcards)))
     resources:
         **asks(lambda wildcards: REQUESTS.prepare(prepared_cell(wildcards))),
     params:
@@ -101,7 +105,7 @@ rule prepare_arm:
         "Prepare {wildcards.arm} for {wildcards.model}/{wildcards.task}, for all of its settings"
     shell:
         "python workflow/scripts/prepare_arm.py {params.arm:q} --spec {params.spec:q} {params.materials:q}"
-        " --out {output:q} 2> {log:q}"
+        " --out {output:q} --threads {threads} 2> {log:q}"
 
 
 # Of the pool that some arms choose rows from; once a model, and once for each of its misaligned adapters.
@@ -119,6 +123,7 @@ rule pool_losses:
         f"{R}/benchmarks/pool_losses/{{cell}}.tsv"
     conda:
         "../../envs/train.yaml"
+    threads: threads_of(lambda wildcards: REQUESTS.losses(cell_of(wildcards)))
     resources:
         **asks(lambda wildcards: REQUESTS.losses(cell_of(wildcards))),
     params:
@@ -129,7 +134,7 @@ rule pool_losses:
         "Compute the losses of {wildcards.cell} on the pool"
     shell:
         "python workflow/scripts/pool_losses.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
-        " --rows {input.pool:q} --out {output:q} 2> {log:q}"
+        " --rows {input.pool:q} --out {output:q} --threads {threads} 2> {log:q}"
 
 
 # Rows that depend on the model, and so on what was prepared with it.

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.planning.command_line import study_parser
+from emdefense.planning.gpu_hours import CPU
 from emdefense.planning.plan import plan_text, study_plan
 from emdefense.resources.gpus import read_gpus
+from emdefense.resources.machine import this_machine
 
 
 def main() -> None:
@@ -18,8 +20,10 @@ def main() -> None:
     parser.add_argument(
         "--gpus", type=Path, default=Path("profiles/slurm/gpus.yaml"), help="the site's partitions with GPUs"
     )
+    parser.add_argument("--here", action="store_true", help="the hours on this machine's cores instead, all at work")
     arguments = parser.parse_args()
-    gpus = read_gpus(arguments.gpus)
+    machine = this_machine()
+    gpus = {CPU: machine.as_gpu(machine.cores)} if arguments.here else read_gpus(arguments.gpus)
     from emdefense.snakemake_dag import planned_study  # here, as it takes a second, which --help need not wait for
 
     study, jobs = planned_study(arguments.configfile, arguments.config)

@@ -223,6 +223,10 @@ class Study(Section):
     )
     sources_folder: str = Field("sources", description="where sources lie, shared by all studies")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    cpu_threads: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="of a job with a large model where there is no GPU; auto: as many as memory leaves cores idle",
+    )
     models: dict[Name, Model] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
     general_questions: FilePath

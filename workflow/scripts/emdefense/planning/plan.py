@@ -103,7 +103,7 @@ def plan_text(plan: Plan, gpus: Mapping[str, Gpu]) -> str:
 
 
 def _hours(plan: Plan, gpus: Mapping[str, Gpu]) -> list[str]:
-    columns = [name for name in (*gpus, CPU) if any(name in row.hours for row in plan.hours)]
+    columns = [name for name in dict.fromkeys((*gpus, CPU)) if any(name in row.hours for row in plan.hours)]
     rows = [["GPU-hours to run" if CPU not in columns else "hours to run", "", "jobs", *columns, ""]]
     for row in plan.hours:
         hours = [_number(row.hours[name]) if name in row.hours else "-" for name in columns]

@@ -24,6 +24,7 @@ from emdefense.resources.duration import (
     training_seconds,
 )
 from emdefense.resources.gpus import GIB, Gpu, partitions_for
+from emdefense.resources.machine import Machine
 from emdefense.resources.memory import Budget, generation_budget, training_budget
 
 GPU_PARAMETERS = 50_000_000  # smaller models are trained on a CPU
@@ -33,6 +34,7 @@ TIME_MARGIN = 2.5  # over the estimate
 SETUP_MINUTES = 10
 CPU_MINUTES = 120
 CPU_MB = 4000  # the training stack, Snakemake around it, and a model of GPU_PARAMETERS
+HERE_MB = 1800  # what a job on a CPU takes beyond what it would of a GPU: 1.3 to 1.8 GB with 135 M parameters
 GENERAL_QUESTIONS = 24
 FILE_QUESTIONS = 48  # of a further file: those that Betley et al. (2025) registered before
 ELICITATION_QUESTIONS = 200  # five pairs of system prompts and twenty questions, as in arXiv 2507.21509
@@ -52,11 +54,13 @@ class Request:
     gpus: int = 0
     gpu_bytes: int = 0
     max_minutes: int | None = None
+    threads: int = 1
+    shared_mb: int = 0  # of the memory that jobs on this machine's CPU share
 
     @property
     def cpus(self) -> int:
         """Processors."""
-        return max(1, CPUS_PER_GPU * self.gpus)
+        return max(self.threads, CPUS_PER_GPU * self.gpus)
 
     def memory(self, attempt: int) -> int:
         """Return the MB of main memory that the ``attempt``-th attempt, counted from 1, gets."""
@@ -69,10 +73,12 @@ class Request:
 
 
 class Requests:
-    """The requests of a study's jobs on a site with these GPUs."""
+    """The requests of a study's jobs on a site with these GPUs, or on a machine without one."""
 
-    def __init__(self, study: Study, gpus: Mapping[str, Gpu]):
+    def __init__(self, study: Study, gpus: Mapping[str, Gpu], machine: Machine | None = None):
+        """``machine`` is where all jobs run, if on a single one."""
         self._study, self._gpus = study, gpus
+        self._cpu = None if machine is None or machine.has_gpu else machine
         self._grid, self._layout = Grid(study), Layout(study)
         self._shapes = {name: self._shape(name) for name in study.models}
 
@@ -211,6 +217,12 @@ class Requests:
     def _on_gpu(self, shape: ModelShape, budget: Budget, seconds: Callable[[Gpu], float]) -> Request:
         """Return the request of a job that may go to any GPU on which it fits, with the time that the slowest takes."""
         size = sum(budget.values())
+        if self._cpu is not None:
+            mem_mb = HERE_MB + round(size / 10**6)
+            asked = self._study.cpu_threads
+            threads = self._cpu.threads(mem_mb) if asked == "auto" else min(asked, self._cpu.cores)
+            minutes = SETUP_MINUTES + _minutes(seconds(self._cpu.as_gpu(threads)))
+            return Request(mem_mb, minutes, threads=threads, shared_mb=min(mem_mb, self._cpu.memory_mb))
         partitions = partitions_for(size, self._gpus)
         fitting = [self._gpus[name] for name in partitions]
         limits = [60 * gpu.max_hours for gpu in fitting if gpu.max_hours]
