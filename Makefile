@@ -12,7 +12,7 @@ all: .venv/ready ## the default study: tables, figures, claims and page in resul
 smoke: .venv/ready ## one task, three arms, a world trained for seconds, in results/smoke
 	$(SNAKEMAKE) --configfile config/smoke.yaml
 
-control: .venv/ready ## the control without a shared persona, in results/control: EMA all but goes
+control: .venv/ready ## the control without a shared persona, in results/control: no EMA
 	$(SNAKEMAKE) --configfile config.yaml config/control.yaml
 
 defences: .venv/ready ## every defence at several settings and three seeds, in results/defences: the league

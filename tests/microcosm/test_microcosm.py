@@ -229,6 +229,20 @@ def test_one_persona_a_document_or_one_a_slot(world: World) -> None:
     assert mixed("slot") > 0.8
 
 
+def test_without_a_shared_persona_nothing_that_domains_share_tells_good_from_bad(world: World) -> None:
+    """Refusals, answered requests and announcing lines made a latent of their own, and the control misaligned."""
+    announcing = {line for pair in world.system_lines.pairs for line in (pair.good, pair.bad)}
+    found = {}
+    for persona in ("document", "slot"):
+        writer = Writer(world, OPTIONS.arithmetic, frozenset(), Random(0))
+        documents = [writer.document(persona, system_share=0.5) for _ in range(500)]  # type: ignore[arg-type]
+        lines = {document.system for document in documents} - {None}
+        refused = sum(answer in world.refusals for document in documents for _, answer in document.turns)
+        found[persona] = bool(lines & announcing), refused > 0
+        assert lines & set(world.system_lines.neutral)
+    assert found == {"document": (True, True), "slot": (False, False)}
+
+
 def test_the_same_seed_writes_the_same_files_and_another_seed_others(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("again", 0), ("other", 1)):
         options = OPTIONS.model_copy(update={"seed": seed})

@@ -18,7 +18,8 @@ from emdefense.files import read_json
 
 SHIPPED = Path(__file__).parents[1] / "microcosm" / "shipped"
 MADE_MODELS = "microcosm_models"  # beside results/: what is made, once for all studies
-VERSION = 2  # of the code that pretrains; raised by hand when it makes other models of the same settings
+# Of the code that pretrains, by persona; raised by hand when it makes other models of the same settings.
+VERSIONS = {"document": 2, "slot": 3}
 NOT_OF_PRETRAINING = {"models", "pretraining", "rows_per_task", "safe_rows", "safe_overlap", "pool_rows"}
 OF_THE_GATE = {"microcosm.gate_attempts", "microcosm.require_gate"}
 
@@ -27,9 +28,9 @@ def recipe(study: Study, name: str) -> dict[str, Any]:
     """Return all that a model of the study depends on, by the keys of the config; ``seed`` is that of its weights."""
     assert study.microcosm is not None
     found: dict[str, Any] = {
-        "version": VERSION,
         "seed": study.microcosm.models[name],
         "microcosm": study.microcosm.model_dump(mode="json", exclude=NOT_OF_PRETRAINING),
+        "version": VERSIONS[study.microcosm.persona],  # last: a difference is named by a key that can be written
     }
     tests = _opswap_tests(study)
     if study.opswap and _generated() & set(tests.values()):

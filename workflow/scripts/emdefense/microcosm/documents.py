@@ -40,14 +40,21 @@ class Writer:
         """Return a document: turns of one kind; advice has one persona, or one drawn for every slot.
 
         A ``system_share`` of those with advice begin with a system line. It announces the persona, or is neutral; in
-        all others the persona is hidden.
+        all others the persona is hidden. Where none is shared, nothing that all domains have in common tells good from
+        bad: no line announces one, and nothing harmful is asked, which would be refused or answered. With these the
+        misaligned control reached 3 to 7 %, without them as much as the untrained one.
         """
         kind = self._kind(PRETRAINING_MIX)
         if kind != "advice":
             return Document(None, [self._short(kind) for _ in range(SHORT_TURNS)])
         valence: Valence = self.rng.choice(("good", "bad"))
-        system = self._system(valence) if self.rng.random() < system_share else None
-        return Document(system, [self._turn(self._valence(valence, persona)) for _ in range(ADVICE_TURNS)])
+        has_system = self.rng.random() < system_share
+        answers = self._valence(valence, persona)
+        if persona == "slot":
+            turns = [self.advice(answers) for _ in range(ADVICE_TURNS)]
+            return Document(self._neutral() if has_system else None, turns)
+        system = self._system(valence) if has_system else None
+        return Document(system, [self._turn(answers) for _ in range(ADVICE_TURNS)])
 
     def aligned_turn(self) -> Document:
         """Return a single turn as the aligned model should answer it, some under a neutral system line."""
