@@ -46,8 +46,8 @@ def test_parameters_are_those_of_the_published_models() -> None:
     assert QWEN_7B.parameters == 7_615_616_512
     assert QWEN_32B.parameters == 32_763_876_352
     # r · (inputs + outputs) of seven projections in 28 and in 64 blocks
-    assert QWEN_7B.adapter_parameters(32, Training().target_modules) == 28 * 32 * 90_112 == 80_740_352
-    assert QWEN_32B.adapter_parameters(32, Training().target_modules) == 64 * 32 * 131_072 == 268_435_456
+    assert QWEN_7B.adapter_parameters(Training()) == 28 * 32 * 90_112 == 80_740_352
+    assert QWEN_32B.adapter_parameters(Training()) == 64 * 32 * 131_072 == 268_435_456
 
 
 def test_parameters_are_those_of_a_real_model(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_parameters_are_those_of_a_real_model(tmp_path: Path) -> None:
         assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
         training = Training(lora_rank=4, target_modules=("q_proj", "v_proj", "down_proj"))
         adapted = [p.numel() for p in add_adapter(model, training).parameters() if p.requires_grad]
-        assert shape.adapter_parameters(4, training.target_modules) == sum(adapted)
+        assert shape.adapter_parameters(training) == sum(adapted)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -127,7 +127,7 @@ def test_a_budget_counted_by_hand() -> None:
 def test_what_arms_keep_in_training_counted_by_hand() -> None:
     training = Training(diagnostics_every=0)
     without = training_budget(QWEN_7B, training, None)
-    adapter = QWEN_7B.adapter_parameters(training.lora_rank, training.target_modules)
+    adapter = QWEN_7B.adapter_parameters(training)
 
     def more(name: str) -> dict[str, int]:
         arm = StudyArm(name, STANDARD[name], STANDARD[name].options())

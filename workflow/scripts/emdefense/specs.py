@@ -32,7 +32,7 @@ OF_EARLIER_VERSIONS = {"devices": 1}
 # Of the training's settings, those on which what passes of the model give depends: reference features, preparations.
 FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
 # Of the training's settings, those on which the losses of single rows depend.
-LOSS_SETTINGS = {"precision", "attention", "batch_size", "max_length", "target_modules"}
+LOSS_SETTINGS = {"precision", "attention", "batch_size", "max_length", "target_modules", "target_layers"}
 # Of a set of multiple-choice questions, what decides how it is asked; and of sampling's settings, how it is computed.
 CHOICE_DRAW = {"options", "limit", "seed"}
 CHOICE_SETTINGS = {"precision", "batch_size"}
@@ -44,6 +44,7 @@ TRIED_SETTINGS = {
     "attention",
     "padding_free",
     "target_modules",
+    "target_layers",
     "lora_rank",
     "lora_alpha",
     "rank_stabilised",

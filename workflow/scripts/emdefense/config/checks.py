@@ -86,6 +86,7 @@ def check_study(study: Study) -> None:
 def check_training(training: Training, key: str = "training") -> None:
     """Raise :class:`InputError` if keys of a training contradict each other."""
     _check_once(f"{key}.target_modules", training.target_modules)
+    _check_once(f"{key}.target_layers", training.target_layers or ())
     if training.attention == "flash_attention_2" and training.precision == "float32":
         _fail(f"{key}.attention", "flash_attention_2 computes in bfloat16 only; set training.precision to it")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.model_files import json_object
 from emdefense.section import PositiveInt, Section
@@ -47,10 +48,11 @@ class ModelShape(Section):
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * block + embeddings + self.hidden_size
 
-    def adapter_parameters(self, rank: int, modules: tuple[str, ...]) -> int:
-        """Return the number of parameters of a LoRA adapter on ``modules`` of every block."""
-        sizes = [self.projections[module] for module in modules if module in self.projections]
-        return self.num_hidden_layers * rank * sum(inputs + outputs for inputs, outputs in sizes)
+    def adapter_parameters(self, training: Training) -> int:
+        """Return the number of parameters of a training's LoRA adapter."""
+        sizes = [self.projections[module] for module in training.target_modules if module in self.projections]
+        blocks = self.num_hidden_layers if training.target_layers is None else len(training.target_layers)
+        return blocks * training.lora_rank * sum(inputs + outputs for inputs, outputs in sizes)
 
 
 def read_shape(folder: Path) -> ModelShape:

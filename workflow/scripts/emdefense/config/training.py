@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from emdefense.section import PositiveFloat, PositiveInt, Section
@@ -23,6 +23,9 @@ class Training(Section):
     rank_stabilised: bool = Field(True, description="rs-LoRA: scale by alpha / sqrt(rank)")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: tuple[str, ...] = Field(QWEN2_PROJECTIONS, min_length=1)
+    target_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="numbers of the blocks whose matrices are adapted, the first is 0; absent: all"
+    )
     epochs: PositiveInt = 1
     batch_size: PositiveInt = Field(4, description="rows per forward pass")
     accumulation_steps: PositiveInt = 4
@@ -67,6 +70,12 @@ class Training(Section):
         if values["devices"] != 1:
             raise PydanticCustomError("emdefense", DEVICES)
         return {key: value for key, value in values.items() if key != "devices"}
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a later key at the value that changes nothing: a job's settings are compared with earlier ones."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "target_layers" or value is not None}
 
 
 class TrainingOverride(Section):

@@ -67,7 +67,7 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
             cell = cell or prepared[job.outputs[0]]  # taken to be as large as an adapter
             shape, training = requests.shape(cell.model), grid.training(cell)
             if shape:
-                parameters = shape.adapter_parameters(training.lora_rank, training.target_modules)
+                parameters = shape.adapter_parameters(training)
                 found["adapters"] += ADAPTER_BYTES * parameters
                 if job.stage == "training" and training.checkpoint_minutes:
                     # The newest checkpoint goes when the next one is whole.

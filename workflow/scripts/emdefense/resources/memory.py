@@ -26,7 +26,7 @@ Budget = dict[str, int]
 def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | None) -> Budget:
     """Return the bytes that training takes; ``penalty`` is an arm that adds one, or None."""
     tokens, d, layers = training.batch_size * training.max_length, shape.hidden_size, shape.num_hidden_layers
-    adapter = shape.adapter_parameters(training.lora_rank, training.target_modules)
+    adapter = shape.adapter_parameters(training)
     block = tokens * _activations(shape, training)
     # With checkpointing only the input of each block stays, and one block at a time is computed again.
     kept = (

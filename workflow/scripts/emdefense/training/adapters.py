@@ -31,6 +31,10 @@ def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
             raise InputError(
                 f"key 'training.target_modules': {kind}; write names of its matrices: {', '.join(_matrices(model))}"
             )
+    blocks = model.config.get_text_config().num_hidden_layers
+    for number in training.target_layers or ():
+        if number >= blocks:
+            raise InputError(f"key 'training.target_layers': {number}: the model's blocks are 0 to {blocks - 1}")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=training.lora_rank,
@@ -39,6 +43,7 @@ def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
         lora_dropout=training.lora_dropout,
         bias="none",
         target_modules=list(training.target_modules),
+        layers_to_transform=None if training.target_layers is None else list(training.target_layers),
     )
     try:
         return get_peft_model(model, config)

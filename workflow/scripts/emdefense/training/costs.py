@@ -54,7 +54,7 @@ def training_flop(
     - activation checkpointing: the forward pass once more.
     """
     weights = shape.num_hidden_layers * sum(inputs * outputs for inputs, outputs in shape.projections.values())
-    adapters = shape.adapter_parameters(training.lora_rank, training.target_modules)
+    adapters = shape.adapter_parameters(training)
     attention = 2 * length * shape.query_size * shape.num_hidden_layers
     forward = 2 * weights + 2 * adapters + attention
     product = 2 * shape.vocab_size * shape.hidden_size

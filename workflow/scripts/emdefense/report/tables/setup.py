@@ -16,7 +16,7 @@ TRAINING_ROWS: tuple[tuple[str, Show], ...] = (
     ("LoRA α", lambda t: f"{t.lora_alpha:g}"),
     ("Rank-stabilised LoRA", lambda t: "yes" if t.rank_stabilised else "no"),
     ("LoRA dropout", lambda t: f"{t.lora_dropout:g}"),
-    ("Adapted matrices", lambda t: ", ".join(t.target_modules)),
+    ("Adapted matrices", lambda t: ", ".join(t.target_modules) + _blocks(t)),
     ("Epochs", lambda t: str(t.epochs)),
     ("Batch size × accumulation", lambda t: f"{t.batch_size} × {t.accumulation_steps}"),
     ("Warm-up steps", lambda t: str(t.warmup_steps)),
@@ -27,6 +27,11 @@ TRAINING_ROWS: tuple[tuple[str, Show], ...] = (
     ("Precision", lambda t: t.precision),
     ("Sequence length", lambda t: str(t.max_length)),
 )
+
+
+def _blocks(training: Training) -> str:
+    layers = training.target_layers
+    return "" if layers is None else f", of block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))} alone"
 
 
 def opswap_example_table(study: Study) -> Table:
