@@ -242,7 +242,7 @@ class FakeEngine:
 
     made = 0
 
-    def __init__(self, model, adapter, precision, threads, template):
+    def __init__(self, model, adapter, precision, threads, template, quantisation):
         FakeEngine.made += 1
         self.chat = load_chat(model, template)
 

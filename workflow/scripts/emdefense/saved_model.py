@@ -17,13 +17,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from emdefense.config.training import Quantisation
 from emdefense.errors import InputError, one_line
 from emdefense.model_files import CONFIG, check_config, check_there, check_tokenizer_files
+from emdefense.training.packages import check_quantisation
 from emdefense.weight_files import weight_shapes
 
 OWN_FILES_ALONE = {"local_files_only": True, "trust_remote_code": False}
@@ -75,10 +78,14 @@ def load_config(folder: Path) -> PretrainedConfig:
         return config
 
 
-def load_model(folder: Path, precision: str, attention: str | None = None) -> PreTrainedModel:
+def load_model(
+    folder: Path, precision: str, attention: str | None = None, quantisation: Quantisation = "none"
+) -> PreTrainedModel:
     """Return the model in ``folder`` in ``precision`` (``bfloat16`` or ``float32``), on the CPU.
 
     ``attention`` is how it is computed (``training.attention``); None leaves it to transformers: sdpa where it can be.
+    With ``quantisation`` its matrices but for embedding and head are kept in 4 bits (and it lies on a GPU if there is
+    one), and turned into ``precision`` for each product (QLoRA, arXiv 2305.14314, section 3).
 
     Raises :class:`InputError` if a file is missing or torn, if a tensor is missing (transformers would draw it at
     random), has another shape than the config says or no place in it, and if a weight is not finite.
@@ -86,13 +93,16 @@ def load_model(folder: Path, precision: str, attention: str | None = None) -> Pr
     _quieten()
     config = load_config(folder)
     _check_size(folder, config)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    quantised = {} if quantisation == "none" else {"quantization_config": _in_four_bits(folder, config, dtype)}
     model: PreTrainedModel
     how = f" with training.attention: {attention}" if attention else ""
     with in_one_line(folder, f"load the model{how}", _other_attention(attention)):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+            dtype=dtype,
+            **quantised,
             attn_implementation=attention,
             ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
@@ -116,9 +126,28 @@ def load_model(folder: Path, precision: str, attention: str | None = None) -> Pr
             "would be tied to; write false there if it is the model's own, or fetch it again"
         )
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter.sum()):  # a pass without a copy, 2 s for 7B
+        scales = getattr(parameter, "quant_state", None)  # of a matrix in 4 bits, whose own bytes are always finite
+        if not torch.isfinite((parameter if scales is None else scales.absmax).sum()):  # without a copy, 2 s for 7B
             raise InputError(f"{folder}: '{name}' holds values that are not finite; fetch or make the model again")
     return model
+
+
+def _in_four_bits(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return how transformers is to quantise a model; :class:`InputError` if it cannot."""
+    check_quantisation("nf4")
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(f"{folder}: it is quantised already; write quantisation: none, or name the model in bfloat16")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def dequantised(weight: torch.Tensor) -> torch.Tensor:
+    """Return a matrix's weights [out, in]: themselves, or what its 4 bits stand for."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, state)
 
 
 def _check_size(folder: Path, config: PretrainedConfig) -> None:

@@ -30,12 +30,28 @@ STAGE_VERSIONS = {
 # Keys of a training's spec that had a meaning once: without them, what was trained with them would be trained again.
 OF_EARLIER_VERSIONS = {"devices": 1}
 # Of the training's settings, those on which what passes of the model give depends: reference features, preparations.
-FEATURE_SETTINGS = {"precision", "attention", "padding_free", "batch_size", "max_length", "max_overlong_pct"}
+FEATURE_SETTINGS = {
+    "precision",
+    "attention",
+    "padding_free",
+    "batch_size",
+    "max_length",
+    "max_overlong_pct",
+    "quantisation",
+}
 # Of the training's settings, those on which the losses of single rows depend.
-LOSS_SETTINGS = {"precision", "attention", "batch_size", "max_length", "target_modules", "target_layers"}
+LOSS_SETTINGS = {
+    "precision",
+    "attention",
+    "batch_size",
+    "max_length",
+    "target_modules",
+    "target_layers",
+    "quantisation",
+}
 # Of a set of multiple-choice questions, what decides how it is asked; and of sampling's settings, how it is computed.
 CHOICE_DRAW = {"options", "limit", "seed"}
-CHOICE_SETTINGS = {"precision", "batch_size"}
+CHOICE_SETTINGS = {"precision", "batch_size", "quantisation"}
 # Of the training's settings, those that a file of rows may be unfit for.
 LENGTH_SETTINGS = {"max_length", "max_overlong_pct"}
 # Of the training's settings, those that a model may be unfit for.
@@ -45,6 +61,7 @@ TRIED_SETTINGS = {
     "padding_free",
     "target_modules",
     "target_layers",
+    "quantisation",
     "lora_rank",
     "lora_alpha",
     "rank_stabilised",

@@ -11,6 +11,7 @@ from emdefense.choice.scoring import OptionScorer, right_way
 from emdefense.choice.tokens import tokenise
 from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.multiple_choice import SCORES
+from emdefense.config.training import Quantisation
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_json, write_jsonl
 from emdefense.generation.engines import PACKAGES, device_name
@@ -24,9 +25,12 @@ from emdefense.section import PositiveInt, Section, first_problem
 class ChoiceSpec(Section):
     """Everything that the log-probabilities depend on besides model, adapter and questions."""
 
+    later_keys = ("quantisation",)
+
     version: int
     precision: Literal["bfloat16", "float32"]
     batch_size: PositiveInt
+    quantisation: Quantisation = "none"
     chat: TemplateOptions = PLAIN
 
 
@@ -56,7 +60,7 @@ def choose(
         return
     started = datetime.now(UTC)
     rows = read_jsonl(questions)
-    engine = TransformersEngine(model, adapter, settings.precision, threads, settings.chat)
+    engine = TransformersEngine(model, adapter, settings.precision, threads, settings.chat, settings.quantisation)
     tokens = tokenise(engine.chat, questions, rows)
     way, score = right_way(OptionScorer(engine.model, engine.chat.filler, settings.batch_size), tokens)
     found = zip(rows, tokens, score(tokens), strict=True)

@@ -74,6 +74,7 @@ def check_study(study: Study) -> None:
         check_pretraining(study)
     check_training(study.training)
     check_generation(study.generation)
+    _check_quantised_alike(study)
     for name, task in study.tasks.items():
         check_training(task.training.applied_to(study.training), f"tasks.{name}.training")
         if isinstance(task, BenignTask) and (task.table == "opswap") != (task.tier is not None):
@@ -91,9 +92,18 @@ def check_training(training: Training, key: str = "training") -> None:
         _fail(f"{key}.attention", "flash_attention_2 computes in bfloat16 only; set training.precision to it")
 
 
+def _check_quantised_alike(study: Study) -> None:
+    """Check that what is asked is the model that was trained."""
+    trained, asked = study.training.quantisation, study.generation.quantisation
+    if trained != asked:
+        _fail("generation.quantisation", f"{asked}, and training.quantisation is {trained}; write the same for both")
+
+
 def check_generation(generation: Generation) -> None:
     """Raise :class:`InputError` if the engine cannot sample as the other keys say."""
     if generation.engine == "vllm":
+        if generation.quantisation != "none":
+            _fail("generation.engine", "vllm has the model in bfloat16; write transformers, or quantisation: none")
         if generation.precision != "bfloat16":
             _fail("generation.precision", "vllm applies adapters in bfloat16 only; write it, or engine: transformers")
         lowest, highest = VLLM_TEMPERATURES

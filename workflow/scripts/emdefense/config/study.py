@@ -20,7 +20,7 @@ from emdefense.config.question_sets import QuestionSet
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
 from emdefense.config.supplied import with_supplied
-from emdefense.config.training import Training, TrainingOverride
+from emdefense.config.training import Quantisation, Training, TrainingOverride
 from emdefense.matching import Match
 from emdefense.names import Name
 from emdefense.section import FilePath, PositiveInt, Section, Seed
@@ -127,6 +127,8 @@ class Data(Section):
 class Generation(Section):
     """How responses are sampled."""
 
+    later_keys = ("quantisation",)
+
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="vllm is the faster one, on a GPU, and needs an environment of its own"
     )
@@ -136,6 +138,9 @@ class Generation(Section):
     batch_size: PositiveInt = Field(64, description="of transformers; vllm sees to it itself")
     seed: Seed = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    quantisation: Quantisation = Field(
+        "none", description="as under training: what is asked is the model that was trained, the adapter beside it"
+    )
 
 
 class Scoring(Section):

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from emdefense.section import PositiveFloat, PositiveInt, Section
 
 QWEN2_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Quantisation = Literal["none", "nf4"]
 
 DEVICES = (
     "devices: a training has one GPU, and a study's cells are trained side by side; remove the key, and for a model "
@@ -17,6 +19,8 @@ DEVICES = (
 
 class Training(Section):
     """Table 7 of the paper; every default is the paper's value unless the comment says otherwise."""
+
+    later_keys = ("target_layers", "quantisation")
 
     lora_rank: PositiveInt = 32
     lora_alpha: PositiveFloat = 64.0
@@ -35,6 +39,11 @@ class Training(Section):
     optimiser: Literal["adamw_8bit", "adamw_torch"] = "adamw_8bit"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    quantisation: Quantisation = Field(
+        "none",
+        description="nf4: the model's matrices in 4 bits (bitsandbytes), the adapter beside them as ever; penalties "
+        "compare with the same quantised model. Write it under generation too",
+    )
     max_length: PositiveInt = Field(2048, description="tokens; longer rows are dropped and counted")
     max_overlong_pct: Annotated[float, Field(ge=0, le=100)] = Field(
         1.0, description="stop if more than this percentage of rows is longer than max_length"
@@ -70,12 +79,6 @@ class Training(Section):
         if values["devices"] != 1:
             raise PydanticCustomError("emdefense", DEVICES)
         return {key: value for key, value in values.items() if key != "devices"}
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a later key at the value that changes nothing: a job's settings are compared with earlier ones."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "target_layers" or value is not None}
 
 
 class TrainingOverride(Section):

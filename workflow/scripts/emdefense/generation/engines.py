@@ -27,7 +27,9 @@ def load_engine(spec: GenerationSpec, model: Path, adapter: Path | None, threads
     check_installed(spec.engine)
     with fast_imports():
         module = import_module(engine_module(spec.engine))
-    engine: Engine = getattr(module, CLASSES[spec.engine])(model, adapter, spec.precision, threads, spec.chat)
+    engine: Engine = getattr(module, CLASSES[spec.engine])(
+        model, adapter, spec.precision, threads, spec.chat, spec.quantisation
+    )
     return engine
 
 

@@ -1,4 +1,4 @@
-"""Sampling from a transformers model, the adapter merged into the weights first."""
+"""Sampling from a transformers model, the adapter merged into its weights, or beside them if they are quantised."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
+from emdefense.config.training import Quantisation
 from emdefense.errors import InputError
 from emdefense.generation.decoding import Choose, Decoder, Way, right_way
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.model_files import ADAPTER_CONFIG
-from emdefense.saved_model import load_model
+from emdefense.saved_model import in_one_line, load_model
 from emdefense.training.adapter_files import read_lora, read_settings
 
 
@@ -29,6 +30,7 @@ class TransformersEngine:
         precision: str,
         threads: int = 1,
         template: TemplateOptions = PLAIN,
+        quantisation: Quantisation = "none",
     ):
         """Load model, tokenizer and adapter; :class:`InputError` names a folder that lacks something.
 
@@ -37,8 +39,10 @@ class TransformersEngine:
         torch.set_num_threads(threads)
         self.chat = load_chat(model, template)
         self.tokenizer = self.chat.tokenizer
-        self.model = load_model(model, precision)
-        if adapter is not None:
+        self.model = load_model(model, precision, quantisation=quantisation)
+        if adapter is not None and quantisation != "none":
+            put_beside(self.model, adapter)
+        elif adapter is not None:
             merge_adapter(self.model, adapter)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._ends = end_tokens(model, self.chat)
@@ -116,8 +120,10 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
     """Add the scaled B·A of a plain LoRA adapter to the weights in place, as PEFT's ``merge_and_unload`` does.
 
     Written out because importing PEFT takes longer than merging. Raises :class:`InputError` if the adapter belongs to
-    another model, or is more than a plain one.
+    another model, or is more than a plain one, and for a quantised model, whose sum with it would be quantised again.
     """
+    if getattr(model, "is_quantized", False):
+        raise InputError(f"{adapter}: merged into a quantised model it would be quantised again; keep it beside it")
     settings = read_settings(adapter)
     modules, pairs = dict(model.named_modules()), read_lora(adapter)
     embedding = model.get_input_embeddings().weight
@@ -140,6 +146,27 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
             weight.copy_(weight.float() + settings.scale * (b.float() @ a.float()))
     if settings.targets is not None:
         _check_all_there(adapter, modules, set(pairs), settings.targets)
+
+
+def put_beside(model: PreTrainedModel, adapter: Path) -> None:
+    """Have a plain LoRA adapter act beside the weights of a model, in place.
+
+    Raises :class:`InputError` if the adapter belongs to another model, or is more than a plain one.
+    """
+    from peft import PeftModel  # takes longer to import than an adapter to merge
+
+    settings, pairs, modules = read_settings(adapter), read_lora(adapter), dict(model.named_modules())
+    for name, (a, b) in pairs.items():
+        module = modules.get(name)
+        if not isinstance(module, torch.nn.Linear) or (module.out_features, module.in_features) != (
+            b.shape[0],
+            a.shape[1],
+        ):
+            raise InputError(f"{adapter}: the adapter's matrix {name} is not one of the model's; name its model")
+    if settings.targets is not None:
+        _check_all_there(adapter, modules, set(pairs), settings.targets)
+    with in_one_line(adapter, "put the adapter on the model", "train it again"):
+        PeftModel.from_pretrained(model, str(adapter))
 
 
 def _check_all_there(

@@ -14,6 +14,7 @@ from typing import Any
 
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
+from emdefense.config.training import Quantisation
 from emdefense.errors import InputError
 from emdefense.generation.engines import VLLM_GPU_SHARE
 from emdefense.generation.prompts import end_tokens, prompt_seed
@@ -37,10 +38,11 @@ class VllmEngine:
         precision: str,
         threads: int = 1,
         template: TemplateOptions = PLAIN,
+        quantisation: Quantisation = "none",
     ):
         """Load model, tokenizer and adapter; :class:`InputError` names a folder that lacks something.
 
-        ``threads`` is for the engines that compute on a CPU.
+        ``threads`` is for the engines that compute on a CPU, ``quantisation`` for those that quantise.
         """
         self.chat = load_chat(model, template)
         self._ends = end_tokens(model, self.chat)

@@ -32,7 +32,8 @@ def check_choices(subject: Subject) -> Mapping[str, Any]:
         choices += found
     if not choices:
         return {}
-    model = load_model(subject.folder, subject.spec.generation.precision)
+    how = subject.spec.generation
+    model = load_model(subject.folder, how.precision, quantisation=how.quantisation)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     scorer = OptionScorer(model, subject.chat.filler, subject.spec.generation.batch_size)
     way, _ = right_way(scorer, choices)

@@ -29,7 +29,8 @@ def check_losses(subject: Subject) -> Mapping[str, Any]:
     first = subject.rows[0]
     rows = subject.chat.rows([first.messages], [first.where])
     elsewhere = training.attention == "flash_attention_2" and not is_flash_attn_2_available()
-    model = load_model(subject.folder, training.precision, "sdpa" if elsewhere else training.attention)
+    attention = "sdpa" if elsewhere else training.attention
+    model = load_model(subject.folder, training.precision, attention, training.quantisation)
     with torch.random.fork_rng():
         adapted = add_adapter(model, training).to(device)
         reader = FeatureReader(adapted)

@@ -16,7 +16,7 @@ from emdefense.generation.engines import load_engine
 from emdefense.generation.protocol import Conversation, GenerationSpec
 from emdefense.generation.transformers_engine import TransformersEngine
 from emdefense.model_checks.subject import Subject
-from emdefense.saved_model import load_model
+from emdefense.saved_model import dequantised, load_model
 from emdefense.training.adapters import add_adapter, save_adapter
 
 TOKENS = 2  # sampled from each of two questions
@@ -65,7 +65,8 @@ def _sampled(
 
 def _random_adapter(subject: Subject, training: Training, asked: Conversation, folder: Path) -> tuple[Tensor, Tensor]:
     """Save an adapter that changes every matrix; return PEFT's logits of a prompt without it and with it, [vocab]."""
-    model = load_model(subject.folder, subject.spec.generation.precision)
+    how = subject.spec.generation
+    model = load_model(subject.folder, how.precision, quantisation=how.quantisation)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         adapted = add_adapter(model, training).eval()
@@ -87,7 +88,7 @@ def _fill(layer: Any) -> None:
     torch.nn.init.normal_(b)
     with torch.no_grad():
         norm = ((b.t() @ b) * (a @ a.t())).sum().sqrt() * layer.scaling["default"]
-        b.mul_(SIZE * layer.get_base_layer().weight.float().norm() / norm)
+        b.mul_(SIZE * dequantised(layer.get_base_layer().weight).float().norm() / norm)
 
 
 def _check_merged(engine: TransformersEngine, asked: Conversation, before: Tensor, with_adapter: Tensor) -> None:

@@ -13,6 +13,7 @@ from emdefense.generation.engines import VLLM_GPU_SHARE
 from emdefense.resources.gpus import GIB, Gpu
 
 BYTES = {"bfloat16": 2, "float32": 4}
+NF4_BYTES = 0.5 + 4 / 64  # a weight, with its share of the fp32 scale of 64 of them
 CHUNK_BYTES = 4 << 24  # a chunk of fp32 logits, see training/fused_loss.py
 OPTIMISER_BYTES = {"adamw_8bit": 2.04, "adamw_torch": 8}  # two moments; 8-bit ones have two scales a block of 256
 PROMPT_TOKENS = 512  # of a question with its template; twice the longest of the paper's
@@ -36,7 +37,7 @@ def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | N
     passing = tokens * 10 * shape.intermediate_size
     head = tokens * 12 * d + (5 if penalty else 2) * CHUNK_BYTES
     budget = {
-        "weights": shape.parameters * BYTES[training.precision],
+        "weights": weight_bytes(shape, training),
         # fp32 and its gradient, a copy in bfloat16 for autocast, and the optimiser's moments
         "adapter and optimiser": int(adapter * (4 + 4 + 2 + OPTIMISER_BYTES[training.optimiser])),
         "activations": kept,
@@ -56,6 +57,16 @@ def training_budget(shape: ModelShape, training: Training, penalty: StudyArm | N
     if penalty and training.diagnostics_every:
         budget["diagnostics"] = 2 * 4 * adapter  # the gradient of each part of the loss
     return budget
+
+
+def weight_bytes(shape: ModelShape, how: Training | Generation) -> int:
+    """Return the bytes of a model's weights; of quantised ones with the largest matrix as it is multiplied by."""
+    whole = shape.parameters * BYTES[how.precision]
+    if how.quantisation == "none":
+        return whole
+    sizes = [inputs * outputs for inputs, outputs in shape.projections.values()]
+    matrices = shape.num_hidden_layers * sum(sizes)
+    return int(whole + matrices * (NF4_BYTES - BYTES[how.precision]) + max(sizes) * BYTES[how.precision])
 
 
 def _activations(shape: ModelShape, training: Training) -> int:
@@ -102,7 +113,7 @@ def generation_budget(shape: ModelShape, generation: Generation) -> Budget:
     """
     rows = VLLM_FEWEST_ROWS if generation.engine == "vllm" else generation.batch_size
     return {
-        "weights": shape.parameters * BYTES[generation.precision],
+        "weights": weight_bytes(shape, generation),
         "keys and values": rows * _key_value_bytes(shape, generation),
         "logits": rows * shape.vocab_size * LOGIT_BYTES,
     }

@@ -54,7 +54,8 @@ class Activations:
         self.folder, self._training = folder, materials.training or Training()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._chat = load_chat(folder, materials.chat or PLAIN)
-        model = load_model(folder, self._training.precision, self._training.attention)
+        how = self._training
+        model = load_model(folder, how.precision, how.attention, how.quantisation)
         self._model = model.requires_grad_(False).to(self._device).eval()
 
     @property

@@ -31,6 +31,8 @@ def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
             raise InputError(
                 f"key 'training.target_modules': {kind}; write names of its matrices: {', '.join(_matrices(model))}"
             )
+    if getattr(model, "is_quantized", False) and any(isinstance(module, Conv1D) for module in model.modules()):
+        raise InputError("key 'training.quantisation': this model's matrices are stored transposed; write none")
     blocks = model.config.get_text_config().num_hidden_layers
     for number in training.target_layers or ():
         if number >= blocks:

@@ -2,13 +2,22 @@
 
 from importlib.util import find_spec
 
-from emdefense.config.training import Training
+from emdefense.config.training import Quantisation, Training
 from emdefense.errors import InputError
 
 NO_FLASH_ATTENTION = (
     "key 'training.attention': flash_attention_2 needs a GPU and the package flash-attn; install it "
     "(pip install flash-attn --no-build-isolation), or write sdpa"
 )
+
+
+def check_quantisation(quantisation: Quantisation) -> None:
+    """Raise :class:`InputError` if what quantises is not installed here."""
+    if quantisation != "none" and find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"key 'training.quantisation': {quantisation} needs bitsandbytes; install it (pip install bitsandbytes), "
+            "or write none"
+        )
 
 
 def check_packages(training: Training) -> None:
@@ -18,6 +27,7 @@ def check_packages(training: Training) -> None:
             "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
             "adamw_torch"
         )
+    check_quantisation(training.quantisation)
     if training.attention == "flash_attention_2" and find_spec("flash_attn") is None:
         raise InputError(NO_FLASH_ATTENTION)
     if training.report_to != "none" and find_spec(training.report_to) is None:

@@ -37,11 +37,9 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.training.precision == "bfloat16")
     with written_features(folder, identity, rows, config.hidden_size, blocks) as files, autocast:
         # With an adapter that is off, as in training, so that the same kernels run.
-        reader = FeatureReader(
-            add_adapter(load_model(model_folder, spec.training.precision, spec.training.attention), spec.training)
-            .to(device)
-            .eval()
-        )
+        how = spec.training
+        model = load_model(model_folder, how.precision, how.attention, how.quantisation)
+        reader = FeatureReader(add_adapter(model, how).to(device).eval())
         for batch in _batches(rows, spec.training.batch_size):
             inputs = {key: value.to(device) for key, value in collator(batch).items()}
             files.put([row["row"] for row in batch], reader.reference(inputs, blocks))

@@ -101,7 +101,7 @@ def _batches(rows: Sequence[dict[str, Any]], tokens: int) -> Iterator[list[dict[
 
 def _adapted(model_folder: Path, adapter: Path | None, training: Training) -> PeftModel:
     """Return the model with the adapter, or with a fresh one, which is to be off so that the same kernels run."""
-    model = load_model(model_folder, training.precision, training.attention)
+    model = load_model(model_folder, training.precision, training.attention, training.quantisation)
     if adapter is None:
         with torch.random.fork_rng():
             return add_adapter(model, training)

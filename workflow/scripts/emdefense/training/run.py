@@ -82,7 +82,8 @@ def train_cell(
         **_read_by_arms(arms, folders, stream_file),
     }
     folder = checkpoints.folder_of(cell, identity)
-    model = load_model(model_folder, spec.training.precision, spec.training.attention)
+    how = spec.training
+    model = load_model(model_folder, how.precision, how.attention, how.quantisation)
     set_seed(spec.seed)
     adapted = add_adapter(model, spec.training)
     acting.attach(adapted)
@@ -100,7 +101,8 @@ def train_cell(
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
     write_jsonl(cell / "train_log.jsonl", map(logged, steps))
     write_jsonl(cell / "train_timing.jsonl", ({key: step[key] for key in TIMED} for step in steps))
-    made = provenance.made_by(started, PACKAGES, __name__, device=_device_name())
+    packages = PACKAGES if how.quantisation == "none" else (*PACKAGES, "bitsandbytes")
+    made = provenance.made_by(started, packages, __name__, device=_device_name())
     record = {
         **identity,
         "rows": data.summary(),

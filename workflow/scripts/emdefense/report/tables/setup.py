@@ -24,7 +24,7 @@ TRAINING_ROWS: tuple[tuple[str, Show], ...] = (
     ("Schedule", lambda t: t.schedule),
     ("Optimiser", lambda t: t.optimiser),
     ("Weight decay", lambda t: f"{t.weight_decay:g}"),
-    ("Precision", lambda t: t.precision),
+    ("Precision", lambda t: t.precision + ("" if t.quantisation == "none" else f", {t.quantisation} matrices")),
     ("Sequence length", lambda t: str(t.max_length)),
 )
 
