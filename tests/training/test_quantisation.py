@@ -19,9 +19,10 @@ from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.generation.protocol import GenerationSpec
 from emdefense.generation.transformers_engine import TransformersEngine, merge_adapter
+from emdefense.model_checks.sampling import dequantised
 from emdefense.resources.gpus import partitions_for, read_gpus
 from emdefense.resources.memory import training_budget, weight_bytes
-from emdefense.saved_model import dequantised, load_model
+from emdefense.saved_model import load_model
 from emdefense.training import packages
 from emdefense.training.adapters import add_adapter
 from emdefense.training.run import train_cell

@@ -140,16 +140,6 @@ def _in_four_bits(folder: Path, config: PretrainedConfig, dtype: torch.dtype) ->
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def dequantised(weight: torch.Tensor) -> torch.Tensor:
-    """Return a matrix's weights [out, in]: themselves, or what its 4 bits stand for."""
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        return weight
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(weight.data, state)
-
-
 def _check_size(folder: Path, config: PretrainedConfig) -> None:
     """Raise :class:`InputError` if a config describes far more weights than there are, before memory is taken."""
     shapes = weight_shapes(folder)

@@ -16,7 +16,7 @@ from emdefense.generation.engines import load_engine
 from emdefense.generation.protocol import Conversation, GenerationSpec
 from emdefense.generation.transformers_engine import TransformersEngine
 from emdefense.model_checks.subject import Subject
-from emdefense.saved_model import dequantised, load_model
+from emdefense.saved_model import load_model
 from emdefense.training.adapters import add_adapter, save_adapter
 
 TOKENS = 2  # sampled from each of two questions
@@ -80,6 +80,16 @@ def _random_adapter(subject: Subject, training: Training, asked: Conversation, f
         with adapted.disable_adapter():
             before = adapted(ids, use_cache=False).logits[0, -1].float()
         return before, adapted(ids, use_cache=False).logits[0, -1].float()
+
+
+def dequantised(weight: Tensor) -> Tensor:
+    """Return a matrix's weights [out, in]: themselves, or what its 4 bits stand for."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, state)
 
 
 def _fill(layer: Any) -> None:
