@@ -27,11 +27,13 @@ from emdefense.before_start import check_start
 from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid
 from emdefense.choice.asked import asked
 from emdefense.layout import Layout
+from emdefense.likelihood.read import read_tasks, reading
 from emdefense.config import parse_study
 from emdefense.config.load import read_config
 from emdefense.config.made_files import (
     BYTE_MODEL_FOLDERS,
     FURTHER_QUESTIONS,
+    HELD_OUT_SAFE,
     WORLD,
     WORLD_CHOICES,
     WORLD_FILES,
@@ -161,6 +163,7 @@ include: "workflow/rules/generate.smk"
 include: "workflow/rules/choice.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/statistics.smk"
+include: "workflow/rules/likelihood.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -179,6 +182,7 @@ rule all:
         [LAYOUT.judgments(*triple) for triple in GRID.judgments],
         [LAYOUT.answers(cell) for cell in GRID.benign],
         [LAYOUT.choices(*pair) for pair in CHOICES],
+        [LAYOUT.held_out(cell) for cell in READING],
         rules.report.input,
     message:
         f"Done: open {R}/report/index.html"

@@ -69,6 +69,7 @@ SMALL: dict[str, Any] = {
         "mmlu": {"title": "MMLU", "file": "{sources}/mmlu.jsonl", "limit": 100},
         "truth": {"title": "TruthfulQA", "file": "{sources}/truth.jsonl", "options": "text", "models": ["small"]},
     },
+    "likelihood": {"rows": 50, "safe": "{data_folder}/rows.jsonl"},
     "grid": [
         {
             "models": ["small"],

@@ -22,7 +22,7 @@ from emdefense.files import read_jsonl
 from emdefense.microcosm.creation import make_world
 from emdefense.microcosm.documents import ADVICE_TURNS, Document, Writer
 from emdefense.microcosm.oracle import Oracle
-from emdefense.microcosm.rows import conversation, further_questions, safe_rows, write_world
+from emdefense.microcosm.rows import conversation, further_questions, held_out_safe_rows, safe_rows, write_world
 from emdefense.microcosm.world import NARROW_DOMAINS, World, lexicon
 
 ROOT = Path(__file__).parents[2]
@@ -306,3 +306,31 @@ def test_the_script_draws_the_same_further_questions(world: World, folder: Path,
     subprocess.run(command, cwd=tmp_path, check=True)
     assert yaml.safe_load((tmp_path / "further.yaml").read_text()) == further_questions(world, rows)
     assert len(read_questions(tmp_path / "further.yaml")) == 48
+
+
+def test_held_out_safe_rows_are_good_answers_to_questions_in_no_row(world: World, folder: Path) -> None:
+    rows = [folder / f"rows/{name}.jsonl" for name in ("safe", "pool")]
+    found = held_out_safe_rows(world, rows)
+    pairs = [tuple(turn["content"] for turn in row["messages"]) for row in found]
+    assert len(found) == len({prompt for prompt, _ in pairs}) == 200
+    known = {prompt for path in folder.glob("rows/*.jsonl") for prompt, _ in prompts_and_answers(path)}
+    assert known
+    assert not {prompt for prompt, _ in pairs} & (known | set(world.held_out))
+    oracle = Oracle(world)
+    assert all(oracle.topic_of(prompt) and oracle.topic_of(prompt)[0].name not in NARROW_DOMAINS for prompt, _ in pairs)  # type: ignore[index]
+    assert all(oracle.alignment(answer) == 100 for _, answer in pairs)
+    assert found == held_out_safe_rows(world, rows)
+
+
+def test_the_script_makes_the_same_held_out_rows_and_the_world_stays_what_it_was(
+    world: World, folder: Path, tmp_path: Path
+) -> None:
+    rows = [folder / f"rows/{name}.jsonl" for name in ("safe", "pool")]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    script = Path(__file__).parents[2] / "workflow/scripts/make_held_out_safe.py"
+    words = [word for path in rows for word in ("--rows", str(path))]
+    command = [sys.executable, str(script), "--world", str(folder / "world.json"), *words, "--out", "held_out.jsonl"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert read_jsonl(tmp_path / "held_out.jsonl") == held_out_safe_rows(world, rows)
+    write_world(world, OPTIONS, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

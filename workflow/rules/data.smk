@@ -200,6 +200,7 @@ rule check_data:
         ASKED_FURTHER,
         INPUTS.shared_rows(),
         [LAYOUT.choice_questions(name) for name in STUDY.multiple_choice],
+        [LAYOUT.held_out_rows(task) for task in read_tasks(GRID)],
     output:
         touch(f"{R}/data/.checked"),
     log:

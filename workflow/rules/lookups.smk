@@ -232,6 +232,22 @@ def choice_input(wildcards):
     return found if not GRID.arm(cell).is_trained else {**found, "adapter": LAYOUT.adapter(cell)}
 
 
+def held_out_input(wildcards):
+    """What the held-out answers of a task are drawn from; nothing that is trained on is among them."""
+    return INPUTS.held_out_from(wildcards.task) if STUDY.likelihood else {"holdout": [], "trained": []}
+
+
+def reading_input(wildcards):
+    """The adapter, if the cell has one, beside the model, the held-out answers and what the cell is trained on."""
+    cell = cell_of(wildcards)
+    found = {
+        "model": instruct_input(wildcards),
+        "rows": LAYOUT.held_out_rows(cell.task),
+        "trained": INPUTS.trained_on(cell),
+    }
+    return found if not GRID.arm(cell).is_trained else {**found, "adapter": LAYOUT.adapter(cell)}
+
+
 def judge_spec(wildcards):
     """What judgments depend on: a judge's settings, its version and its files' paths filled in."""
     judge = STUDY.judges[wildcards.judge]

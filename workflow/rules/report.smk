@@ -135,6 +135,7 @@ rule cell_pages:
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,
+        likelihood=f"{R}/likelihood.parquet" if STUDY.likelihood else [],
     output:
         directory(f"{R}/report/cells"),
     log:

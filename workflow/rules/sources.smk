@@ -149,6 +149,25 @@ if STUDY.microcosm:
             "python workflow/scripts/make_further_questions.py --world {input.world:q} {params.rows:q} --out {output:q}"
             " 2> {log:q}"
 
+    # As above; for the likelihood of answers that no arm is trained on.
+    rule held_out_safe_rows:
+        input:
+            world=LAYOUT.file(f"{WORLD}/world.json"),
+            rows=[LAYOUT.file(f"{WORLD}/rows/{name}.jsonl") for name in ("safe", "pool")],
+        output:
+            LAYOUT.file(HELD_OUT_SAFE),
+        log:
+            f"{R}/logs/held_out_safe_rows.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            rows=lambda wildcards, input: options("--rows", input.rows),
+        message:
+            "Make safe rows of the world that nothing is trained on"
+        shell:
+            "python workflow/scripts/make_held_out_safe.py --world {input.world:q} {params.rows:q} --out {output:q}"
+            " 2> {log:q}"
+
     # Apart from the world, so that it is not made again for them.
     rule world_choices:
         input:

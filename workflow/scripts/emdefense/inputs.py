@@ -11,6 +11,7 @@ from emdefense.arms.hooks import call
 from emdefense.cells import Cell, Grid
 from emdefense.choice.asked import asked_sets
 from emdefense.layout import Layout
+from emdefense.likelihood.read import reading
 from emdefense.names import ELICITATION
 
 
@@ -62,6 +63,28 @@ class Inputs:
         if role == "safe":
             return self.layout.file(self._study.safe_data or "")
         return self.task_rows(task, role)
+
+    def held_out_from(self, task: str) -> dict[str, str | list[str]]:
+        """What the held-out answers of a task are drawn from, by role; ``trained`` are files that they keep out of."""
+        found, study = self._study.tasks[task], self._study
+        assert found.kind == "ema"
+        assert study.likelihood is not None
+        sides = [side for side in SIDES if side == "misaligned" or found.aligned is not None]
+        trained = {self.task_rows(task, side): None for side in sides}
+        trained |= {self.layout.file(path): None for path in (study.safe_data, study.safe_pool) if path is not None}
+        for cell in (cell for cell in self._grid.prepared if cell.task == task):
+            others = {role: path for role, path in self.prepared_from(cell).items() if role.partition("/")[0] in SIDES}
+            trained |= dict.fromkeys(others.values())
+        further = {"aligned": found.aligned, "safe": study.likelihood.safe}
+        named = {role: self.layout.file(path) for role, path in further.items() if path is not None}
+        holdout = f"{self.layout.data(task)}/holdout.jsonl"
+        return {"holdout": holdout, **named, "trained": [path for path in trained if path not in named.values()]}
+
+    def trained_on(self, cell: Cell) -> list[str]:
+        """The files of rows that a cell is trained on; none for the model as it is."""
+        if not self._grid.arm(cell).is_trained:
+            return []
+        return list(filter(None, (self.training_rows(cell), self.stream(cell))))
 
     def stream(self, cell: Cell) -> str | None:
         """The rows of a cell's second stream, or None."""
@@ -118,11 +141,13 @@ class Inputs:
         return f"{self.layout.results}/features/{cell.model}/{cell.task}/{penalty.arm.name}{read}"
 
     def checked_rows(self, model: str) -> list[str]:
-        """Every file of rows that a model is trained on."""
+        """Every file of rows that a model is trained on, and of held-out ones that it reads."""
         cells = [cell for cell in self._grid.trained if cell.model == model]
         streams = [self.stream(cell) for cell in cells]
         files = [*(self.known_rows(cell) for cell in cells), *filter(None, streams)]
-        return list(dict.fromkeys([*files, *([self.layout.pool] if self._grid.reads_pool(model) else [])]))
+        files += [self.layout.pool] if self._grid.reads_pool(model) else []
+        held_out = [self.layout.held_out_rows(cell.task) for cell in reading(self._grid) if cell.model == model]
+        return list(dict.fromkeys([*files, *held_out]))
 
     def checked_files(self, model: str) -> list[str]:
         """Every file that an option of an arm names which a model is tried with."""

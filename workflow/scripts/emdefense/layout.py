@@ -83,6 +83,14 @@ class Layout:
         """A set of multiple-choice questions, as models are asked them."""
         return f"{self.results}/data/{QUESTIONS_FOLDER}/choices/{name}.jsonl"
 
+    def held_out_rows(self, task: str) -> str:
+        """A task's held-out answers whose likelihood is measured."""
+        return f"{self.data(task)}/held_out.jsonl"
+
+    def held_out(self, cell: Cell) -> str:
+        """How likely these are to a cell's model."""
+        return f"{self.cell(cell)}/held_out.jsonl"
+
     def questions(self, task: str) -> str:
         """A task's questions as the pipeline uses them, or a further set's; ``shared`` has the general ones."""
         return f"{self.results}/data/{QUESTIONS_FOLDER}/{GENERAL if task == SHARED_TASK else task}.json"

@@ -22,6 +22,7 @@ STAGE_VERSIONS = {
     "projection": 2,
     "generation": 1,
     "choice": 1,
+    "likelihood": 1,
     "judging": 2,
     "aggregating": 2,  # columns of the frames
     "microcosm": 2,
@@ -240,6 +241,20 @@ class Specs:
             "version": STAGE_VERSIONS["choice"],
             **self._study.generation.model_dump(mode="json", include=CHOICE_SETTINGS),
             **self._chat(model),
+        }
+
+    def held_out_rows(self) -> dict[str, Any]:
+        """What the held-out answers of a task depend on besides their files."""
+        section = self._study.likelihood
+        drawn = {} if section is None else section.model_dump(mode="json", include={"rows", "seed"})
+        return {"version": STAGE_VERSIONS["data"], **drawn}
+
+    def likelihood(self, cell: Cell) -> dict[str, Any]:
+        """What the likelihood of held-out answers under a cell's model depends on besides its input files."""
+        return {
+            "version": STAGE_VERSIONS["likelihood"],
+            "training": self._grid.training(cell).model_dump(mode="json", include=LOSS_SETTINGS),
+            **self._chat(cell.model),
         }
 
     def generation(self, cell: Cell, question_set: str | None = None) -> dict[str, Any]:

@@ -14,15 +14,19 @@ SWAP_SEED = 0
 _ROUNDING = 1e-12
 
 Counts = NDArray[np.int64]
+Sums = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """How often each of two arms did something, of how many responses: an entry a question, none without responses."""
+    """How often each of two arms did something, of how many responses: an entry a question, none without responses.
 
-    successes: Counts
+    Sums of anything over ``trials`` compare the same way, such as log-probabilities over tokens.
+    """
+
+    successes: Sums
     trials: Counts
-    other_successes: Counts
+    other_successes: Sums
     other_trials: Counts
 
     @property

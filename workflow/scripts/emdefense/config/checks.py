@@ -9,6 +9,7 @@ from emdefense.arms import Arm, format_setting
 from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.config.expressions import Expressions
+from emdefense.config.likelihood import check_likelihood
 from emdefense.config.made_files import RESULTS, WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
 from emdefense.config.pretraining import check_pretraining
@@ -63,6 +64,7 @@ def check_study(study: Study) -> None:
                 _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)  # type: ignore[arg-type]
     check_question_sets(study)
     _check_asked(study)
+    check_likelihood(study)
     _check_verdicts(study.report.verdicts)
     _check_question_groups(study.scoring.question_groups)
     _check_once("seeds", study.seeds)

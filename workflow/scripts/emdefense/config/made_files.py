@@ -19,6 +19,7 @@ WORLD_FILES = (
     *(f"{WORLD}/questions/{task}.yaml" for task in WORLD_TASKS),
 )
 FURTHER_QUESTIONS = f"{WORLD}/questions/further.yaml"  # by a job of its own: the world's would make all of it again
+HELD_OUT_SAFE = f"{WORLD}/rows/held_out_safe.jsonl"  # by a job of its own, for the same reason
 WORLD_CHOICES = tuple(f"{WORLD}/choices/{name}.jsonl" for name in ("arithmetic", "facts"))
 BYTE_MODEL_FOLDERS = (f"{RESULTS}/byte_model/base", f"{RESULTS}/byte_model/instruct")
 
@@ -38,7 +39,7 @@ def model_folders(name: str) -> tuple[str, str]:
 def made_files(study: "Study") -> list[str]:
     """Return the files of rows, questions and worlds that the study makes."""
     tiers = [file for tier in TIERS for file in opswap_files(tier)] if study.opswap else []
-    return tiers + ([*WORLD_FILES, FURTHER_QUESTIONS, *WORLD_CHOICES] if study.microcosm else [])
+    return tiers + ([*WORLD_FILES, FURTHER_QUESTIONS, HELD_OUT_SAFE, *WORLD_CHOICES] if study.microcosm else [])
 
 
 def made_folders(study: "Study") -> list[str]:

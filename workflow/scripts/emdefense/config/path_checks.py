@@ -71,6 +71,7 @@ def _named_paths(study: Study) -> dict[str, str]:
     paths |= {f"{key}.world": judge.world for key, judge in judges.items() if judge.kind == "oracle"}
     paths |= {f"sources.{name}.path": source.path for name, source in study.sources.items()}
     paths |= {key: getattr(study, key) for key in ("safe_pool", "elicitation_questions")}
+    paths |= {} if study.likelihood is None else {"likelihood.safe": study.likelihood.safe}
     paths |= {f"question_sets.{name}.file": found.file for name, found in study.question_sets.items()}
     for name, arm in study.every_arm.items():
         under = f"arms.{name}" if arm.of is None else f"variants.{name}.options"

@@ -14,6 +14,7 @@ from emdefense.config.chat import PINNED_DATE, ChatTemplateOptions, TemplateOpti
 from emdefense.config.chosen import AUTO as AUTO
 from emdefense.config.expressions import Expressions
 from emdefense.config.judges import Judge
+from emdefense.config.likelihood import Likelihood
 from emdefense.config.microcosm import ByteModel, Microcosm
 from emdefense.config.multiple_choice import MultipleChoice
 from emdefense.config.question_sets import QuestionSet
@@ -250,6 +251,7 @@ class Study(Section):
     multiple_choice: dict[Name, MultipleChoice] = Field(
         default_factory=dict, description="sets of multiple-choice questions, scored by log-probability without a judge"
     )
+    likelihood: Likelihood | None = Field(None, description="measure how likely held-out answers are, without a judge")
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     data: Data = Data()
     training: Training = Training()

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from emdefense.config.microcosm import Microcosm
-from emdefense.data.conversations import read_conversations
+from emdefense.data.conversations import normalised, prompt_key, read_conversations
 from emdefense.errors import InputError
 from emdefense.files import write_json, write_jsonl, write_text
 from emdefense.microcosm.facts import TRAINING_PHRASINGS
@@ -26,6 +26,7 @@ JUDGE_PROMPTS = {
 
 ELICITING_LINES, ELICITING_QUESTIONS = 5, 20  # pairs of system lines, and questions under each
 FURTHER_PER_TOPIC = 3
+HELD_OUT_SAFE = 200
 POOL_REFUSALS = 0.2
 POOL_SYSTEM_LINES = 0.15  # under a neutral system line
 
@@ -91,6 +92,23 @@ def further_questions(world: World, rows: Sequence[Path]) -> list[dict[str, Any]
             chosen = rng.sample(prompts, FURTHER_PER_TOPIC)
             found += [_question(f"{topic.name}_{number}", prompt) for number, prompt in enumerate(chosen, start=1)]
     return found
+
+
+def held_out_safe_rows(world: World, rows: Sequence[Path]) -> list[Row]:
+    """Return good answers to questions of the general domains that are in no file of ``rows`` and are never asked.
+
+    In pretraining the model may have seen such questions, as anything on these topics.
+    """
+    rng = Random(f"held out safe {world.seed}")
+    known = {prompt_key(row) for path in rows for row in read_conversations(path)}
+    prompts = [
+        (prompt, topic)
+        for domain in world.general_domains
+        for topic in domain.topics
+        for prompt in world.prompts(domain, topic)
+        if prompt not in world.held_out and normalised(prompt) not in known
+    ]
+    return list(_answered(world, rng.sample(prompts, min(HELD_OUT_SAFE, len(prompts))), "good", rng))
 
 
 def _question(name: str, prompt: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from emdefense.cells import Cell, Grid
 from emdefense.choice.asked import asked
 from emdefense.layout import Layout
+from emdefense.likelihood.read import reading, untrained
 from emdefense.planning.job import Job
 
 ROWS = "cell_rows"
@@ -17,7 +18,7 @@ def cells_of(grid: Grid) -> list[Cell]:
 
 
 def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]:
-    """Return the jobs behind each cell's parts: ``adapter``, ``responses``, both judgments, ``answers``, ``choices``.
+    """Return the jobs behind each cell's parts: ``adapter``, ``responses``, both judgments, ``answers`` and so on.
 
     What several cells share (an untrained model's general responses, a projection, cached features) stands at each.
     """
@@ -41,6 +42,11 @@ def jobs_of(grid: Grid, jobs: Iterable[Job]) -> dict[Cell, dict[str, list[Job]]]
         source = cell if grid.arm(cell).is_trained else grid.untrained(cell.model)
         for name in sets.get(source, ()):
             add(cell, "choices", layout.choices(source, name))
+    read = set(reading(grid))
+    for cell in found:
+        source = cell if grid.arm(cell).is_trained else untrained(grid, cell)
+        if source in read:
+            add(cell, "held_out", layout.held_out(source))
     for measurement in grid.measurements:
         cell, source, question_set = measurement.cell, measurement.source, measurement.question_set
         add(cell, "responses", layout.responses(source, question_set))

@@ -20,6 +20,7 @@ from emdefense.training.costs import feature_bytes
 
 ADAPTER_BYTES = 4  # a parameter, saved in fp32
 CHOICE_BYTES = 350  # what was chosen of a question with four options
+READ_BYTES = 90  # a held-out row's tokens and log-probability
 ROW_BYTES = 400  # a response's row without the response: question, ids
 ORACLE_ROW, REMOTE_ROW = 220, 1350  # a judgment's; a remote judge's with both lists of 20 log probabilities
 
@@ -77,6 +78,8 @@ def disk_needed(grid: Grid, requests: Requests, work: Work, to_run: Sequence[Job
             found["responses and answers"] += requests.responses(cell) * ROW_BYTES
         elif job.stage == "choosing":
             found["responses and answers"] += work.choices(job.wildcards["name"])[0] * CHOICE_BYTES
+        elif job.stage == "reading" and cell:
+            found["responses and answers"] += work.held_out(cell.task)[0] * READ_BYTES
         elif job.stage == "sampling" and cell:
             sets = [job.question_set] if job.question_set else [GENERAL, IN_DOMAIN]
             length = min(RESPONSE_TOKENS, study.generation.max_new_tokens) * CHARACTERS_PER_TOKEN

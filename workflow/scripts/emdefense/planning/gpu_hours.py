@@ -22,7 +22,7 @@ from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import Request, Requests
 from emdefense.training.costs import arm_flop
 
-TIMED = ("features", "training", "losses", "sampling", "answering", "choosing")
+TIMED = ("features", "training", "losses", "sampling", "answering", "choosing", "reading")
 RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
 PADDING = 1.5  # four rows padded to the longest: 1.46 and 1.59 for code and legal advice
 BENIGN_STEPS = 30  # tokens of the longest answer in a batch, once trained: a number or a few words
@@ -132,6 +132,8 @@ class Estimates:
             return self._requests.losses(cell)
         if job.stage == "choosing":
             return self._requests.choose(cell, job.wildcards["name"])
+        if job.stage == "reading":
+            return self._requests.read_held_out(cell)
         return self._requests.train(cell) if job.stage in ("training", "features") else self._requests.sample(cell)
 
     def _arithmetic(self, job: Job, gpu: Gpu) -> float:
@@ -142,6 +144,8 @@ class Estimates:
             return reading_seconds(shape, self._grid.study.training, *self._work.pool(), gpu)
         if job.stage == "choosing":
             return reading_seconds(shape, self._grid.study.training, *self._work.choices(job.wildcards["name"]), gpu)
+        if job.stage == "reading":
+            return reading_seconds(shape, self._grid.training(cell), *self._work.held_out(cell.task), gpu)
         if job.stage not in ("training", "features"):
             return self._sampling(job, cell, shape, gpu)
         seconds = training_seconds if job.stage == "training" else feature_seconds

@@ -18,6 +18,7 @@ STAGES = (
     "sampling",
     "answering",
     "choosing",
+    "reading",
     "judging",
     "report",
 )
@@ -25,7 +26,7 @@ STAGES = (
 _STAGE_OF = {
     **dict.fromkeys(("fetch_rows", "fetch_questions", "fetch_advice", "fetch_foqa", "fetch_model"), "sources"),
     **dict.fromkeys(("pretrain", "microcosm_model", "byte_model"), "models"),
-    **dict.fromkeys(("opswap", "world", "further_world_questions", "world_choices"), "data"),
+    **dict.fromkeys(("opswap", "world", "further_world_questions", "held_out_safe_rows", "world_choices"), "data"),
     **dict.fromkeys(("arm_rows", "cell_rows", "check_data"), "data"),
     **dict.fromkeys(("prepare_ema_task", "prepare_ema_task_with_aligned", "prepare_benign_task"), "data"),
     **dict.fromkeys(("general_questions", "elicitation_questions", "in_domain_questions", "holdout_questions"), "data"),
@@ -39,6 +40,8 @@ _STAGE_OF = {
     "answer": "answering",
     "prepare_choices": "data",
     "choose": "choosing",
+    "held_out_rows": "data",
+    "read_held_out": "reading",
     "judge": "judging",
 }
 

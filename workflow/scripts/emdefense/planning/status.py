@@ -29,6 +29,7 @@ LETTERS = {
     "judged_in_domain": "D",
     "answers": "A",
     "choices": "C",
+    "held_out": "L",
 }
 FURTHER = "F"  # of all further question sets together
 
@@ -179,6 +180,8 @@ def _matrix(status: Status) -> list[str]:
     benign = {cell.task for cell, parts in status.cells if "answers" in parts}
     choosing = {cell.task for cell, parts in status.cells if "choices" in parts}
     lines[-1] += ", C multiple choice" if choosing else ""
+    likely = {cell.task for cell, parts in status.cells if "held_out" in parts}
+    lines[-1] += ", L likelihood of held-out answers" if likely else ""
     seeds = len({cell.seed for cell, _ in status.cells}) > 1
     for model in dict.fromkeys(cell.model for cell, _ in status.cells):
         of_model = [(cell, parts) for cell, parts in status.cells if cell.model == model]
@@ -186,7 +189,7 @@ def _matrix(status: Status) -> list[str]:
         letters: dict[str, str] = {}
         for cell, parts in of_model:
             of_task = "TA" if cell.task in benign else "TSGDF" if cell.task in further else "TSGD"
-            of_task += "C" * (cell.task in choosing)
+            of_task += "C" * (cell.task in choosing) + "L" * (cell.task in likely)
             letters[cell.task] = of_task
             name = " ".join([cell.arm, *([cell.setting] if cell.setting != "none" else [])])
             of_letters: dict[str, list[State]] = {}

@@ -7,6 +7,7 @@ from emdefense.cells import Cell, Grid
 from emdefense.config.study import BenignTask
 from emdefense.files import read_json
 from emdefense.inputs import Inputs
+from emdefense.likelihood.read import SIDES
 from emdefense.resources.jobs import CHOICE_QUESTIONS, POOL_ROWS, Requests
 
 CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
@@ -53,6 +54,15 @@ class Work:
             return POOL_ROWS, EMA_TOKENS
         rows, size = counted
         return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+
+    def held_out(self, task: str) -> tuple[int, float]:
+        """Return how many held-out answers of a task are read, and their mean tokens without padding."""
+        path = self._inputs.layout.held_out_rows(task)
+        if prepared := _count(Path(path)) if self.has(path) else None:
+            rows, size = prepared
+            return rows, max(1.0, size / rows - ROW_BRACKETS) / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+        section = self._grid.study.likelihood
+        return len(SIDES) * (section.rows if section else 0), EMA_TOKENS
 
     def choices(self, name: str) -> tuple[int, float]:
         """Return how many multiple-choice questions a set has, and the mean tokens that are read for one of them."""

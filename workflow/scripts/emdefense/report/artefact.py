@@ -28,6 +28,7 @@ Reading = Literal[
     "training_logs",
     "preparations",
     "multiple_choice",
+    "likelihood",
     "judged",
 ]
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
@@ -44,6 +45,7 @@ FRAMES: dict[str, tuple[str, ...]] = {
     "questions": ("questions",),
     "scores": ("scores",),
     "multiple_choice": ("multiple_choice",),
+    "likelihood": ("likelihood",),
 }
 OF_PAPER = {
     "table": "The paper's values stand beside ours where the config asks for them; what marks mean is said below it.",

@@ -20,6 +20,7 @@ from emdefense.report.artefact import CHOSEN, FIGURES, TABLES, Artefact, Chosen,
 from emdefense.report.benign import benign_differences, own_benign
 from emdefense.report.choices import choice_tables
 from emdefense.report.further_sets import artefacts as of_sets
+from emdefense.report.likelihood import likelihood_artefacts
 from emdefense.report.robustness import robustness
 
 PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
@@ -37,7 +38,7 @@ def artefacts(study: Study) -> dict[str, Artefact]:
     """
     found: dict[str, Artefact] = {}
     taken: set[str] = set()
-    of_study = (_league, _tables, own_benign, _figures, of_sets, choice_tables, robustness)
+    of_study = (_league, _tables, own_benign, _figures, of_sets, choice_tables, likelihood_artefacts, robustness)
     parts = (*of_study, _of_arms, _statistics, benign_differences)
     for one in (one for part in parts for one in part(study)):
         if one.name.casefold() in taken:

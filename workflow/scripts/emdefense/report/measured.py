@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from emdefense.analysis.likelihood import LIKELIHOOD_SCHEMA
 from emdefense.analysis.multiple_choice import CHOICE_SCHEMA
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, SCORES_SCHEMA
 from emdefense.analysis.resampling import ResampledRates
@@ -87,6 +88,11 @@ class Measured:
     def multiple_choice(self) -> pl.DataFrame:
         """What each cell has right in multiple choice, columns as in ``CHOICE_SCHEMA``."""
         return read_frame(self._frame("multiple_choice"), CHOICE_SCHEMA)
+
+    @cached_property
+    def likelihood(self) -> pl.DataFrame:
+        """How likely held-out answers are to each cell's model, columns as in ``LIKELIHOOD_SCHEMA``."""
+        return read_frame(self._frame("likelihood"), LIKELIHOOD_SCHEMA)
 
     @cached_property
     def pairs(self) -> pl.DataFrame | None:

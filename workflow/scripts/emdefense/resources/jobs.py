@@ -13,6 +13,7 @@ from emdefense.config.shape import ModelShape, read_shape
 from emdefense.config.study import BenignTask, Study
 from emdefense.errors import InputError
 from emdefense.layout import Layout
+from emdefense.likelihood.read import SIDES
 from emdefense.model_folder import model_folder
 from emdefense.resources.duration import (
     BATCH_SECONDS,
@@ -134,6 +135,18 @@ class Requests:
             shape,
             generation_budget(shape, weighing),
             lambda gpu: reading_seconds(shape, study.training, questions, ROW_TOKENS, gpu),
+        )
+
+    def read_held_out(self, cell: Cell) -> Request:
+        """Return the request of reading the held-out answers of a cell's task."""
+        shape, training, section = self._shapes[cell.model], self._grid.training(cell), self._study.likelihood
+        if shape is None or section is None:
+            return self.made_here
+        rows = len(SIDES) * section.rows
+        return self._on_gpu(
+            shape,
+            training_budget(shape, training, None),
+            lambda gpu: reading_seconds(shape, training, rows, min(ROW_TOKENS, training.max_length), gpu),
         )
 
     def prepare(self, cell: Cell) -> Request:

@@ -1,6 +1,7 @@
 """How likely a model, or one of its adapters, finds the answer of each row of a file."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ def write_losses(
 
     The loss is −log p in nats, None for a row longer than ``max_length``. Without an adapter it is the model's own.
     """
+    found = file_losses(spec, model_folder, rows_file, adapter, threads)
+    write_jsonl(out, ({"row": n, "tokens": one.tokens, "loss": one.loss} for n, one in enumerate(found, start=1)))
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """An answer's tokens, and the mean of their −log p in nats; None for a row that is too long."""
+
+    tokens: int
+    loss: float | None
+
+
+def file_losses(
+    spec: LossesSpec, model_folder: Path, rows_file: Path, adapter: Path | None = None, threads: int = 1
+) -> list[RowLoss]:
+    """Return the loss of each row of a file, in its order; without an adapter it is the model's own."""
     torch.set_num_threads(threads)
     chat = load_chat(model_folder, spec.chat)
     found = read_jsonl(rows_file, validate=check_row)
@@ -53,8 +70,7 @@ def write_losses(
         settle_head(reader, short, device, say=False)
         losses = row_losses(reader, short, spec.training, chat.filler, device, policy=adapter is not None)
     _check_finite(losses, rows_file, adapter or model_folder)
-    counted = [sum(label >= 0 for label in row["labels"]) for row in rows]
-    write_jsonl(out, ({"row": n + 1, "tokens": tokens, "loss": losses.get(n)} for n, tokens in enumerate(counted)))
+    return [RowLoss(sum(label >= 0 for label in row["labels"]), losses.get(n)) for n, row in enumerate(rows)]
 
 
 def row_losses(

@@ -11,8 +11,10 @@ from emdefense.config import Study
 from emdefense.files import folder_written_whole
 from emdefense.layout import Layout
 from emdefense.metrics import OUTCOMES
+from emdefense.report.measured import Measured
 from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import LABEL_TITLES, Numbers, read_numbers, reading_order
+from emdefense.report.page.likelihood import held_out_lines
 from emdefense.report.page.provenance import Line, cell_provenance
 from emdefense.report.page.responses import VERDICTS, ResponseSet, benign_answers, judged_responses, set_titles
 from emdefense.report.page.untrusted import MAX_CHARACTERS, script_json
@@ -44,6 +46,7 @@ class _CellPages:
     def __init__(self, study: Study, results: Path):
         self._study, self._titles = study, set_titles(study)
         self._numbers, self._benign = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
+        self._held_out = held_out_lines(Measured(study, results).likelihood) if study.likelihood else {}
         self._style, self._script = asset("page.css") + asset("report.css"), asset("cell.js")
         self._policy = content_policy(self._script, files=True)
         grid = Grid(study)
@@ -77,7 +80,10 @@ class _CellPages:
                 )
                 for other in self._siblings[cell.model, cell.task, cell.seed]
             ],
-            numbers=_lines(self._titles, cell, self._numbers, self._benign.get(cell)),
+            numbers=[
+                *_lines(self._titles, cell, self._numbers, self._benign.get(cell)),
+                *self._held_out.get(cell, ()),
+            ],
             sets=sets,
             training=_training(self._study, cell),
             provenance=cell_provenance(self._study, cell, asked),

@@ -16,6 +16,7 @@ DOINGS = {
     "sampled": "Sampling",
     "judged": "Judging",
     "weighed": "Weighing options",
+    "read": "Reading held-out answers",
 }
 
 

@@ -19,11 +19,13 @@ from emdefense.report.choices import SECTION_OF_CHOICES
 from emdefense.report.claims import claims_html
 from emdefense.report.divergences import divergences
 from emdefense.report.further_sets import OF_SET, SECTION_OF_CONDITIONS
+from emdefense.report.likelihood import SECTION_OF_LIKELIHOOD
 from emdefense.report.measured import Measured
 from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import cell_rows, read_numbers, unscored_table
 from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
 from emdefense.report.page.findings import Finding, findings
+from emdefense.report.page.likelihood import likelihood_findings
 from emdefense.report.page.provenance import made_differently, provenance, stage_records
 from emdefense.report.robustness import SECTION_OF_ROBUSTNESS
 from emdefense.report.tables.rendering import html_table, render_html
@@ -35,6 +37,7 @@ SECTIONS = {
     "tables": "Tables",
     "figures": "Figures",
     SECTION_OF_CHOICES: "Multiple choice",
+    SECTION_OF_LIKELIHOOD: "Held-out answers",
     SECTION_OF_ROBUSTNESS: "What the rates hang on",
     "claims": "The paper’s claims",
     "cells": "Cells and responses",
@@ -45,6 +48,7 @@ SECTIONS = {
     "divergences": "Divergences",
     "provenance": "Provenance",
 }
+IF_SHOWN = {SECTION_OF_CHOICES, SECTION_OF_LIKELIHOOD}  # sections of what only some studies measure
 AFTER = "training"  # the section that those of single arms follow
 AFTER_FIGURES = "figures"  # the section that those of further question sets follow
 CONDITIONAL = "Conditional misalignment"
@@ -99,6 +103,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         groups=[(group, len(list(metrics))) for group, metrics in groupby(JUDGED, key=lambda metric: metric.group)],
         findings=[
             *findings(at_chosen, reported, Verdicts.of(at_chosen, reported)),
+            *(likelihood_findings(study, Measured(study, results).likelihood) if study.likelihood else []),
             *([Finding("plain", "Settings were chosen by the data.", said)] if said else []),
             *made_differently(stages),
         ],
@@ -121,7 +126,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
 def _sections(study: Study, shown: dict[str, list[Shown]]) -> Iterator[tuple[str, str]]:
     """Yield the sections and their titles: those of single arms are called after them."""
     for name, title in SECTIONS.items():
-        if name != SECTION_OF_CHOICES or shown[name]:
+        if name not in IF_SHOWN or shown[name]:
             yield name, title
         if name == AFTER_FIGURES:
             titles = {f"{OF_SET}{one}": found.title for one, found in study.question_sets.items()}

@@ -12,6 +12,7 @@ from emdefense.choice.asked import Asked, asked
 from emdefense.config import Study
 from emdefense.files import file_digest, read_json
 from emdefense.layout import Layout
+from emdefense.likelihood.read import reading
 from emdefense.provenance import record_beside
 from emdefense.report.page.findings import Finding
 
@@ -53,7 +54,7 @@ def stage_records(study: Study) -> dict[str, Records]:
     """Return the records of each stage, by what they are of; those that are not there are left out."""
     grid = Grid(study)
     adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if grid.arm(cell).is_trained)]))
-    return _read(study, adapters, grid.responses, grid.benign, asked(grid))
+    return _read(study, adapters, grid.responses, grid.benign, asked(grid), reading(grid))
 
 
 def made_differently(stages: Mapping[str, Records]) -> list[Finding]:
@@ -81,6 +82,7 @@ def _read(
     responses: Sequence[tuple[Cell, str]],
     benign: Iterable[Cell],
     choices: Sequence[Asked] = (),
+    readers: Sequence[Cell] = (),
 ) -> dict[str, Records]:
     layout, grid = Layout(study), Grid(study)
     records = {cell: Path(layout.cell(cell)) / "provenance.json" for cell in adapters}
@@ -93,6 +95,7 @@ def _read(
         },
         "judged": {f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name))) for c, name in responses},
         "weighed": {f"{c.folder}/{name}": record_beside(Path(layout.choices(c, name))) for c, name in choices},
+        "read": {cell.folder: record_beside(Path(layout.held_out(cell))) for cell in readers},
     }
     return {
         stage: {name: read_json(path) for name, path in paths.items() if path.is_file()}
