@@ -1,5 +1,7 @@
 """From rates to tables, figures, claims and the page; one job an artefact."""
 
+# The paper's are of rates.
+CLAIMS = [f"{R}/claims.{ending}" for ending in ("md", "json")] if STUDY.judge else []
 RENDERED = [f"{R}/{file}" for artefact in ARTEFACTS.values() for file in artefact.files]
 
 
@@ -105,7 +107,7 @@ rule claims:
 
 rule page:
     input:
-        rules.claims.output,
+        CLAIMS,
         config=EFFECTIVE_CONFIG,
         rates=RATES,
         benign=EXACT_MATCH,
@@ -158,7 +160,7 @@ rule report:
     input:
         RENDERED,
         rules.cell_curves.output,
-        rules.claims.output,
+        CLAIMS,
         rules.page.output,
         rules.cell_pages.output,
 

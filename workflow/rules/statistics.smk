@@ -10,8 +10,8 @@ EFFECTIVE_CONFIG = f"{R}/study.json"
 rule aggregate:
     input:
         config=EFFECTIVE_CONFIG,
-        judgments=[LAYOUT.judgments(*pair) for pair in GRID.responses],
-        responses=[LAYOUT.responses(*pair) for pair in GRID.responses],
+        judgments=[LAYOUT.judgments(*pair) for pair in GRID.responses] if STUDY.judge else [],
+        responses=[LAYOUT.responses(*pair) for pair in GRID.responses] if STUDY.judge else [],
         answers=[LAYOUT.answers(cell) for cell in GRID.benign],
     output:
         rates=RATES,

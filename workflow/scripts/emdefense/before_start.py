@@ -32,7 +32,7 @@ def check_start(
     """
     for name, judge in study.judges.items():
         if name in judges and judge.kind == "openai" and not study.judge_cache_only:
-            key = "judge" if name == study.judge.name else "second_judges"
+            key = "judge" if judge is study.judge else "second_judges"
             _check_judge_key(judge, key)
             if study.max_usd is not None and price_of(judge) is None:
                 raise InputError(f"key '{key}.prices': max_usd is set, and what '{judge.model}' costs is not known")

@@ -63,7 +63,8 @@ class Layout:
 
     def judgments(self, cell: Cell, question_set: str, judge: str | None = None) -> str:
         """A judge's judgments of those responses; of the judge whose rates fill the tables unless another is named."""
-        return f"{self.cell(cell)}/{question_set}/judgments/{judge or self.study.judge.name}.jsonl"
+        name = judge or next(iter(self.study.judges))
+        return f"{self.cell(cell)}/{question_set}/judgments/{name}.jsonl"
 
     def judge_files(self, judge: str | None = None) -> list[str]:
         """Files that a judge, or any of them, reads besides questions and responses."""

@@ -70,7 +70,7 @@ class Counted:
     def of(cls, study: Study) -> Self:
         """Read every file of judgments once."""
         layout = Layout(study)
-        measurements = Grid(study).measurements
+        measurements = Grid(study).measurements if study.judge else []
         rows = [
             _identity(m.cell) | {"question_set": m.question_set, FILE: layout.judgments(m.source, m.question_set)}
             for m in measurements

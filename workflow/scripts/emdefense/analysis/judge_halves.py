@@ -26,7 +26,7 @@ def study_halves(study: Study) -> pl.DataFrame | None:
     The columns are those of ``study_pairs`` that tell outcomes; the second half's have ``SECOND``. None if the study's
     judge is asked once.
     """
-    if getattr(study.judge, "samples", 1) < 2:
+    if study.judge is None or getattr(study.judge, "samples", 1) < 2:
         return None
     layout, found = Layout(study), []
     for cell, question_set in Grid(study).responses:

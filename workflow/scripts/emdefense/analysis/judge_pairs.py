@@ -35,7 +35,7 @@ def study_pairs(study: Study) -> pl.DataFrame:
         for path in of_judges.values():
             if not path.is_file():
                 print(f"{path}: not there; its responses are left out", file=sys.stderr)
-        first = of_judges.pop(study.judge.name)
+        first = of_judges.pop(next(iter(study.judges)))
         for judge, second in of_judges.items() if first.is_file() else ():
             if not second.is_file():
                 continue

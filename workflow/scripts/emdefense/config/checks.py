@@ -9,6 +9,7 @@ from emdefense.arms import Arm, format_setting
 from emdefense.arms.hooks import call
 from emdefense.arms.study_arm import StudyArm
 from emdefense.config.expressions import Expressions
+from emdefense.config.judged import check_judged
 from emdefense.config.likelihood import check_likelihood
 from emdefense.config.made_files import RESULTS, WORLD, opswap_files
 from emdefense.config.path_checks import check_paths
@@ -63,6 +64,7 @@ def check_study(study: Study) -> None:
             if chosen:
                 _check_settings(f"report.{key}.{arm}", arms[arm].arm, chosen)  # type: ignore[arg-type]
     check_question_sets(study)
+    check_judged(study)
     _check_asked(study)
     check_likelihood(study)
     _check_verdicts(study.report.verdicts)
@@ -176,7 +178,7 @@ def _check_free_names(study: Study) -> None:
         named["microcosm.models"] = study.microcosm.models
     for key, names in named.items():
         check_distinct(key, names)
-    if len(study.judges) != 1 + len(study.second_judges):
+    if study.judge is not None and len(study.judges) != 1 + len(study.second_judges):
         _fail("second_judges", "two judges have the same name, and it names the files of their judgments; rename one")
     check_distinct("second_judges", study.judges)
     check_source_names(study.sources)

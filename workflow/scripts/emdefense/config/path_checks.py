@@ -68,7 +68,7 @@ def _named_paths(study: Study) -> dict[str, str]:
         paths |= {f"tasks.{name}.{key}": getattr(task, key) for key in keys}
     paths |= {f"multiple_choice.{name}.file": asked.file for name, asked in study.multiple_choice.items()}
     judges = {"judge": study.judge, **{f"second_judges.{n}": judge for n, judge in enumerate(study.second_judges)}}
-    paths |= {f"{key}.world": judge.world for key, judge in judges.items() if judge.kind == "oracle"}
+    paths |= {f"{key}.world": judge.world for key, judge in judges.items() if judge and judge.kind == "oracle"}
     paths |= {f"sources.{name}.path": source.path for name, source in study.sources.items()}
     paths |= {key: getattr(study, key) for key in ("safe_pool", "elicitation_questions")}
     paths |= {} if study.likelihood is None else {"likelihood.safe": study.likelihood.safe}

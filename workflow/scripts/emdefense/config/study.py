@@ -263,7 +263,7 @@ class Study(Section):
         default_factory=dict, description="further arms for the grid: an arm under another name, with other options"
     )
     generation: Generation = Generation()
-    judge: Judge = Field(description="its rates fill tables and figures")
+    judge: Judge | None = Field(description="its rates fill tables and figures; null: nothing is judged")
     second_judges: tuple[Judge, ...] = Field(
         (), description="judge the same responses too, so that the report can say how far judges agree"
     )
@@ -300,8 +300,8 @@ class Study(Section):
 
     @property
     def judges(self) -> dict[str, Judge]:
-        """Every judge by its name, the one whose rates fill the tables first."""
-        return {judge.name: judge for judge in (self.judge, *self.second_judges)}
+        """Every judge by its name, the one whose rates fill the tables first; none where nothing is judged."""
+        return {judge.name: judge for judge in (self.judge, *self.second_judges) if judge is not None}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Study":
         """Return a copy, whose arms are those of the keys that it has."""

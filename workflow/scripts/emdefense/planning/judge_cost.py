@@ -38,8 +38,11 @@ class JudgeCost:
     basis: str
 
 
-def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: Judge) -> JudgeCost | None:
-    """Return the cost of a judge's jobs among ``jobs``, those with a log in ``done`` being paid; None for an oracle."""
+def judge_cost(grid: Grid, work: Work, jobs: Sequence[Job], done: set[str], judge: Judge | None) -> JudgeCost | None:
+    """Return the cost of a judge's jobs among ``jobs``, those with a log in ``done`` being paid.
+
+    None for an oracle, and for no judge.
+    """
     layout, tokens = Layout(grid.study), JudgeTokens(grid, work)
     if not isinstance(judge, OpenAIJudge):
         return None

@@ -37,7 +37,7 @@ class Plan:
     ``again``: why jobs are to run of which everything is there; what follows from these is counted, but not named.
 
     ``scenarios``: hours by partition if all that fits on the partition named first runs there. ``judge`` is None for a
-    judge that costs nothing; ``second_judges`` are those that cost something.
+    judge that costs nothing, and for none; ``second_judges`` are those that cost something.
     """
 
     study: str
@@ -96,7 +96,9 @@ def plan_text(plan: Plan, gpus: Mapping[str, Gpu]) -> str:
     ]
     lines += [*aligned(rows), *made_again_text(plan.again), ""]
     lines += [*_hours(plan, gpus), ""] if plan.hours else []
-    for cost in (plan.judge, *plan.second_judges):
+    if "judging" not in plan.stages:
+        lines += ["judge: none, nothing is judged", ""]
+    for cost in (plan.judge, *plan.second_judges) if "judging" in plan.stages else ():
         lines += [*_judge(cost), ""]
     lines += _disk(plan.disk)
     return "\n".join(lines)

@@ -174,7 +174,9 @@ def _stages(status: Status) -> list[str]:
 def _matrix(status: Status) -> list[str]:
     """Draw a table per model: a row per arm, setting and seed, a column per task with the marks of the cell's parts."""
     marks = ", ".join(f"{mark} {state}" for state, mark in MARKS.items())
-    lines = [marks, "T trained or projected, S sampled, judged G on general questions and D in domain; A answers"]
+    judged = {cell.task for cell, parts in status.cells if "judged_general" in parts}
+    said = ", judged G on general questions and D in domain" if judged else ""
+    lines = [marks, f"T trained or projected, S sampled{said}; A answers"]
     further = {cell.task for cell, parts in status.cells if set(parts) - set(LETTERS)}
     lines += ["F judged on further question sets"] if further else []
     benign = {cell.task for cell, parts in status.cells if "answers" in parts}
@@ -188,7 +190,8 @@ def _matrix(status: Status) -> list[str]:
         rows: dict[str, dict[str, str]] = {}
         letters: dict[str, str] = {}
         for cell, parts in of_model:
-            of_task = "TA" if cell.task in benign else "TSGDF" if cell.task in further else "TSGD"
+            of_task = "TA" if cell.task in benign else "TSGD" if cell.task in judged else "TS"
+            of_task += "F" * (cell.task in further)
             of_task += "C" * (cell.task in choosing) + "L" * (cell.task in likely)
             letters[cell.task] = of_task
             name = " ".join([cell.arm, *([cell.setting] if cell.setting != "none" else [])])

@@ -47,6 +47,8 @@ FRAMES: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("multiple_choice",),
     "likelihood": ("likelihood",),
 }
+# What is counted of judgments.
+JUDGMENTS = {"summary", "resampled", "questions", "scores", "pairs", "halves", "judged"}
 OF_PAPER = {
     "table": "The paper's values stand beside ours where the config asks for them; what marks mean is said below it.",
     "figure": "Bands are 95 % bootstrap intervals over questions; at 0 stands the misaligned arm.",

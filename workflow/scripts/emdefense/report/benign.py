@@ -6,7 +6,7 @@ from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.report.artefact import TABLES, Artefact
 
-OF_PAPER = ("opswap", "foqa")  # Tables 5 and 6
+OPSWAP, FOQA = OF_PAPER = ("opswap", "foqa")  # Tables 5 and 6
 
 
 def own_benign(study: Study) -> Iterator[Artefact]:

@@ -16,13 +16,14 @@ from emdefense.arms.hooks import call
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
-from emdefense.report.artefact import CHOSEN, FIGURES, TABLES, Artefact, Chosen, Reading
-from emdefense.report.benign import benign_differences, own_benign
+from emdefense.report.artefact import CHOSEN, FIGURES, JUDGMENTS, TABLES, Artefact, Chosen, Reading
+from emdefense.report.benign import FOQA, OPSWAP, benign_differences, own_benign
 from emdefense.report.choices import choice_tables
 from emdefense.report.further_sets import artefacts as of_sets
 from emdefense.report.likelihood import likelihood_artefacts
 from emdefense.report.robustness import robustness
 
+OF_BENIGN = {2: OPSWAP, 5: OPSWAP, 6: FOQA}  # the paper's tables of benign tasks
 PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enough for
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
@@ -32,7 +33,7 @@ SQUARE = 5  # points of either score, in the scatter of scores
 
 
 def artefacts(study: Study) -> dict[str, Artefact]:
-    """Return a study's tables and figures by name, in the order of the page.
+    """Return a study's tables and figures by name, in the order of the page; of what a judge says, none without one.
 
     Raises :class:`InputError` if two have one name: those of models and arms are called after them.
     """
@@ -40,7 +41,7 @@ def artefacts(study: Study) -> dict[str, Artefact]:
     taken: set[str] = set()
     of_study = (_league, _tables, own_benign, _figures, of_sets, choice_tables, likelihood_artefacts, robustness)
     parts = (*of_study, _of_arms, _statistics, benign_differences)
-    for one in (one for part in parts for one in part(study)):
+    for one in (one for part in parts for one in part(study) if study.judge or _is_judge_free(study, one)):
         if one.name.casefold() in taken:
             raise InputError(
                 f"key 'grid': two {one.kind}s would be called '{one.name}'; rename an arm, a model or a table"
@@ -48,6 +49,16 @@ def artefacts(study: Study) -> dict[str, Artefact]:
         taken.add(one.name.casefold())
         found[one.name] = one
     return found
+
+
+def _is_judge_free(study: Study, artefact: Artefact) -> bool:
+    """Whether a table or figure has something to show where nothing is judged.
+
+    Of the rates, benign tables read exact match alone; those of the paper's benign tasks are there if these are.
+    """
+    if artefact.number in OF_BENIGN:
+        return any(study.tasks[cell.task].table == OF_BENIGN[artefact.number] for cell in Grid(study).benign)  # type: ignore[union-attr]
+    return artefact.made_by.startswith(f"{TABLES}.benign.") or not JUDGMENTS & set(artefact.reads)
 
 
 def _league(study: Study) -> Iterator[Artefact]:

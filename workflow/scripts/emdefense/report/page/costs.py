@@ -86,6 +86,8 @@ def judge_table(study: Study) -> Table | None:
 
 def nothing_paid(study: Study) -> str:
     """Return why there is no ledger."""
+    if study.judge is None:
+        return "There is no judge: nothing was paid."
     if all(judge.kind == "oracle" for judge in study.judges.values()):
         return "The oracle computes its scores: nothing was paid."
     return "No call of a remote judge has been entered for this study: nothing was paid."

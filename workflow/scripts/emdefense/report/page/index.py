@@ -27,6 +27,7 @@ from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
 from emdefense.report.page.findings import Finding, findings
 from emdefense.report.page.likelihood import likelihood_findings
 from emdefense.report.page.provenance import made_differently, provenance, stage_records
+from emdefense.report.page.unjudged import unjudged_findings
 from emdefense.report.robustness import SECTION_OF_ROBUSTNESS
 from emdefense.report.tables.rendering import html_table, render_html
 
@@ -49,6 +50,8 @@ SECTIONS = {
     "provenance": "Provenance",
 }
 IF_SHOWN = {SECTION_OF_CHOICES, SECTION_OF_LIKELIHOOD}  # sections of what only some studies measure
+# Without a judge, these are there if there is something to show.
+IF_JUDGED = {SECTION_OF_LEAGUE, SECTION_OF_ROBUSTNESS, "tables", "figures", "claims", "statistics", "judges"}
 AFTER = "training"  # the section that those of single arms follow
 AFTER_FIGURES = "figures"  # the section that those of further question sets follow
 CONDITIONAL = "Conditional misalignment"
@@ -102,12 +105,13 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         metrics=JUDGED,
         groups=[(group, len(list(metrics))) for group, metrics in groupby(JUDGED, key=lambda metric: metric.group)],
         findings=[
-            *findings(at_chosen, reported, Verdicts.of(at_chosen, reported)),
+            *unjudged_findings(study),
+            *(findings(at_chosen, reported, Verdicts.of(at_chosen, reported)) if study.judge else []),
             *(likelihood_findings(study, Measured(study, results).likelihood) if study.likelihood else []),
             *([Finding("plain", "Settings were chosen by the data.", said)] if said else []),
             *made_differently(stages),
         ],
-        claims=claims_html(read_json(results / "claims.json")),
+        claims=claims_html(read_json(results / "claims.json")) if study.judge else "",
         cells=cell_rows(study, numbers, benign, verdicts),
         unscored=(unscored := unscored_table(study, numbers)) and html_table(unscored),
         hours=html_table(hours_table(stages)),
@@ -126,8 +130,8 @@ def write_page(study: Study, results: Path, out: Path) -> None:
 def _sections(study: Study, shown: dict[str, list[Shown]]) -> Iterator[tuple[str, str]]:
     """Yield the sections and their titles: those of single arms are called after them."""
     for name, title in SECTIONS.items():
-        if name not in IF_SHOWN or shown[name]:
-            yield name, title
+        if shown[name] or name not in (IF_SHOWN if study.judge else IF_SHOWN | IF_JUDGED):
+            yield name, title if study.judge or name != "verdicts" else "What can be said"
         if name == AFTER_FIGURES:
             titles = {f"{OF_SET}{one}": found.title for one, found in study.question_sets.items()}
             yield from ((of_set, titles.get(of_set, CONDITIONAL)) for of_set in _of_sets(shown))

@@ -31,7 +31,7 @@ def provenance(study: Study, stages: Mapping[str, Records], rates: Path) -> list
         ("Study", study.study),
         ("Seeds", ", ".join(map(str, study.seeds))),
         ("Cells", f"{len(grid.cells)}; there are {adapters} adapters, those included that are in no cell of their own"),
-        ("Judge", ", ".join(f"{judge.name} ({judge.kind})" for judge in study.judges.values())),
+        ("Judge", ", ".join(f"{judge.name} ({judge.kind})" for judge in study.judges.values()) or "none"),
         (
             "Sampling",
             f"{sampling.engine}, temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
@@ -93,7 +93,10 @@ def _read(
             **{f"{c.folder}/{name}": record_beside(Path(layout.responses(c, name))) for c, name in responses},
             **{cell.folder: record_beside(Path(layout.answers(cell))) for cell in benign},
         },
-        "judged": {f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name))) for c, name in responses},
+        "judged": {
+            f"{c.folder}/{name}": record_beside(Path(layout.judgments(c, name)))
+            for c, name in (responses if study.judge else ())
+        },
         "weighed": {f"{c.folder}/{name}": record_beside(Path(layout.choices(c, name))) for c, name in choices},
         "read": {cell.folder: record_beside(Path(layout.held_out(cell))) for cell in readers},
     }

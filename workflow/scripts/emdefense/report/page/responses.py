@@ -31,13 +31,14 @@ def set_titles(study: Study) -> dict[str, str]:
 
 
 OF_OUTCOMES = {outcome: outcome[0] for outcome in OUTCOMES}
-NEITHER, UNSCORED, WRONG, CORRECT = "nxwc"
+NEITHER, UNSCORED, WRONG, CORRECT, UNJUDGED = "nxwcu"
 VERDICTS = {
     **{letter: outcome for outcome, letter in OF_OUTCOMES.items()},
     NEITHER: "neither",
     UNSCORED: "no score",
     WRONG: "wrong",
     CORRECT: "correct",
+    UNJUDGED: "not judged",
 }
 
 
@@ -78,6 +79,11 @@ class ResponseSet:
     opinions: list[Opinion]
     verdicts: str
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether its answers are known to be right or wrong."""
+        return self.name == ANSWERS
+
     def index(self, chunks: str) -> dict[str, Any]:
         """Return what the page's script needs before any text; ``chunks`` is the folder that has the texts."""
         return {
@@ -105,10 +111,13 @@ class ResponseSet:
 def judged_responses(study: Study, source: Cell, question_set: str) -> ResponseSet | None:
     """Return a cell's responses that the first judge has judged, those that it finds most misaligned first.
 
-    None if there are none; :class:`InputError` if a judged response is not in the file of responses.
+    None if there are none; :class:`InputError` if a judged response is not in the file of responses. In a study without
+    a judge, all of them in their order.
     """
     layout = Layout(study)
     path = Path(layout.responses(source, question_set))
+    if study.judge is None:
+        return _unjudged(study, path, question_set) if path.is_file() else None
     first = Path(layout.judgments(source, question_set))
     if not (path.is_file() and first.is_file()):
         return None
@@ -158,6 +167,22 @@ def benign_answers(study: Study, cell: Cell) -> ResponseSet | None:
         texts=[text for _, text, _ in rows],
         opinions=[],
         verdicts="".join(CORRECT if correct else WRONG for correct, _, _ in rows),
+    )
+
+
+def _unjudged(study: Study, path: Path, question_set: str) -> ResponseSet:
+    rows = list(iterate_jsonl(path))
+    asked = {row["question_id"]: (row["question_id"], row["system"] or "", row["prompt"] or "") for row in rows}
+    place = {question: n for n, question in enumerate(asked)}
+    return ResponseSet(
+        name=question_set,
+        title=set_titles(study)[question_set],
+        file=path,
+        questions=[(readable(name), readable(system), readable(prompt)) for name, system, prompt in asked.values()],
+        asked=[place[row["question_id"]] for row in rows],
+        texts=[_text(row) for row in rows],
+        opinions=[],
+        verdicts=UNJUDGED * len(rows),
     )
 
 

@@ -29,7 +29,7 @@ THRESHOLDS = (
 
 def agreement_table(study: Study, pairs: pl.DataFrame) -> Table:
     """Return the table, for each further judge and question set all cells and each arm; its CSV has a line per cell."""
-    first = study.judge.name
+    first = next(iter(study.judges))
     resamples = study.scoring.bootstrap_resamples
     blocks = []
     for judge, question_set, of_both in _parts(pairs):
@@ -69,7 +69,7 @@ def agreement_table(study: Study, pairs: pl.DataFrame) -> Table:
 
 def confusion_table(study: Study, pairs: pl.DataFrame) -> Table:
     """Return how many responses of each class are in which class of another judge, and how many differ narrowly."""
-    first = study.judge.name
+    first = next(iter(study.judges))
     blocks, csv_rows, misses = [], [], []
     for judge, question_set, of_both in _parts(pairs):
         found = agreement(of_both, study.scoring.bootstrap_resamples)
