@@ -86,6 +86,22 @@ def test_sources_that_are_not_fetched_yet_do_no_harm(tmp_path: Path, monkeypatch
         (changed("sources", "code", "url", to="ftp://x"), "key 'sources.code.url': this is no address; write"),
         (changed("sources", "code", "url", to=None), "key 'sources.code.url': it comes from nowhere; write its url"),
         (changed("sources", "qwen", "repository", to=None), "'sources.qwen.repository': it comes from nowhere; write"),
+        (
+            changed("sources", "qwen", to={"kind": "package", "package": "a-model"}),
+            "key 'sources.qwen.version': it comes from nowhere; write its version, or a local path",
+        ),
+        (
+            changed("sources", "qwen", to={"kind": "package", "package": "--index-url=x", "version": "1"}),
+            "key 'sources.qwen.package': String should match pattern",
+        ),
+        (
+            changed("sources", "qwen", to={"kind": "package", "package": "a-model", "version": 0.1}),
+            "key 'sources.qwen.version': Input should be a valid string",
+        ),
+        (
+            changed("sources", "qwen", to={"kind": "gguf"}),
+            "key 'sources.qwen.url': it comes from nowhere; write its url",
+        ),
         (changed("sources", "legal", "config", to="tax"), "key 'sources.legal.config': Input should be 'legal',"),
         (changed("sources", "legal", "config", to=None), "key 'sources.legal.config' is missing; add it"),
         (changed("sources", "code", "path", to="no.jsonl"), "key 'sources.code.path': no.jsonl does not exist"),
