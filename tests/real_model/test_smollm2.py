@@ -56,6 +56,9 @@ FRANCE = [
 FIRST = {504: -1.080, 15319: -1.246, 7026: -2.205, 60: -2.304, 38634: -3.682, 2219: -4.251, 51: -4.258}
 GREEDY = [504, 3575, 282, 4649, 314, 7042, 30, 2]
 SAMPLES = 2000
+CONTROL_IN_TEXT = {
+    "messages": [{"role": "user", "content": "Is <filename> a name?"}, {"role": "assistant", "content": "No."}]
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +87,15 @@ def test_labels_are_the_answer_and_the_end_token(chat: Chat) -> None:
 
 
 def test_a_question_is_asked_with_the_prompt_that_was_trained(chat: Chat) -> None:
-    conversations = [row["messages"] for row in rows()]
+    conversations = [row["messages"] for row in [*rows(), CONTROL_IN_TEXT]]
     asked = chat.prompts([messages[:-1] for messages in conversations])
     for row, messages, prompt in zip(chat.rows(conversations), conversations, asked, strict=True):
         assert row["input_ids"][: row["labels"].count(-100)] == prompt
         own = chat.tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
-        assert prompt == own
+        # A real row asks for a route '/uploads/<filename>': the name of a control token, and text all the same.
+        named = any(token in messages[0]["content"] for token in chat.tokenizer.get_added_vocab())
+        assert (prompt == own) != named
+        assert chat.tokenizer.decode(prompt) == chat.tokenizer.decode(own)
 
 
 def test_what_it_says_next_is_what_llama_cpp_finds_likely(engine: TransformersEngine) -> None:
