@@ -54,10 +54,10 @@ def test_a_study_of_a_real_model_ends_with_its_page(tmp_path: Path, monkeypatch:
     assert set(rates["arm"]) == {"untrained", "misaligned", "kl"}
     assert (rates.filter(question_set="general")["responses"] == 2 * 2).all()
     logs = {path.parts[-4]: path.read_text().splitlines() for path in results.glob("cells/**/train_log.jsonl")}
-    losses = {arm: [json.loads(line)["ce"] for line in lines] for arm, lines in logs.items()}
-    assert set(losses) == {"misaligned", "kl"}
-    assert all(len(found) == 4 and found[-1] < found[0] for found in losses.values())
+    steps = {arm: [json.loads(line) for line in lines] for arm, lines in logs.items()}
+    assert {arm: len(found) for arm, found in steps.items()} == {"misaligned": 4, "kl": 4}
     # The same first step from the same weights, and then held back.
-    assert losses["kl"][0] == pytest.approx(losses["misaligned"][0], rel=1e-5)
+    assert steps["kl"][0]["ce"] == pytest.approx(steps["misaligned"][0]["ce"], rel=1e-5)
+    assert 0 < steps["kl"][-1]["kl"] < 0.8 * steps["misaligned"][-1]["kl"]
     page = (results / "report/index.html").read_text()
     assert "SmolLM2" in page
