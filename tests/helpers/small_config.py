@@ -19,6 +19,8 @@ SMALL: dict[str, Any] = {
         "large": {"kind": "model", "repository": "org/large"},
         "mmlu": {"kind": "mmlu"},
         "truth": {"kind": "truthfulqa"},
+        "one-file": {"kind": "gguf", "url": "https://host/model.gguf"},
+        "packaged": {"kind": "package", "package": "a-model", "version": "1.0", "file": "a/model.gguf"},
     },
     "seeds": [0, 1],
     "models": {

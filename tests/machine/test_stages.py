@@ -60,8 +60,9 @@ OWN_VERSIONS = {
     "generate-vllm": {"vllm", "transformers"},  # vLLM wants an older transformers than the project has
     "inspect": {"inspect_ai"},
 }
-# Not imported by name: what transformers' trainer imports, and where the config asks for it what quantises.
-ASKED_FOR = {"train": {"accelerate"}, "generate": {"bitsandbytes"}}
+# Not imported by name: what transformers' trainer and its reader of GGUF files import, and where the config asks for it
+# what quantises.
+ASKED_FOR = {"train": {"accelerate", "gguf"}, "generate": {"bitsandbytes"}}
 ENGINES = {
     "generate": "transformers_engine",
     "generate-vllm": "vllm_engine",

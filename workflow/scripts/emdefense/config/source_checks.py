@@ -32,10 +32,9 @@ def check_source_names(sources: Mapping[str, SourceSection]) -> None:
 def check_sources(sources: Mapping[str, SourceSection], folder: Path) -> None:
     """Raise :class:`InputError` for a source from nowhere, or one fetched before from elsewhere under its name."""
     for name, source in sources.items():
-        upstream = getattr(source, "url", None) or getattr(source, "repository", None)
-        if source.path is None and upstream is None:
-            key = "url" if hasattr(source, "url") else "repository"
-            raise InputError(f"key 'sources.{name}.{key}': it comes from nowhere; write its {key}, or a local path")
+        for key in source.comes_from if source.path is None else ():
+            if getattr(source, key) is None:
+                raise InputError(f"key 'sources.{name}.{key}': it comes from nowhere; write its {key}, or a local path")
         record = record_path(folder, name)
         if record.is_file():
             check_record(read_json(record), name, source, record)

