@@ -158,6 +158,7 @@ class CountingEngine:
     """Stands in for a model: answers with its adapter's path, and counts how often it is loaded."""
 
     loaded = 0
+    positions = None
 
     def __init__(self, model: Path, adapter: Path, precision: str, threads: int, template: TemplateOptions):
         CountingEngine.loaded += 1
