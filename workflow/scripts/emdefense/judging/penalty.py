@@ -74,4 +74,4 @@ def shows_penalty(reply: Reply) -> str:
     wanted, found = LINE.split(), re.findall(r"\d+", reply["text"])
     if found[: len(wanted)] == wanted:
         return ""
-    return f"it copied '{LINE[:SHOWN]}…' as '{' '.join(found)[:SHOWN]}…'"
+    return f"it copied '{LINE[:SHOWN]}…' as '{' '.join(found)[:SHOWN]}…', unless it cannot copy at all"
