@@ -160,7 +160,9 @@ class CountingEngine:
     loaded = 0
     positions = None
 
-    def __init__(self, model: Path, adapter: Path, precision: str, threads: int, template: TemplateOptions):
+    def __init__(
+        self, model: Path, adapter: Path, precision: str, threads: int, template: TemplateOptions, quantisation: str
+    ):
         CountingEngine.loaded += 1
         self.chat = load_chat(model, template)
         self.adapter = adapter

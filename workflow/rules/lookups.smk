@@ -235,7 +235,10 @@ def choice_input(wildcards):
 def judge_spec(wildcards):
     """What judgments depend on: a judge's settings, its version and its files' paths filled in."""
     judge = STUDY.judges[wildcards.judge]
-    values = {key: LAYOUT.file(value) if key == "world" else value for key, value in judge.identity().items()}
+    values = {
+        key: LAYOUT.file(value) if key == "world" else value
+        for key, value in judge.model_dump(mode="json", exclude=judge.RUNNING).items()
+    }
     return spec({"version": STAGE_VERSIONS["judging"], **values})
 
 

@@ -1,6 +1,6 @@
 """Who judges: the microcosm's oracle, or a chat model behind an OpenAI-compatible endpoint."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
 
@@ -18,10 +18,6 @@ class OracleJudge(Section):
 
     RUNNING: ClassVar[frozenset[str]] = frozenset()
 
-    def identity(self) -> dict[str, Any]:
-        """Return what judgments depend on."""
-        return self.model_dump(mode="json")
-
 
 class Prices(Section):
     """USD for a million tokens."""
@@ -35,6 +31,8 @@ Mode = Literal["synchronous", "batch"]
 
 class OpenAIJudge(Section):
     """A chat model behind any OpenAI-compatible endpoint; the key is read from an environment variable."""
+
+    later_keys = ("extra_body", "top_logprobs")
 
     kind: Literal["openai"] = "openai"
     name: Name
@@ -92,8 +90,6 @@ class OpenAIJudge(Section):
             "max_unparsed_rate",
         }
     )
-    # Keys that judgments depend on where they are set: specs of judges without them are as old as these keys.
-    LATER: ClassVar[frozenset[str]] = frozenset({"extra_body", "top_logprobs"})
     # Fields of a request that have keys of their own, or would make it another kind of request.
     OURS: ClassVar[frozenset[str]] = frozenset(
         {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
@@ -119,12 +115,6 @@ class OpenAIJudge(Section):
             if info.field_name == "extra_body" and name in info.data.get("options", {}):
                 raise ValueError(f"'{name[:60]}' stands in 'options' too; write it once")
         return options
-
-    def identity(self) -> dict[str, Any]:
-        """Return what judgments depend on: all keys but those of running, and of later ones those that are set."""
-        values = self.model_dump(mode="json", exclude=set(self.RUNNING))
-        defaults = {name: type(self).model_fields[name].default for name in self.LATER}
-        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 Judge = Annotated[OracleJudge | OpenAIJudge, Field(discriminator="kind")]
