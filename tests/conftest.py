@@ -29,7 +29,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "vllm" not in config.option.markexpr:  # minutes in another environment: for those who ask for them
+        apart = [item for item in items if item.get_closest_marker("vllm")]
+        config.hook.pytest_deselected(items=apart)
+        items[:] = [item for item in items if item not in apart]
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item.module, "torch"):
             item.add_marker("numerical")

@@ -158,8 +158,11 @@ class CountingEngine:
     """Stands in for a model: answers with its adapter's path, and counts how often it is loaded."""
 
     loaded = 0
+    positions = None
 
-    def __init__(self, model: Path, adapter: Path, precision: str, threads: int, template: TemplateOptions):
+    def __init__(
+        self, model: Path, adapter: Path, precision: str, threads: int, template: TemplateOptions, quantisation: str
+    ):
         CountingEngine.loaded += 1
         self.chat = load_chat(model, template)
         self.adapter = adapter

@@ -41,6 +41,8 @@ BY_TEST = {
     "make test": "tests/documents/test_documentation.py::test_every_command_is_accounted_for",
     'make test ARGS="--processor avx2"': "tests/machine/test_processors.py::*",
     'make test ARGS="-m numerical --processor baseline"': "tests/machine/test_processors.py::*",
+    "make .venv-vllm/ready": "tests/generation/test_real_vllm.py::*",  # which is skipped without it
+    "make test-vllm": "tests/generation/test_real_vllm.py::*",
     "make microcosm-models": "tests/microcosm/test_shipped_models.py::made",
     "make lint": "tests/documents/test_documentation.py::test_make_names_the_checks",
     "pytest tests/workflow/test_slurm.py": "tests/workflow/test_slurm.py::*",

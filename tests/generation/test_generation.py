@@ -240,7 +240,7 @@ def test_exact_match_ignores_space_around_only(response, correct):
 class FakeEngine:
     """Counts how often it is made, and answers with what it was asked."""
 
-    made = 0
+    made, positions = 0, None
 
     def __init__(self, model, adapter, precision, threads, template, quantisation):
         FakeEngine.made += 1

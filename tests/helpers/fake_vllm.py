@@ -12,11 +12,13 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypedDict
 
 from vllm.lora.request import LoRARequest
 
 calls = []  # (what, arguments)
+LONGEST = None  # tokens that there is room for; None: as many as the model takes
 reasons = {}  # (prompt, number of the sample): finish reason, instead of what follows from the tokens
 
 
@@ -60,13 +62,16 @@ class RequestOutput:
 
 class LLM:
     def __init__(self, model: str, *, dtype="auto", seed=0, gpu_memory_utilization=0.92, max_model_len=None,
-                 generation_config="auto", trust_remote_code=False, enable_lora=False, max_lora_rank=16):
+                 generation_config="auto", trust_remote_code=False, enable_lora=False, max_lora_rank=16,
+                 enforce_eager=False, enable_chunked_prefill=None):
         assert (Path(model) / "config.json").is_file()
         assert dtype in ("bfloat16", "float32") and generation_config in ("auto", "vllm")
         assert dtype == "bfloat16" or not enable_lora
         assert trust_remote_code is False
         assert max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
         assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" and os.environ["VLLM_NO_USAGE_STATS"] == "1"
+        own = json.loads((Path(model) / "config.json").read_text())["max_position_embeddings"]
+        self.model_config = SimpleNamespace(max_model_len=min(own, LONGEST or own))
         self.lora_rank = max_lora_rank if enable_lora else 0
         arguments = {key: value for key, value in locals().items() if key != "self"}
         calls.append(("LLM", arguments))

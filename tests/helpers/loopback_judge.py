@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from emdefense.judging.penalty import COPY, NUMBERS
 from loopback_batches import LoopbackBatches
+from penalised_model import write
 
 KEY = "loopback-key"
 MODEL = "gpt-4o-mini-2024-07-18"
@@ -54,6 +56,8 @@ class LoopbackJudge:
     that holds this text. ``stop_after``: every request after so many gets ``stop_status``. ``faults``: a schedule.
     ``requests_per_minute``: more get a 429. ``latency``: seconds before each answer. ``retry_after``: of each 429.
     ``batch_looks``: how often a batch is looked at before it has ended; faults come by the request there too.
+    ``penalty``: what it divides the logits of tokens by that have been said, as servers do that take a model's own
+    settings; None: what a penalty shows on is refused, and counts nowhere.
     ``change``: makes another answer of one, from the request's body, its status and its reply: a status and a reply, as
     JSON's value or as bytes.
 
@@ -77,9 +81,10 @@ class LoopbackJudge:
         retry_after: str = "0",
         batch_looks: int = 2,
         port: int = 0,
+        penalty: float | None = None,
         change: Callable[[dict[str, Any], int, dict[str, Any]], tuple[int, Any]] | None = None,
     ):
-        self.change = change
+        self.change, self.penalty = change, penalty
         self.logprobs, self.split_numbers = logprobs, split_numbers
         self.failures, self.failure_status, self.failure_code = failures, failure_status, failure_code
         self.fail_matching = fail_matching
@@ -207,6 +212,8 @@ class LoopbackJudge:
 
     def answer(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Return the HTTP status and the body of the reply."""
+        if self.penalty is None and body["messages"][0]["content"] in (COPY, NUMBERS):
+            return 400, _error("not so many tokens", "invalid_request_error")
         status, reply = self._answer(path, authorization, body)
         return self.change(body, status, reply) if self.change else (status, reply)
 
@@ -228,7 +235,17 @@ class LoopbackJudge:
             return self.stop_status, _error("gone", "unavailable")
         if body.get("logprobs") and self.logprobs == "refused":
             return 400, _error("logprobs are not supported", "unsupported_parameter")
+        if prompt in (COPY, NUMBERS):
+            assert self.penalty is not None
+            with_logprobs = bool(body.get("logprobs")) and self.logprobs == "yes"
+            choice = write(prompt, body["max_tokens"], self._penalty(body), with_logprobs=with_logprobs)
+            usage = {"prompt_tokens": prompt_tokens(prompt), "completion_tokens": body["max_tokens"]}
+            return 200, {"id": "chatcmpl-0", "model": MODEL, "choices": [choice], "usage": usage}
         return 200, self._completion(body, reply_to(prompt))
+
+    def _penalty(self, body: dict[str, Any]) -> float:
+        """Return the penalty that a request asks for, else that of the model's own settings."""
+        return float(body.get("repetition_penalty", self.penalty))
 
     def _is_allowed(self) -> bool:
         """Whether the limit by the minute has one request left; at most a second's worth is saved up."""

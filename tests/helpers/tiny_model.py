@@ -37,7 +37,7 @@ def make_model(seed: int = 0, layers: int = 3, **changes: Any) -> Qwen2ForCausal
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 2048,
         "eos_token_id": 2,
         "pad_token_id": 0,
         "tie_word_embeddings": True,

@@ -21,7 +21,7 @@ from emdefense.judging.judge_file import judge_file
 from emdefense.judging.ledger import read_ledger
 from emdefense.judging.protocol import Rating
 from emdefense.judging.reply import json_value, kept_reply, understand
-from emdefense.judging.requests import LOGPROBS, PROBE, TRIAL
+from emdefense.judging.requests import PROBE, TRIAL
 from emdefense.judging.scoring import fill_rubric, rate_reply
 from emdefense.provenance import record_beside
 from judge_runs import RUBRICS, judge_settings, write_input
@@ -910,7 +910,7 @@ REQUEST = {
     "model": "m",
     "messages": [{"role": "user", "content": "Rate this, in secret."}],
     "temperature": 0,
-    **LOGPROBS,
+    **{"max_tokens": 1, "logprobs": True, "top_logprobs": 20},
 }
 WRITTEN = {**{name: REQUEST[name] for name in ("model", "messages", "temperature")}, "max_tokens": 16}
 ODD = [None, True, 0, -1, 101, 1e308, math.nan, math.inf, "", "85", "\ud800", "9" * 5000, [], [[]], {}, {"a": None}]

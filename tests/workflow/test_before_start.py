@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -31,8 +32,10 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
-def start(study: Study, *rules: str, fetched: tuple[str, ...] = (), judges: str = "", own: bool = False) -> None:
-    check_start(study, rules, fetched, judges.split(), own_environments=own)
+def start(
+    study: Study, *rules: str, fetched: tuple[str, ...] = (), judges: str = "", own: bool = False, **more: Any
+) -> None:
+    check_start(study, rules, fetched, judges.split(), own_environments=own, **more)
 
 
 @pytest.mark.parametrize("key", [None, "", " "])
@@ -66,9 +69,12 @@ def test_a_missing_engine_matters_only_where_there_is_sampling_in_this_environme
 ) -> None:
     study = tiny_study(generation={"engine": "vllm"})
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "vllm").exists()])
-    with pytest.raises(InputError, match="vllm is not installed here; run with `--sdm conda`"):
+    with pytest.raises(
+        InputError, match=r"vllm is not installed here; make an environment for it with `make \.venv-vllm/ready`"
+    ):
         start(study, rule)
     start(study, rule, own=True)
+    start(study, rule, vllm=tmp_path)
     start(study, "train", "judge")
     start(tiny_study(), rule)
     monkeypatch.syspath_prepend(install(tmp_path / "packages"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.files import json_option
+from emdefense.generation.environment import enter_environment
 from emdefense.warm_start import run_warm
 
 
@@ -18,6 +19,8 @@ def main() -> None:
     parser.add_argument("--reuse", type=Path, help="folder of notes on earlier outputs, to copy equal ones from")
     parser.add_argument("--threads", type=int, default=1, help="threads of each operation on the CPU")
     given = parser.parse_args()
+
+    enter_environment(str(given.spec.get("engine")))
 
     # Here, because a caller of the server that forks jobs needs none of it.
     from emdefense.generation.reuse import ReuseStore

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.files import json_option
+from emdefense.generation.environment import enter_environment
 from emdefense.warm_start import run_warm
 
 
@@ -20,6 +21,8 @@ def main() -> None:
     given = parser.parse_args()
     if len(given.questions) != len(given.responses):
         parser.error("give as many --responses as --questions")
+
+    enter_environment(str(given.spec.get("engine")))
 
     # Here, because a caller of the server that forks jobs needs none of it.
     from emdefense.generation.reuse import ReuseStore

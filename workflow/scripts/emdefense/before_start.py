@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection
+from pathlib import Path
 
 from emdefense.config.judges import OpenAIJudge
 from emdefense.config.sources import SourceSection
@@ -23,12 +24,13 @@ def check_start(
     *,
     own_environments: bool,
     trains_here: bool = False,
+    vllm: Path | None = None,
 ) -> None:
     """Raise :class:`InputError` if a job of one of these rules, a fetch of one of these sources, or one of these judges
     is bound to fail.
 
     ``own_environments``: each rule has one, so that this one need not hold their packages. ``trains_here``: trainings
-    run in this one, on this machine.
+    run in this one, on this machine. ``vllm`` is the folder of the environment in which vLLM samples.
     """
     for name, judge in study.judges.items():
         if name in judges and judge.kind == "openai" and not study.judge_cache_only:
@@ -37,7 +39,7 @@ def check_start(
             if study.max_usd is not None and price_of(judge) is None:
                 raise InputError(f"key '{key}.prices': max_usd is set, and what '{judge.model}' costs is not known")
     if SAMPLING_RULES & set(rules) and not own_environments:
-        check_installed(study.generation.engine)
+        check_installed(study.generation.engine, vllm if study.generation.engine == "vllm" else None)
     if "train" in rules and trains_here:
         check_packages(study.training)
     _check_hub_token(study, fetched)

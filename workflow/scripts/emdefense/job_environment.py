@@ -4,12 +4,17 @@ import os
 import sys
 from pathlib import Path
 
+from emdefense.generation.environment import VARIABLE
 
-def set_job_environment() -> None:
+
+def set_job_environment(vllm: Path | None = None) -> None:
     """Make jobs use the running interpreter, one thread each, keep freed memory, and never talk to a hub unasked.
 
     With one thread a result does not depend on the number of cores. What the user has set is kept, but for the threads.
+    ``vllm`` is the folder of the environment in which vLLM samples.
     """
+    if vllm is not None:
+        os.environ[VARIABLE] = str(vllm.absolute())
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["OMP_NUM_THREADS"] = "1"
     for name, value in {

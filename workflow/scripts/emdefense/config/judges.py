@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, field_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
 
 from emdefense.config.addresses import check_address, check_options, check_variable
 from emdefense.names import Name
@@ -32,6 +32,8 @@ Mode = Literal["synchronous", "batch"]
 class OpenAIJudge(Section):
     """A chat model behind any OpenAI-compatible endpoint; the key is read from an environment variable."""
 
+    later_keys = ("extra_body", "top_logprobs")
+
     kind: Literal["openai"] = "openai"
     name: Name
     model: str
@@ -47,6 +49,12 @@ class OpenAIJudge(Section):
     )
     options: dict[str, JsonValue] = Field(
         {}, description="further fields of each request, such as `reasoning_effort` or `chat_template_kwargs`"
+    )
+    extra_body: dict[str, JsonValue] = Field(
+        {}, description="the same of fields that are not OpenAI's but a server's own, such as `repetition_penalty: 1.0`"
+    )
+    top_logprobs: Annotated[int, Field(ge=2, le=100)] = Field(
+        20, description="likeliest tokens that a score is read from; as many as the endpoint gives, if it gives fewer"
     )
     mode: Mode = Field("synchronous", description="batch: OpenAI's Batch API, at half the price and within a day")
     batch_poll_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="between two looks at a batch")
@@ -91,17 +99,21 @@ class OpenAIJudge(Section):
     # What clients take beside the fields of a request, which an endpoint would pass over without a word.
     OF_CLIENTS: ClassVar[frozenset[str]] = frozenset({"extra_body", "extra_headers", "extra_query", "timeout"})
 
-    @field_validator("options")
+    @field_validator("options", "extra_body")
     @classmethod
-    def _leaves_ours(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _leaves_ours(cls, options: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
         check_options(options)
         for name in sorted(options):
             if name.strip().lower() in cls.OURS:
-                raise ValueError(f"'{name[:60]}' is not for 'options'; keys of the judge say it, or nothing may")
+                raise ValueError(
+                    f"'{name[:60]}' is not for '{info.field_name}'; keys of the judge say it, or nothing may"
+                )
             if name.strip().lower() in cls.OF_CLIENTS:
                 raise ValueError(
                     f"'{name[:60]}' is an argument of a client; write the fields of the request themselves"
                 )
+            if info.field_name == "extra_body" and name in info.data.get("options", {}):
+                raise ValueError(f"'{name[:60]}' stands in 'options' too; write it once")
         return options
 
 

@@ -133,6 +133,9 @@ class Generation(Section):
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="vllm is the faster one, on a GPU, and needs an environment of its own"
     )
+    environment: str | None = Field(
+        None, description="folder of the environment that has vllm; absent: `.venv-vllm`, if it is there"
+    )
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: PositiveInt = 600
@@ -142,6 +145,10 @@ class Generation(Section):
     quantisation: Quantisation = Field(
         "none", description="as under training: what is asked is the model that was trained, the adapter beside it"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what responses depend on: all but where vLLM is installed."""
+        return self.model_dump(mode="json", exclude={"environment"})
 
 
 class Scoring(Section):

@@ -31,9 +31,13 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Anything that samples answers from a model; ``chat`` is how it is asked."""
+    """Anything that samples answers from a model; ``chat`` is how it is asked.
+
+    ``positions``: how many tokens a prompt and its answer may have together; None: any number.
+    """
 
     chat: "Chat"
+    positions: int | None
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return ``spec.samples_per_question`` completions of each conversation, in order.

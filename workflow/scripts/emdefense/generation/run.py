@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -12,13 +12,29 @@ from emdefense.data.conversations import read_examinations
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json, write_jsonl
 from emdefense.generation.engines import PACKAGES, device_name, engine_module, load_engine
-from emdefense.generation.protocol import Completion, Conversation, Engine, GenerationSpec
+from emdefense.generation.lengths import check_lengths
+from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.generation.record import check_folders, read_by
 from emdefense.generation.reuse import ReuseStore, reuse_key
 from emdefense.provenance import made_by, record_beside
 from emdefense.section import first_problem
 
-Asked = tuple[list[Conversation], Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]]
+
+class Asked(NamedTuple):
+    """The questions of a file as conversations, their ids, and what makes rows of the samples."""
+
+    conversations: list[Conversation]
+    ids: list[str]
+    rows: Callable[[list[list[Completion]]], Iterable[dict[str, Any]]]
+
+
+class Job(NamedTuple):
+    """Questions of ``source`` to be answered in ``output``; ``key`` is of all that the output depends on."""
+
+    source: Path
+    output: Path
+    asked: Asked
+    key: str
 
 
 def generate(
@@ -68,21 +84,30 @@ def _fill(
     store: ReuseStore,
     threads: int,
 ) -> None:
-    """Make each output that cannot be copied, and its record; the model is loaded only if there is one."""
+    """Make each output that cannot be copied, and its record; the model is loaded only if there is one.
+
+    What would make an output of no use (a package without a version, a question that is too long) is found before the
+    first of them is sampled.
+    """
     settings = parse_spec(spec)
     check_generation(settings)
     check_folders(model, adapter)
-    engine: Engine | None = None
-    for source, output, ask in jobs:
-        conversations, rows = ask(source)
-        key = reuse_key(spec, model, adapter, source)
-        if store.copy_to(output, key):
+    found = [Job(source, output, ask(source), reuse_key(spec, model, adapter, source)) for source, output, ask in jobs]
+    missing = [job for job in found if not store.copy_to(job.output, job.key)]
+    if not missing:
+        return
+    started = datetime.now(UTC)
+    engine = load_engine(settings, model, adapter, threads)
+    for job in missing:
+        where = [f"{job.source}, question {name}" for name in job.asked.ids]
+        prompts = engine.chat.prompts(job.asked.conversations, where)
+        check_lengths(prompts, where, settings.max_new_tokens, engine.positions)
+    for job in missing:
+        if store.copy_to(job.output, job.key):  # of another of these, which is the same
             continue
-        started = datetime.now(UTC)
-        engine = engine or load_engine(settings, model, adapter, threads)
-        write_jsonl(output, rows(engine.sample(conversations, settings)))
+        write_jsonl(job.output, job.asked.rows(engine.sample(job.asked.conversations, settings)))
         record = {
-            **read_by(settings, threads, source, model, adapter, engine.chat),
+            **read_by(settings, threads, job.source, model, adapter, engine.chat),
             **made_by(
                 started,
                 PACKAGES[settings.engine],
@@ -91,8 +116,9 @@ def _fill(
                 device=device_name(),
             ),
         }
-        write_json(record_beside(output), record)
-        store.remember(output, key)
+        write_json(record_beside(job.output), record)
+        store.remember(job.output, job.key)
+        started = datetime.now(UTC)
 
 
 def parse_spec(spec: Mapping[str, Any]) -> GenerationSpec:
@@ -111,7 +137,7 @@ def _responses(questions: Path) -> Asked:
             asked = {"system": entry["system"], "prompt": entry["prompt"]}
             yield {**row, **asked, "response": sample.text, "finish_reason": sample.finish_reason}
 
-    return [asked(entry) for entry in entries], rows
+    return Asked([asked(entry) for entry in entries], [entry["id"] for entry in entries], rows)
 
 
 def _answers(test: Path) -> Asked:
@@ -122,7 +148,7 @@ def _answers(test: Path) -> Asked:
             right = is_correct(sample.text, entry["answers"])
             yield {**row, "response": sample.text, "expected": entry["answers"], "correct": right}
 
-    return [entry["messages"] for entry in entries], rows
+    return Asked([entry["messages"] for entry in entries], [entry["id"] for entry in entries], rows)
 
 
 def _sampled(

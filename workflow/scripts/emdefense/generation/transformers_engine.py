@@ -13,6 +13,7 @@ from emdefense.config.chat import PLAIN, TemplateOptions
 from emdefense.config.training import Quantisation
 from emdefense.errors import InputError
 from emdefense.generation.decoding import Choose, Decoder, Way, right_way
+from emdefense.generation.lengths import positions
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.model_files import ADAPTER_CONFIG
@@ -45,6 +46,7 @@ class TransformersEngine:
         elif adapter is not None:
             merge_adapter(self.model, adapter)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.positions = positions(self.model.config)
         self._ends = end_tokens(model, self.chat)
         self._decoder = Decoder(self.model, self._ends, self.chat.filler)
         self.way: str | None = None  # how it samples, once that is known

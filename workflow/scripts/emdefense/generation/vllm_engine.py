@@ -1,16 +1,19 @@
-"""Sampling with vLLM on a GPU, the adapter beside the weights as a ``LoRARequest``.
+"""Sampling with vLLM, the adapter beside the weights as a ``LoRARequest``.
 
 Each sample's seed is the prompt's plus the sample's number, as vLLM counts them; they repeat as far as sums in bfloat16
 do, which depend on the GPU and on what shares a batch. They are never the samples of the transformers engine: both draw
 from the model's distribution, each in its own way, and here the adapter is not rounded into the weights.
 
-Written for the version in envs/generate-vllm.yaml.
+Written for the version in envs/generate-vllm.yaml. It is for GPUs; its build for CPUs, in which nothing is compiled
+first and no prompt is split (a seeded one that is ends the engine), is for tests and small models.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from emdefense.chat.chat import load_chat
 from emdefense.config.chat import PLAIN, TemplateOptions
@@ -25,11 +28,13 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests are scheduled in the same order each time
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; of GPUs it takes a share
 }
+ON_CPUS = {"enforce_eager": True, "enable_chunked_prefill": False}
 
 
 class VllmEngine:
-    """A local model on the first GPU, of which most memory is taken."""
+    """A local model on the first GPU, of which most memory is taken; on the CPU where there is none."""
 
     def __init__(
         self,
@@ -42,7 +47,7 @@ class VllmEngine:
     ):
         """Load model, tokenizer and adapter; :class:`InputError` names a folder that lacks something.
 
-        ``threads`` is for the engines that compute on a CPU, ``quantisation`` for those that quantise.
+        ``threads`` and ``quantisation`` are for the other engine: vLLM takes the cores that it finds.
         """
         self.chat = load_chat(model, template)
         self._ends = end_tokens(model, self.chat)
@@ -52,10 +57,10 @@ class VllmEngine:
 
         self._vllm: Any = vllm
         self._adapter: Any = None
-        lora: dict[str, Any] = {}
+        options: dict[str, Any] = {} if torch.cuda.is_available() else dict(ON_CPUS)
         if adapter is not None:
             self._adapter = LoRARequest(lora_name="adapter", lora_int_id=1, lora_path=str(adapter.resolve()))
-            lora = {"enable_lora": True, "max_lora_rank": _kernel_rank(adapter)}
+            options |= {"enable_lora": True, "max_lora_rank": _kernel_rank(adapter)}
         self._model: Any = vllm.LLM(
             model=str(model),
             dtype=precision,
@@ -64,8 +69,9 @@ class VllmEngine:
             generation_config="vllm",  # nothing of the model's own sampling settings
             seed=0,
             trust_remote_code=False,
-            **lora,
+            **options,
         )
+        self.positions: int | None = self._model.model_config.max_model_len
 
     def sample(self, conversations: Sequence[Conversation], spec: GenerationSpec) -> list[list[Completion]]:
         """Return the samples of each conversation, all of them asked for at once."""
@@ -98,13 +104,8 @@ class VllmEngine:
     def _completion(self, sample: Any, spec: GenerationSpec) -> Completion:
         tokens = list(sample.token_ids)
         reason: FinishReason = sample.finish_reason
-        if reason == "length" and len(tokens) < spec.max_new_tokens:
-            raise InputError(
-                f"key 'generation.max_new_tokens': a prompt and {spec.max_new_tokens} tokens of an answer exceed what "
-                "the model, or the GPU's memory, allows; lower it"
-            )
-        if reason not in ("stop", "length"):
-            raise RuntimeError(f"vLLM ended an answer for the reason '{reason}'")
+        if reason not in ("stop", "length") or (reason == "length" and len(tokens) < spec.max_new_tokens):
+            raise RuntimeError(f"vLLM ended an answer after {len(tokens)} tokens for the reason '{reason}'")
         if reason == "stop" and tokens and tokens[-1] in self._ends:
             tokens.pop()
         return Completion(self.chat.decode(tokens), reason)

@@ -20,6 +20,12 @@ def _what(settings: OpenAIJudge, failure: Failure) -> str:
     code = f"(HTTP {status})"
     if failure.reason == SHUT_OUT:
         return f"has shut out the account of the key in {settings.api_key_variable} {code}; use another, or ask it why"
+    if failure.most_alternatives is not None:
+        return (
+            f"gives {failure.most_alternatives} alternatives to a token at most, fewer than judge.top_logprobs = "
+            f"{settings.top_logprobs} {code}; write judge.top_logprobs: {failure.most_alternatives}, or have it give "
+            "more (vLLM's --max-logprobs)"
+        )
     if failure.reason == "quota used up" or status == 402:
         return "says that the quota is used up; top it up and run again, nothing paid for is lost"
     if status == 401 or (status == 403 and said.names(*_KEY) and not said.names(*_PROXY)):
@@ -47,7 +53,7 @@ def _what(settings: OpenAIJudge, failure: Failure) -> str:
     if status is not None and said.names("temperature"):
         return f"does not take judge.temperature: {settings.temperature:g} {code}; write one that the model takes"
     if status is not None:
-        return f"refused a request {code}; correct judge.model, judge.options or judge.base_url"
+        return f"refused a request {code}; correct judge.model, judge.options, judge.extra_body or judge.base_url"
     if failure.kind == "fatal":
         return failure.reason
     if not failure.is_chat:

@@ -12,6 +12,7 @@ Kind = Literal["fatal", "limit", "transient", "unusable", "content", "filtered"]
 QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NO_MONEY = ("credit balance", "insufficient balance", "insufficient credit", "insufficient funds")
 SHUT_OUT = "the account is shut out"
+TOO_MANY_ALTERNATIVES = "fewer alternatives than were asked for"
 LONGEST_WAIT = 300.0  # seconds; an endpoint that wants more has a limit by the day
 NEVER = {"fatal", "content", "filtered"}  # kinds that no further try mends
 UNUSABLE_TRIES = 4  # further ones of a request of which a reply came, and was paid for, that is of no use
@@ -30,7 +31,8 @@ class Failure(Exception):
     no JSON, without a message). ``content``: this request will never go well, others may. ``filtered``: the endpoint
     refuses what was to be judged, which is an answer. ``reason`` is short and ``said`` is what the endpoint said;
     neither holds a secret. ``retry_after`` is in seconds. ``usage``: input and output tokens of a reply that came but
-    is of no use. ``may_be_paid``: it may have been answered after all.
+    is of no use. ``may_be_paid``: it may have been answered after all. ``most_alternatives``: to a token, that the
+    endpoint gives, where it refused to give more.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class Failure(Exception):
     status: int | None = None
     said: ServerMessage = NOTHING
     is_chat: bool = True
+    most_alternatives: int | None = None
 
 
 def classify(error: Exception, asked: str = "", key: str = "") -> Failure:

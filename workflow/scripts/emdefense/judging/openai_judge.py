@@ -4,18 +4,19 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emdefense.config.judges import OpenAIJudge as Settings
 from emdefense.errors import InputError
 from emdefense.judging.batch_records import Records
-from emdefense.judging.budget import Account, Budget
+from emdefense.judging.budget import Account, Budget, BudgetSpent
 from emdefense.judging.cache import Cache
 from emdefense.judging.failures import Failure
 from emdefense.judging.in_full import request_in_full, requests_in_full, settle
 from emdefense.judging.ledger import Ledger
+from emdefense.judging.penalty import fitting_probe, penalty_probes, why_penalised
 from emdefense.judging.prices import price_of
 from emdefense.judging.probing import find_scored_by, probe_reply, why_text, why_unfit
 from emdefense.judging.protocol import JudgeItem, Judgment, Rating, Reply, ScoredBy
@@ -44,7 +45,8 @@ class EndpointJudge:
         """
         with Cache(self.folder, read_only=self.cache_only) as cache:
             trials = [trial(self.settings, "text"), trial(self.settings, "logprobs")]
-            first = (request.key for request in (*probes(self.settings), *trials) if request is not None)
+            asked_first = (*probes(self.settings), *trials, *penalty_probes(self.settings))
+            first = (request.key for request in asked_first if request is not None)
             cache.want([*first, *self._keys(items, "logprobs")])
             scored_by = find_scored_by(self.settings, cache)
             if scored_by == "text":
@@ -61,6 +63,8 @@ class EndpointJudge:
             if scored_by == "text":
                 why = why_text(probe_reply(self.settings, cache) or {})
                 print(f"judge '{self.settings.name}' is scored by its text: {why}", file=sys.stderr)
+            if why := why_penalised(self.settings, cache):
+                print(why, file=sys.stderr)
             for item in items:
                 yield self._judgment(item, scored_by, cache, failures)
 
@@ -110,6 +114,7 @@ class EndpointJudge:
                 keys = set(self._keys(items, scored_by))
                 if any(key not in cache for key in keys):
                     await self._try(client, scored_by)
+                    await self._look_for_penalty(client)
                 endpoint.limit = (probe_reply(self.settings, cache) or {}).get("limit", endpoint.limit)
                 batches = BatchClient(self.settings, endpoint, cache, reservations, batch_budget, client.unparsed)
                 await self._ask_all(client, batches, items, scored_by, most)
@@ -182,6 +187,15 @@ class EndpointJudge:
         request = trial(self.settings, scored_by)
         if request is not None and request.key not in client.cache:
             await self._ask_one(client, request, scored_by, last=True)
+
+    async def _look_for_penalty(self, client: "Client") -> None:
+        """Ask what a repetition penalty shows on; no reply to that is no harm."""
+        request = fitting_probe(self.settings, client.cache)
+        if request is None or request.key in client.cache:
+            return
+        with suppress(BudgetSpent):  # which the next request will say
+            await client.ask(lambda: [request], {request.key}, 1)
+        client.failures.pop(request.key, None)
 
     async def _ask_one(self, client: "Client", request: Request, tried: ScoredBy | None, *, last: bool) -> bool:
         """Ask a probe or trial; return whether there is a reply. :class:`InputError` if the judge is of no use.

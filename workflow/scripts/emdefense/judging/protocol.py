@@ -14,7 +14,8 @@ class Reply(TypedDict, total=False):
 
     ``text``: what was said. ``top``: the first token's alternatives as (token, natural log probability), without those
     of which the probability is 0 or not told. ``usage``: input and output tokens. ``tokens``: those of the text, where
-    there may be several and log probabilities were asked for. ``refused``: the endpoint or the model did; ``filtered``:
+    there may be several and log probabilities were asked for; ``passed_over``: how many of them, at temperature 0, were
+    not the likeliest. ``refused``: the endpoint or the model did; ``filtered``:
     by a filter of the endpoint's. ``cut``: the text broke off within its first line. ``garbled``: why no score can be
     read from ``top``. ``limit``: the endpoint's name for the limit of tokens, where it is not ``max_tokens``.
     """
@@ -23,6 +24,7 @@ class Reply(TypedDict, total=False):
     top: list[tuple[str, float]]
     usage: tuple[int, int]
     tokens: list[str]
+    passed_over: int
     refused: bool
     filtered: bool
     cut: bool

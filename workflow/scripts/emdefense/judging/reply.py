@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from emdefense.judging.failures import Failure, by_status
+from emdefense.judging.alternatives import most_given
+from emdefense.judging.failures import TOO_MANY_ALTERNATIVES, Failure, by_status
 from emdefense.judging.protocol import Reply
-from emdefense.judging.requests import LOGPROBS
+from emdefense.judging.requests import is_weighed
 from emdefense.judging.scoring import as_integer
 from emdefense.judging.server_message import NOTHING, ServerMessage, read_message
 
@@ -20,6 +21,7 @@ LONGEST_TOKEN = 100
 MOST_ALTERNATIVES = 1000  # 20 are asked for
 MOST_TOKENS = 10**8  # of one call
 ROUNDING = 1e-3  # of a log probability above 0
+MARGIN = 0.05  # of a log probability over another, to be more than rounding
 MOST_PROBABILITY = 1.05  # of all alternatives together; more are no probabilities
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -35,6 +37,8 @@ def understand(
         failure = by_status(status, read_message(content, asked(fields), key), headers)
         if failure.kind == "filtered":
             return filtered_reply()
+        if failure.kind == "content" and (given := most_given(failure.said, fields)):
+            raise Failure("fatal", TOO_MANY_ALTERNATIVES, status=status, said=failure.said, most_alternatives=given)
         raise failure
     body = _parse(content, fields, key) if isinstance(content, bytes) else content
     if not isinstance(body, dict):
@@ -54,7 +58,7 @@ def understand(
         reply["cut"] = True
     if usage is not None:
         reply["usage"] = usage
-    expected = LOGPROBS.items() <= fields.items() and reply["text"] and not {"refused", "garbled"} & reply.keys()
+    expected = is_weighed(fields) and reply["text"] and not {"refused", "garbled"} & reply.keys()
     if expected and not reply["top"]:
         raise Failure("unusable", "no log probabilities", usage=usage, may_be_paid=True)
     return reply
@@ -92,6 +96,8 @@ def kept_reply(value: Any) -> Reply | None:
         reply["usage"] = (int(usage[0]), int(usage[1]))
     if isinstance(tokens, list):
         reply["tokens"] = [token if isinstance(token, str) else "" for token in tokens]
+    if _is_count(value.get("passed_over")):
+        reply["passed_over"] = int(value["passed_over"])
     if value.get("refused"):
         reply["refused"] = True
     if value.get("filtered"):
@@ -147,15 +153,17 @@ def _reply(choice: Mapping[str, Any], message: Mapping[str, Any], fields: Mappin
         reply["filtered"] = True
     if garbled:
         reply["garbled"] = garbled
-    if fields.get("logprobs") and not LOGPROBS.items() <= fields.items() and "refused" not in reply:
+    if fields.get("logprobs") and not is_weighed(fields) and "refused" not in reply:
         reply["tokens"] = [_token(entry.get("token")) or "" for entry in tokens]
+        if fields.get("temperature") == 0 and (passed_over := sum(map(_is_passed_over, tokens))):
+            reply["passed_over"] = passed_over
     return reply
 
 
 def _is_cut(choice: Mapping[str, Any], message: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     """Whether a text broke off at the limit of tokens within its first line: an 8 may have been the start of 85."""
     ending, content = choice.get("finish_reason"), _joined(message.get("content"))
-    if LOGPROBS.items() <= fields.items() or not isinstance(ending, str):
+    if is_weighed(fields) or not isinstance(ending, str):
         return False
     within = content.rstrip() == content and len(content.lstrip().splitlines()) == 1
     return within and ending.lower() in {"length", "max_tokens"}
@@ -178,6 +186,15 @@ def _joined(content: Any) -> str:
 
 
 _TEXTS = ("text", "output_text")
+
+
+def _is_passed_over(entry: Mapping[str, Any]) -> bool:
+    """Whether one of the alternatives to a token is likelier than it is."""
+    beside = entry.get("top_logprobs")
+    others = [other.get("logprob") for other in beside if isinstance(other, dict)] if isinstance(beside, list) else []
+    told = [logprob for logprob in map(_log_probability, others) if logprob is not None]
+    own = _log_probability(entry.get("logprob"))
+    return own is not None and max(told, default=own) - own > MARGIN
 
 
 def _token(token: Any) -> str | None:

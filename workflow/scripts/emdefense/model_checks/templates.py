@@ -6,8 +6,10 @@ from typing import Any
 
 from emdefense.chat.chat import IGNORED, Chat
 from emdefense.errors import InputError
+from emdefense.generation.lengths import check_lengths, positions
 from emdefense.generation.prompts import end_tokens
 from emdefense.model_checks.subject import Conversation, Subject, Text
+from emdefense.saved_model import load_config
 from emdefense.training.data import overlong_rows
 
 BATCH = 1000  # rows tokenised at once; their tokens are not kept
@@ -21,7 +23,8 @@ def check_texts(subject: Subject) -> Mapping[str, Any]:
     trained on, how the template is called and what it writes around an answer, and which texts hold the names of
     control tokens, which become ordinary text, or what the tokenizer has no token for. Raises :class:`InputError` for
     the first that the template or the tokenizer cannot take, naming the file and the row, and for a file of which more
-    rows are too long than training would leave out.
+    rows are too long than training would leave out, and for the longest question that leaves no room for an answer of
+    ``generation.max_new_tokens``.
     """
     chat, questions = subject.chat, subject.questions
     ends = set(end_tokens(subject.folder, chat))
@@ -39,7 +42,10 @@ def check_texts(subject: Subject) -> Mapping[str, Any]:
         for path, places in subject.places.items()
         if path in subject.spec.limits
     }
-    prompts = chat.prompts(*_apart(questions))
+    messages, where = _apart(questions)
+    prompts = chat.prompts(messages, where)
+    most = positions(load_config(subject.folder))
+    check_lengths(prompts, where, subject.spec.generation.max_new_tokens, most)
     unknown += [text.where for text, prompt in zip(questions, prompts, strict=True) if chat.unknown in prompt]
     named = [text.where for text in [*subject.rows, *questions] if _named(chat, text)]
     _say(named, "with the names of control tokens, which are read as text")
