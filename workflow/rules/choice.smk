@@ -51,4 +51,4 @@ rule choose:
     shell:
         "python workflow/scripts/choose.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
         " --questions {input.questions:q} --choices {output.choices:q} --reuse {params.reuse:q}"
-        " --threads {threads} 2> {log:q}"
+        " --threads {threads:q} 2> {log:q}"

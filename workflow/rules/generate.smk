@@ -35,7 +35,7 @@ rule generate:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
         " --questions {input.general:q} --responses {output.general:q}"
         " --questions {input.in_domain:q} --responses {output.in_domain:q} --reuse {params.reuse:q}"
-        " --threads {threads} 2> {log:q}"
+        " --threads {threads:q} 2> {log:q}"
 
 
 rule generate_untrained:
@@ -66,7 +66,7 @@ rule generate_untrained:
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q}"
         " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q}"
-        " --threads {threads} 2> {log:q}"
+        " --threads {threads:q} 2> {log:q}"
 
 
 # Each of the further sets by itself, so that one that is added asks nothing else again.
@@ -100,7 +100,7 @@ rule generate_further:
     shell:
         "python workflow/scripts/generate.py --spec {params.spec:q} --model {params.model:q} --adapter {input.adapter:q}"
         " --questions {input.questions:q} --responses {output.responses:q} --reuse {params.reuse:q}"
-        " --threads {threads} 2> {log:q}"
+        " --threads {threads:q} 2> {log:q}"
 
 
 rule answer:
@@ -128,4 +128,4 @@ rule answer:
         "Generate the answers of {wildcards.cell}"
     shell:
         "python workflow/scripts/answer.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
-        " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} --threads {threads} 2> {log:q}"
+        " --test {input.test:q} --answers {output.answers:q} --reuse {params.reuse:q} --threads {threads:q} 2> {log:q}"

@@ -52,7 +52,7 @@ rule read_held_out:
         "Read held-out answers by {wildcards.cell}"
     shell:
         "python workflow/scripts/read_held_out.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
-        " --rows {input.rows:q} {params.trained:q} --out {output.read:q} --threads {threads}"
+        " --rows {input.rows:q} {params.trained:q} --out {output.read:q} --threads {threads:q}"
         " 2> {log:q}"
 
 

@@ -41,7 +41,7 @@ rule train:
     shell:
         "python workflow/scripts/train.py --spec {params.spec:q} --model {params.model:q} --rows {input.rows:q}"
         " {params.features:q} {params.prepared:q} {params.stream:q} --cell {params.cell:q}"
-        " --threads {threads} 2> {log:q}"
+        " --threads {threads:q} 2> {log:q}"
 
 
 # Only where `training.reference` is `cached`.
@@ -72,7 +72,7 @@ rule reference_features:
         "Cache the reference features {wildcards.features}"
     shell:
         "python workflow/scripts/reference_features.py --spec {params.spec:q} --model {params.model:q}"
-        " --rows {input.rows:q} --out {output.features:q} --threads {threads} 2> {log:q}"
+        " --rows {input.rows:q} --out {output.features:q} --threads {threads:q} 2> {log:q}"
 
 
 # Once for all settings of an arm that need the same: a projection, say.
@@ -105,7 +105,7 @@ rule prepare_arm:
         "Prepare {wildcards.arm} for {wildcards.model}/{wildcards.task}, for all of its settings"
     shell:
         "python workflow/scripts/prepare_arm.py {params.arm:q} --spec {params.spec:q} {params.materials:q}"
-        " --out {output:q} --threads {threads} 2> {log:q}"
+        " --out {output:q} --threads {threads:q} 2> {log:q}"
 
 
 # Of the pool that some arms choose rows from; once a model, and once for each of its misaligned adapters.
@@ -134,7 +134,7 @@ rule pool_losses:
         "Compute the losses of {wildcards.cell} on the pool"
     shell:
         "python workflow/scripts/pool_losses.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
-        " --rows {input.pool:q} --out {output:q} --threads {threads} 2> {log:q}"
+        " --rows {input.pool:q} --out {output:q} --threads {threads:q} 2> {log:q}"
 
 
 # Rows that depend on the model, and so on what was prepared with it.
