@@ -387,7 +387,7 @@ def test_second_hand_rates_of_the_later_version_carry_their_mark_and_are_in_no_c
     shown = [[(cell.text, cell.paper) for cell in row] for block in table.blocks for row in block]
     steering = next(row for row in shown if row[1][0] == "Steering, α = 5")
     assert [paper for _, paper in steering[2:]] == ["0.08†", "3.42†", "51.28†", "3.67†"]
-    plus = next(row for row in shown if row[1][0].startswith("interleave-plus,"))
+    plus = next(row for row in shown if row[1][0].startswith("Interleaving+,"))
     assert [paper for _, paper in plus[2:]] == ["0.39†", "15.33†", "51.93†", DASH if plus[5][1] == DASH else ""]
     kl = next(row for row in shown if row[1][0] == "KL, λ = 0.1")
     assert [paper for _, paper in kl[2:]] == ["0.38", "0.62", "25.69", "1.52"]
