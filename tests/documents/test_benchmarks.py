@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_model import save_model
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,6 +45,15 @@ def test_head_loss() -> None:
     _, *rows = table("head_loss")
     assert [row[0].split(": ")[1] for row in rows] == ["naive", "ours", "ours, rounded as on CUDA"]
     assert all(cell for row in rows[:2] for cell in row)
+
+
+@pytest.mark.slow
+def test_trainers(tmp_path: Path) -> None:
+    _, *rows = table("trainers", "--model", str(save_model(tmp_path / "model")))
+    assert [row[0] for row in rows] == ["TRL's SFTTrainer", "ours", "TRL's, KL from full logits", "ours, KL"]
+    trl, ours, naive_kl, our_kl = (float(row[-1]) for row in rows)
+    assert ours == pytest.approx(trl, rel=1e-4)
+    assert our_kl == pytest.approx(naive_kl, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ BY_TEST = {
     "python benchmarks/default_study.py": "tests/documents/test_benchmarks.py::*",
     "python benchmarks/head_loss.py --vocabulary 32000": "tests/documents/test_benchmarks.py::test_head_loss",
     "python benchmarks/training_step.py": "tests/documents/test_benchmarks.py::test_training_step",
+    "python benchmarks/trainers.py --model sources/smollm2": "tests/documents/test_benchmarks.py::test_trainers",
     "python benchmarks/safelora.py": "tests/documents/test_benchmarks.py::test_safelora",
     "python benchmarks/report.py": "tests/documents/test_benchmarks.py::test_report",
     "python benchmarks/pages.py": "tests/documents/test_benchmarks.py::test_pages",
