@@ -45,8 +45,9 @@ def test_a_question_just_fits_and_one_token_more_is_one_line_before_anything_is_
         generate(SPEC, model, None, [(first, tmp_path / "b.jsonl"), (second, tmp_path / "c.jsonl")], ReuseStore(None))
     assert str(error.value) == (
         f"{second}, question q{FITS + 2}: the prompt has {POSITIONS - 8 + 2} tokens and generation.max_new_tokens is "
-        f"8, together more than the {POSITIONS} that the model takes (2 of 3 questions are too long, this one most); "
-        "lower generation.max_new_tokens to 6 at most, or leave the question out, or shorten it"
+        f"8, together more than the {POSITIONS} that the model takes; lower "
+        "generation.max_new_tokens to 6 at most, or leave the question out, or shorten it (2 of 3 questions are too "
+        "long, this one most)"
     )
     assert not (tmp_path / "b.jsonl").exists(), "nor is anything else"
 

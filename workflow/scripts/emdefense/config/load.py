@@ -16,7 +16,7 @@ from emdefense.errors import InputError
 from emdefense.files import read_json
 from emdefense.names import NAME_IN_WORDS, NAME_PATTERN
 from emdefense.section import BOUND, SHOWN, TOO_LARGE, Section, key_path, shown
-from emdefense.text_files import MAX_DEPTH
+from emdefense.text_files import MAX_DEPTH, check_text
 from emdefense.yaml_files import MAX_VALUES, TOO_SMALL, read_yaml, vanishes
 
 
@@ -79,7 +79,10 @@ def _from_here(path: Path) -> str:
 
 
 def _check_extent(raw: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError` for what pydantic and ``repr`` choke on: lists in lists, numbers of many digits."""
+    """Raise :class:`InputError` for what pydantic and ``repr`` choke on: lists in lists, numbers of many digits.
+
+    So are texts that no encoding can write.
+    """
     level: list[tuple[tuple[Any, ...], Any]] = [((), raw)]
     for _ in range(MAX_DEPTH):
         inner = []
@@ -88,6 +91,10 @@ def _check_extent(raw: Mapping[str, Any]) -> None:
                 raise InputError(f"key '{key_path(*keys)}': {TOO_LARGE}")
             if isinstance(value, str) and vanishes(value):
                 raise InputError(f"key '{key_path(*keys)}': {TOO_SMALL}")
+            try:
+                check_text(value if isinstance(value, str) else "")
+            except ValueError as error:
+                raise InputError(f"key '{key_path(*keys)}': {error}") from None
             if isinstance(value, Mapping):
                 for key in value:
                     if not isinstance(key, str):

@@ -48,9 +48,10 @@ def check_lengths(
     others = f" ({len(beyond)} of {len(prompts)} questions are too long, this one most)" if len(beyond) > 1 else ""
     room = most - longest
     lower = f"lower generation.max_new_tokens to {room} at most, or " if room > 0 else ""
+    remedy = f"{lower}leave the question out, or shorten it{others}"
     raise InputError(
         f"{name}: the prompt has {longest} tokens and generation.max_new_tokens is {max_new_tokens}, together more "
-        f"than the {most} that the model takes{others}; {lower}leave the question out, or shorten it"
+        f"than the {most} that the model takes; {remedy}"
     )
 
 
