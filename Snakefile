@@ -165,8 +165,8 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/choice.smk"
 include: "workflow/rules/judge.smk"
-include: "workflow/rules/statistics.smk"
 include: "workflow/rules/likelihood.smk"
+include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -54,21 +54,3 @@ rule read_held_out:
         "python workflow/scripts/read_held_out.py --spec {params.spec:q} --model {params.model:q} {params.adapter:q}"
         " --rows {input.rows:q} {params.trained:q} --out {output.read:q} --threads {threads:q}"
         " 2> {log:q}"
-
-
-rule likelihood:
-    input:
-        config=EFFECTIVE_CONFIG,
-        read=[LAYOUT.held_out(cell) for cell in READING],
-    output:
-        f"{R}/likelihood.parquet",
-    log:
-        f"{R}/logs/likelihood.log",
-    benchmark:
-        f"{R}/benchmarks/likelihood.tsv"
-    conda:
-        "../../envs/report.yaml"
-    message:
-        "Compare how likely held-out answers are"
-    shell:
-        "python workflow/scripts/likelihood.py --config {input.config:q} --out {output:q} 2> {log:q}"

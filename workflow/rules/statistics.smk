@@ -49,3 +49,21 @@ rule multiple_choice:
         "Count what was chosen, and compare it with the models as they are"
     shell:
         "python workflow/scripts/multiple_choice.py --config {input.config:q} --out {output:q} 2> {log:q}"
+
+
+rule likelihood:
+    input:
+        config=EFFECTIVE_CONFIG,
+        read=[LAYOUT.held_out(cell) for cell in READING],
+    output:
+        f"{R}/likelihood.parquet",
+    log:
+        f"{R}/logs/likelihood.log",
+    benchmark:
+        f"{R}/benchmarks/likelihood.tsv"
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Compare how likely held-out answers are"
+    shell:
+        "python workflow/scripts/likelihood.py --config {input.config:q} --out {output:q} 2> {log:q}"
