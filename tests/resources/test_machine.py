@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emdefense.cells import Cell
-from emdefense.config.shape import ModelShape
+from emdefense.config.load import load_study
 from emdefense.resources import machine
 from emdefense.resources.gpus import read_gpus
 from emdefense.resources.jobs import CPU_MB, Requests
@@ -13,16 +13,10 @@ from emdefense.resources.machine import Machine, has_gpu, this_machine
 from emdefense.resources.memory import training_budget
 from study_folder import tiny_study
 
-GPUS = read_gpus(Path(__file__).parents[2] / "profiles/slurm/gpus.yaml")
-SMOLLM2_135M = ModelShape(
-    hidden_size=576,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    intermediate_size=1536,
-    vocab_size=49152,
-    tie_word_embeddings=True,
-)
+ROOT = Path(__file__).parents[2]
+GPUS = read_gpus(ROOT / "profiles/slurm/gpus.yaml")
+SMOLLM2_135M = load_study(ROOT / "config/cpu.yaml").models["smollm2-135m"].shape
+assert SMOLLM2_135M is not None
 MODELS = {"small": {"title": "SmolLM2", "instruct": "-", "shape": SMOLLM2_135M.model_dump()}}
 CELL = Cell("small", "code", "misaligned", "none", 0)
 

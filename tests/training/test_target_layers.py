@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.generation.transformers_engine import TransformersEngine
@@ -15,6 +14,7 @@ from emdefense.saved_model import load_model
 from emdefense.training.adapter_files import read_lora
 from emdefense.training.adapters import add_adapter
 from emdefense.training.run import train_cell
+from qwen_shapes import QWEN_32B
 from tiny_model import make_model, make_rows, save_model, save_rows
 from trainings import FAST, spec
 
@@ -63,16 +63,8 @@ def test_settings_without_it_are_written_as_before() -> None:
 
 
 def test_its_parameters_and_table_are_of_those_blocks() -> None:
-    shape = ModelShape(
-        hidden_size=5120,
-        num_hidden_layers=48,
-        num_attention_heads=40,
-        num_key_value_heads=8,
-        intermediate_size=13824,
-        vocab_size=152064,
-    )
     one = Training(lora_rank=1, target_modules=("down_proj",), target_layers=(24,))
-    assert shape.adapter_parameters(one) == 5120 + 13824
+    assert QWEN_32B.adapter_parameters(one) == 5120 + 27648
     shown = dict(TRAINING_ROWS)["Adapted matrices"]
     assert shown(one) == "down_proj, of block 24 alone"
     assert shown(one.model_copy(update={"target_layers": None})) == "down_proj"

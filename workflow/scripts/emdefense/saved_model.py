@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from emdefense.config.training import Quantisation
+from emdefense.config.training import Quantisation, Training
 from emdefense.errors import InputError, one_line
 from emdefense.model_files import CONFIG, check_config, check_there, check_tokenizer_files
 from emdefense.training.packages import check_quantisation
@@ -130,6 +130,11 @@ def load_model(
         if not torch.isfinite((parameter if scales is None else scales.absmax).sum()):  # without a copy, 2 s for 7B
             raise InputError(f"{folder}: '{name}' holds values that are not finite; fetch or make the model again")
     return model
+
+
+def load_to_train(folder: Path, training: Training) -> PreTrainedModel:
+    """Return the model in ``folder`` as trainings compute it; raises what :func:`load_model` raises."""
+    return load_model(folder, training.precision, training.attention, training.quantisation)
 
 
 def _in_four_bits(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> BitsAndBytesConfig:

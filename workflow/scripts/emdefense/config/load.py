@@ -89,12 +89,13 @@ def _check_extent(raw: Mapping[str, Any]) -> None:
         for keys, value in level:
             if isinstance(value, int) and abs(value) >= BOUND:
                 raise InputError(f"key '{key_path(*keys)}': {TOO_LARGE}")
-            if isinstance(value, str) and vanishes(value):
-                raise InputError(f"key '{key_path(*keys)}': {TOO_SMALL}")
-            try:
-                check_text(value if isinstance(value, str) else "")
-            except ValueError as error:
-                raise InputError(f"key '{key_path(*keys)}': {error}") from None
+            if isinstance(value, str):
+                if vanishes(value):
+                    raise InputError(f"key '{key_path(*keys)}': {TOO_SMALL}")
+                try:
+                    check_text(value)
+                except ValueError as error:
+                    raise InputError(f"key '{key_path(*keys)}': {error}") from None
             if isinstance(value, Mapping):
                 for key in value:
                     if not isinstance(key, str):

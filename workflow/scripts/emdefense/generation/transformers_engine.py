@@ -17,7 +17,7 @@ from emdefense.generation.lengths import positions
 from emdefense.generation.prompts import end_tokens, prompt_seed
 from emdefense.generation.protocol import Completion, Conversation, GenerationSpec
 from emdefense.model_files import ADAPTER_CONFIG
-from emdefense.saved_model import in_one_line, load_model
+from emdefense.saved_model import load_model
 from emdefense.training.adapter_files import read_lora, read_settings
 
 
@@ -155,7 +155,7 @@ def put_beside(model: PreTrainedModel, adapter: Path) -> None:
 
     Raises :class:`InputError` if the adapter belongs to another model, or is more than a plain one.
     """
-    from peft import PeftModel  # takes longer to import than an adapter to merge
+    from emdefense.training.adapters import put_on  # which imports PEFT: that takes longer than merging an adapter
 
     settings, pairs, modules = read_settings(adapter), read_lora(adapter), dict(model.named_modules())
     for name, (a, b) in pairs.items():
@@ -167,8 +167,7 @@ def put_beside(model: PreTrainedModel, adapter: Path) -> None:
             raise InputError(f"{adapter}: the adapter's matrix {name} is not one of the model's; name its model")
     if settings.targets is not None:
         _check_all_there(adapter, modules, set(pairs), settings.targets)
-    with in_one_line(adapter, "put the adapter on the model", "train it again"):
-        PeftModel.from_pretrained(model, str(adapter))
+    put_on(model, adapter)
 
 
 def _check_all_there(

@@ -17,7 +17,7 @@ from emdefense.config.chat import PLAIN
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl
-from emdefense.saved_model import load_model
+from emdefense.saved_model import load_to_train
 from emdefense.training.adapter_files import read_settings
 from emdefense.training.batches import Collator
 from emdefense.training.data import check_row
@@ -54,9 +54,7 @@ class Activations:
         self.folder, self._training = folder, materials.training or Training()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._chat = load_chat(folder, materials.chat or PLAIN)
-        how = self._training
-        model = load_model(folder, how.precision, how.attention, how.quantisation)
-        self._model = model.requires_grad_(False).to(self._device).eval()
+        self._model = load_to_train(folder, self._training).requires_grad_(False).to(self._device).eval()
 
     @property
     def blocks(self) -> int:

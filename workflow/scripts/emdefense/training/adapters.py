@@ -12,6 +12,7 @@ from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import folder_written_whole
 from emdefense.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emdefense.saved_model import in_one_line
 
 MATRICES = (torch.nn.Linear, Conv1D)
 
@@ -52,6 +53,13 @@ def add_adapter(model: PreTrainedModel, training: Training) -> PeftModel:
     except ValueError as error:
         line = str(error).splitlines()[0]
         raise InputError(f"key 'training.target_modules': PEFT cannot adapt all of them ({line})") from None
+
+
+def put_on(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """Return ``model`` with a saved adapter beside its weights; :class:`InputError` if PEFT cannot put it there."""
+    with in_one_line(adapter, "put the adapter on the model", "train it again"):
+        adapted: PeftModel = PeftModel.from_pretrained(model, str(adapter))
+    return adapted
 
 
 def _matrices(model: PreTrainedModel) -> list[str]:

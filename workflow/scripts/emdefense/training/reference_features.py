@@ -8,7 +8,7 @@ import torch
 
 from emdefense.chat.chat import load_chat
 from emdefense.errors import InputError
-from emdefense.saved_model import load_config, load_model
+from emdefense.saved_model import load_config, load_to_train
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import Collator
 from emdefense.training.data import load_rows
@@ -37,9 +37,8 @@ def cache_features(spec: FeaturesSpec, model_folder: Path, rows_file: Path, fold
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.training.precision == "bfloat16")
     with written_features(folder, identity, rows, config.hidden_size, blocks) as files, autocast:
         # With an adapter that is off, as in training, so that the same kernels run.
-        how = spec.training
-        model = load_model(model_folder, how.precision, how.attention, how.quantisation)
-        reader = FeatureReader(add_adapter(model, how).to(device).eval())
+        model = add_adapter(load_to_train(model_folder, spec.training), spec.training)
+        reader = FeatureReader(model.to(device).eval())
         for batch in _batches(rows, spec.training.batch_size):
             inputs = {key: value.to(device) for key, value in collator(batch).items()}
             files.put([row["row"] for row in batch], reader.reference(inputs, blocks))

@@ -13,9 +13,9 @@ from emdefense.chat.chat import load_chat
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_jsonl, write_jsonl
-from emdefense.saved_model import in_one_line, load_model
+from emdefense.saved_model import load_to_train
 from emdefense.training.adapter_files import check_adapter, read_lora
-from emdefense.training.adapters import add_adapter
+from emdefense.training.adapters import add_adapter, put_on
 from emdefense.training.batches import Collator, next_tokens, sequence_lengths
 from emdefense.training.data import check_row
 from emdefense.training.features import FeatureReader
@@ -117,15 +117,13 @@ def _batches(rows: Sequence[dict[str, Any]], tokens: int) -> Iterator[list[dict[
 
 def _adapted(model_folder: Path, adapter: Path | None, training: Training) -> PeftModel:
     """Return the model with the adapter, or with a fresh one, which is to be off so that the same kernels run."""
-    model = load_model(model_folder, training.precision, training.attention, training.quantisation)
+    model = load_to_train(model_folder, training)
     if adapter is None:
         with torch.random.fork_rng():
             return add_adapter(model, training)
     check_adapter(adapter, "train it again")
     read_lora(adapter)
-    with in_one_line(adapter, "put the adapter on the model", "train it again"):
-        adapted: PeftModel = PeftModel.from_pretrained(model, str(adapter))
-    return adapted
+    return put_on(model, adapter)
 
 
 def _check_finite(losses: dict[int, float], rows_file: Path, model: Path) -> None:

@@ -19,7 +19,7 @@ from emdefense.config.checks import check_training
 from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import file_digest, write_json, write_jsonl
-from emdefense.saved_model import load_model
+from emdefense.saved_model import load_to_train
 from emdefense.training import checkpoints
 from emdefense.training.acting import Acting, prepared_identity
 from emdefense.training.acting_arm import ActingArm, acting_arm
@@ -82,8 +82,7 @@ def train_cell(
         **_read_by_arms(arms, folders, stream_file),
     }
     folder = checkpoints.folder_of(cell, identity)
-    how = spec.training
-    model = load_model(model_folder, how.precision, how.attention, how.quantisation)
+    model = load_to_train(model_folder, spec.training)
     set_seed(spec.seed)
     adapted = add_adapter(model, spec.training)
     acting.attach(adapted)
@@ -101,7 +100,7 @@ def train_cell(
     steps = [entry for entry in trainer.state.log_history if "ce" in entry]
     write_jsonl(cell / "train_log.jsonl", map(logged, steps))
     write_jsonl(cell / "train_timing.jsonl", ({key: step[key] for key in TIMED} for step in steps))
-    packages = PACKAGES if how.quantisation == "none" else (*PACKAGES, "bitsandbytes")
+    packages = PACKAGES if spec.training.quantisation == "none" else (*PACKAGES, "bitsandbytes")
     made = provenance.made_by(started, packages, __name__, device=_device_name())
     record = {
         **identity,
