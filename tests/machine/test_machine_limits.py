@@ -130,8 +130,11 @@ def test_imports_that_run_into_a_limit_of_memory_are_one_line(module: str) -> No
     assert (done.returncode, done.stderr) == (1, f"error: out of memory; {NO_MEMORY}, {KEPT}\n")
 
 
-def test_a_failure_without_a_reason_is_want_of_memory_only_under_a_limit() -> None:
-    failing = "raise SystemError('error return without exception set')"
+@pytest.mark.parametrize(
+    "text", ["error return without exception set", "<function compile> returned NULL without setting an exception"]
+)
+def test_a_failure_without_a_reason_is_want_of_memory_only_under_a_limit(text: str) -> None:
+    failing = f"raise SystemError('{text}')"
     limit = "import emdefense, resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 40,) * 2)\n"
     done = run_code(f"{limit}{failing}")
     assert (done.returncode, done.stderr) == (1, f"error: out of memory; {NO_MEMORY}, {KEPT}\n")

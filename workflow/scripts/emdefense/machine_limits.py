@@ -98,8 +98,8 @@ def _is_room(error: BaseException) -> bool:
 
 def _gave_out(error: BaseException) -> bool:
     """Whether an extension failed and did not say why, where memory is limited: asking for some in vain, it may not."""
-    said = isinstance(error, SystemError) and "exception set" in str(error)
-    return said and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    said = isinstance(error, SystemError) and re.search("exception set|without setting an exception", str(error))
+    return bool(said) and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _is_full(path: Path) -> bool:
