@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from emdefense.config import Study
 from emdefense.errors import InputError, run_cli
 from emdefense.files import read_json
-from emdefense.report.catalogue import artefacts
-from emdefense.report.measured import Measured
+from emdefense.warm_start import run_warm
 
 
 def main() -> None:
@@ -16,6 +14,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="the study's results folder")
     parser.add_argument("--name", nargs="+", required=True, help="table_01, tradeoff, ...: the names of their files")
     args = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.config import Study
+    from emdefense.report.catalogue import artefacts
+    from emdefense.report.measured import Measured
+
     study = Study.model_validate(read_json(args.config))
     measured, there = Measured(study, args.results), artefacts(study)
     for name in args.name:
@@ -25,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_warm(lambda: run_cli(main))

@@ -34,6 +34,10 @@ PRELOADED = (
     "emdefense.generation.transformers_engine",
     "emdefense.choice.run",
     "emdefense.judging.judge_file",
+    "emdefense.report.catalogue",
+    "emdefense.report.measured",
+    "emdefense.report.figures.style",
+    "emdefense.report.tables.rendering",
 )
 STARTED, REFUSED, INTERRUPT = b"started\n", b"refused\n", b"\x03"
 _POLL_SECONDS = 0.02

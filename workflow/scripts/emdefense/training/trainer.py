@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +48,11 @@ class DefenceTrainer(SFTTrainer):  # type: ignore[misc]
         self._step_sources: Mapping[str, int] = {}
         self.telemetry = Telemetry(self._trained, diagnostics_every)
         super().__init__(model=model, **arguments)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train, the model's modules walked once and not at each step."""
+        with _walked_once(self.model, self._trained):
+            return super().train(*arguments, **options)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> WindowCounts:
         """Count labels, tokens and sequences of an accumulation window (TRL counts labels only)."""
@@ -100,7 +106,7 @@ class DefenceTrainer(SFTTrainer):  # type: ignore[misc]
         """Let arms change the step's gradient before it is clipped."""
         if self._acting.changes_gradient:
             self._change_gradient()
-        return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def _change_gradient(self) -> None:
         task = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained]
@@ -168,6 +174,29 @@ class DefenceTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """Write no model card into checkpoints: the cell's provenance says what it is."""
+
+
+@contextmanager
+def _walked_once(model: PeftModel, trained: Sequence[Tensor]) -> Iterator[None]:
+    """Spare ``model.train()`` and ``model.zero_grad()``, called at each step, their walk through all modules.
+
+    An adapter puts a dozen modules around each matrix: of a small model's step the walks are a tenth.
+    """
+    walk = model.train
+
+    def train(mode: bool = True) -> PeftModel:
+        return model if mode and model.training else walk(mode)
+
+    def zero_grad() -> None:
+        for parameter in trained:
+            parameter.grad = None
+
+    model.train()
+    model.train, model.zero_grad = train, zero_grad
+    try:
+        yield
+    finally:
+        del model.train, model.zero_grad
 
 
 def _counts(batches: Sequence[dict[str, Tensor]]) -> WindowCounts:

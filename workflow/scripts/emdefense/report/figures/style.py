@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -23,6 +24,7 @@ COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column page
 UNMEASURED = "not measured in this study"
 RC_FILE = Path(__file__).parent / "matplotlibrc"
 FORMATS = ALL_FORMATS["figure"]
+CANVASES = {"pdf": FigureCanvasPdf, "svg": FigureCanvasSVG, "png": FigureCanvasAgg}
 # Dates and versions would make every file differ from the last.
 METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
@@ -126,12 +128,13 @@ def styled() -> Iterator[None]:
 def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> None:
     """Write a figure as PDF, SVG and PNG, or some of them: ``stem`` with each suffix; fonts are embedded."""
     FigureCanvasAgg(figure)
+    figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
+    if figure.get_constrained_layout():  # which savefig would do anew for each format
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     for kind in formats:
         content = io.BytesIO()
-        if kind == "svg" and not figure.get_constrained_layout():
-            # What savefig does, but for a first drawing that only finds the layout.
-            FigureCanvasSVG(figure).print_svg(content, metadata=METADATA[kind])  # type: ignore[no-untyped-call]
-        else:
-            figure.savefig(content, format=kind, metadata=METADATA[kind])
+        figure.set_dpi(matplotlib.rcParams["savefig.dpi"])  # the last format may have set its own
+        getattr(CANVASES[kind](figure), f"print_{kind}")(content, metadata=METADATA[kind])
         with written_whole(stem.with_name(f"{stem.name}.{kind}")) as temporary:
             temporary.write_bytes(content.getvalue())
