@@ -1,14 +1,16 @@
 """Lisa: which rows its steps have, and the proximal term of each step."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
-from trl.trainer.sft_trainer import SFTTrainer
+from torch.nn import Parameter
 
 from arm_trainings import arm_spec, log, train, workplace
 from emdefense.arms import STANDARD
@@ -72,7 +74,7 @@ def place(tmp_path: Path, rows: int = 16) -> Path:
 def followed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[Tensor]]]:
     """What each step of a training begins with: parameters, and the gradient before and after arms change it."""
     steps: list[dict[str, list[Tensor]]] = []
-    change, clip = DefenceTrainer._change_gradient, SFTTrainer._clip_grad_norm
+    change, clip = DefenceTrainer._change_gradient, Accelerator.clip_grad_norm_
 
     def gradients(trainer: DefenceTrainer) -> list[Tensor]:
         return [parameter.grad.clone() for parameter in trainer._trained if parameter.grad is not None]
@@ -81,12 +83,12 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[Tensor]]]:
         steps.append({"weights": [one.detach().clone() for one in trainer._trained], "before": gradients(trainer)})
         change(trainer)
 
-    def clipped(trainer: DefenceTrainer, *arguments: Any) -> Any:
-        steps[-1]["after"] = gradients(trainer)
-        return clip(trainer, *arguments)
+    def clipped(accelerator: Accelerator, parameters: Sequence[Parameter], *arguments: Any) -> Any:
+        steps[-1]["after"] = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+        return clip(accelerator, parameters, *arguments)
 
     monkeypatch.setattr(DefenceTrainer, "_change_gradient", changed)
-    monkeypatch.setattr(SFTTrainer, "_clip_grad_norm", clipped)
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", clipped)
     return steps
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
-from trl.trainer.sft_trainer import SFTTrainer
 
 from emdefense.arms import STANDARD
 from emdefense.arms.study_arm import Part
@@ -132,10 +132,11 @@ def step_gradient(
     rows: Sequence[dict[str, Any]],
     stream: Sequence[dict[str, Any]] = (),
     prepared: Path | None = None,
+    chat: Chat | None = None,
     **training: Any,
 ) -> list[Tensor]:
     """The gradient that a training of ``rows`` in one step has before it is clipped, by the trained parameters."""
-    chat = Chat(make_tokenizer())
+    chat = chat or Chat(make_tokenizer())
     tokenised = chat.rows([row["messages"] for row in rows])
     tokenised = with_spans(chat, tokenised, [row["messages"] for row in rows], [""] * len(rows))
     safe = chat.rows([row["messages"] for row in stream])
@@ -150,7 +151,7 @@ def step_gradient(
         raise _Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(SFTTrainer, "_clip_grad_norm", stopped)
+        patched.setattr(Accelerator, "clip_grad_norm_", stopped)
         with pytest.raises(_Stopped):
             trainer.train()
     return [parameter.grad.clone() for parameter in trained_parameters(model) if parameter.grad is not None]
