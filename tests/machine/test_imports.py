@@ -7,7 +7,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 # They train, sample, or handle weights; any other script, and any new one, stays without torch.
 WITH_TORCH = {
-    *("answer", "check_model", "choose", "generate", "make_byte_model", "make_microcosm_model"),
+    *("answer", "check_model", "choose", "generate", "make_byte_model", "make_microcosm_model", "measure_speed"),
     *("ship_microcosm_models", "change_adapter", "pool_losses", "prepare_arm", "read_held_out", "reference_features"),
     "train",
 }

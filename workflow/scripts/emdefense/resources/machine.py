@@ -11,9 +11,19 @@ from emdefense.resources.gpus import GIB, Gpu
 
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev: of NVIDIA's driver, AMD's, and of Windows beneath Linux
 LEFT_MB = 2000  # to the system, Snakemake and the jobs that need little
-# One core on a model of 135 M parameters, in float32: 9 to 12 s for 1,000 tokens of training.
-CORE_TFLOPS, CORE_GB_PER_S = 0.06, 8.0
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one core computes and reads: 10¹² operations and GB in a second, as they come out in jobs."""
+
+    tflops: float
+    gb_per_s: float
+
+
+# A model of 135 M parameters, in float32: 9 to 12 s for 1,000 tokens of training.
+ASSUMED = Speed(tflops=0.06, gb_per_s=8.0)
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,12 @@ class Machine:
         """Return the threads of each where they share all cores."""
         return max(1, self.cores // self.jobs_at_once(mem_mb))
 
-    def as_gpu(self, threads: int) -> Gpu:
+    def as_gpu(self, threads: int, speed: Speed = ASSUMED) -> Gpu:
         """Return what a job with so many threads computes with, in the terms of a partition's GPU."""
         return Gpu(
             memory_gib=self.memory_mb * 10**6 / GIB,
-            tflops=threads * CORE_TFLOPS / COMPUTE_SHARE,
-            gb_per_s=threads * CORE_GB_PER_S / BANDWIDTH_SHARE,
+            tflops=threads * speed.tflops / COMPUTE_SHARE,
+            gb_per_s=threads * speed.gb_per_s / BANDWIDTH_SHARE,
         )
 
 
