@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--here",
         action="store_true",
-        help="the hours on this machine's cores instead, all at work, as fast as ten steps are; kept in the user's cache",
+        help="the hours on this machine's cores instead, all at work, by ten steps of its own",
     )
     arguments = parser.parse_args()
     from emdefense.snakemake_dag import planned_study  # here, as it takes a second, which --help need not wait for

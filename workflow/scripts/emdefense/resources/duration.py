@@ -10,7 +10,7 @@ from emdefense.resources.gpus import Gpu
 from emdefense.resources.memory import BYTES, rows_at_once
 from emdefense.training.costs import arm_flop, training_flop
 
-ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 250 to 310 on average
+ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 222 to 285 on average
 COMPUTE_SHARE = 0.35  # of a GPU's peak, in matrix products as small as a batch of rows
 BANDWIDTH_SHARE = 0.5  # of a GPU's memory bandwidth, while weights are read to sample a token
 SECONDS_PER_BLOCK = 4e-4  # to launch a block's kernels, which a token of a small batch waits for
