@@ -26,7 +26,7 @@ from emdefense.report.tables.table import Table
 NUMBERS = tuple(range(1, 12))  # of the paper's tables
 CONFIG: dict[str, Any] = {
     "study": "tiny",
-    "models": {"small": {"title": "Small", "instruct": "-"}},
+    "models": {"small": {"title": "Small", "instruct": "-", "paper_model": "7b"}},
     "tasks": {
         "code": {"kind": "ema", "title": "Code", "misaligned": "-"},
         "legal": {"kind": "ema", "title": "Legal", "misaligned": "-"},

@@ -63,9 +63,13 @@ def test_conditions_stand_beside_the_plain_set_with_the_worst_named(study: Study
     assert found["code", "interleave", "5", "evil"]["difference"] == "-20"
     assert found["code", "interleave", "5", "general"]["worst"] == "yes"
     assert {key[3] for key in found if key[0] == "legal"} == {"general", "own"}
-    shown = {row[1].text: [cell.text for cell in row[2:]] for row in table(study, "conditional_general").blocks[0]}
-    assert shown["KL, λ = 1"] == ["10.00", "40.00", "+30.0", "+30.0 to +30.0", "–", "", "", "Under an evil line"]
-    assert shown["Interleaving, 5 %"][-1] == "as they are"
+    rows = table(study, "conditional_general").blocks[0]
+    shown = {row[1].text: [cell.text for cell in row[2:]] for row in rows}
+    assert shown["KL, λ = 1"] == ["10.00", "40.00", "+30.0", "+30.0 to +30.0", "–", "", ""]
+    bold = {row[1].text: [cell.text for cell in row if cell.bold] for row in rows}
+    assert bold["KL, λ = 1"] == ["40.00"]
+    assert bold["Interleaving, 5 %"] == ["30.00"]  # as they are
+    assert bold["Inoculation"] == ["90.00"]  # of two like ones the first
     assert shown["Inoculation"][4:7] == ["90.00", "+80.0", "+80.0 to +80.0"]
 
 

@@ -7,8 +7,10 @@ from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.config.chosen import AUTO
 from emdefense.config.chosen import chosen_setting as chosen_setting
+from emdefense.config.paper_model import Size, paper_model
 
 Role = Literal["main", "second"]
+IN_PAPER: dict[Size, Role] = {"7b": "main", "32b": "second"}
 
 
 class Condition(NamedTuple):
@@ -41,11 +43,10 @@ def model_in_role(study: Study, role: Role) -> str | None:
     return study.report.main_model if role == "main" else study.report.second_model
 
 
-def role_of(study: Study, model: str | None) -> Role | None:
-    """Return the role that a model has in the report, the main one's first; None for further models."""
-    if model == study.report.main_model:
-        return "main"
-    return "second" if model == study.report.second_model else None
+def role_in_paper(study: Study, model: str | None) -> Role | None:
+    """Return the role that the paper's model has there for which one stands; None for a model of one's own."""
+    size = None if model is None else paper_model(study, model)
+    return None if size is None else IN_PAPER[size]
 
 
 def automatic(study: Study) -> list[str]:

@@ -1,5 +1,7 @@
 """Numbers as readers see them."""
 
+from math import ceil, floor
+
 DECIMALS = 2  # of rates in percent
 
 
@@ -15,3 +17,10 @@ def signed(value: float, *, plus: bool = True, decimals: int = DECIMALS) -> str:
 def points(value: float) -> str:
     """Return percentage points, or a share in percent, to one decimal; ``+`` is left out."""
     return signed(value, plus=False, decimals=1)
+
+
+def bracketed(low: float, high: float, *, plus: bool = False) -> str:
+    """Return an interval in brackets, in whole points, rounded outwards."""
+    ends = floor(low + 1e-7), ceil(high - 1e-7)
+    between = "–" if ends[0] >= 0 and not plus else " to "
+    return f"({between.join(signed(end, plus=plus, decimals=0) for end in ends)})"

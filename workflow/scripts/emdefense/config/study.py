@@ -17,6 +17,7 @@ from emdefense.config.judges import Judge
 from emdefense.config.likelihood import Likelihood
 from emdefense.config.microcosm import ByteModel, Microcosm
 from emdefense.config.multiple_choice import MultipleChoice
+from emdefense.config.paper_model import PaperModel
 from emdefense.config.question_sets import QuestionSet
 from emdefense.config.shape import ModelShape
 from emdefense.config.sources import Source
@@ -43,10 +44,12 @@ class Model(Section):
     """A model to fine-tune, and its unaligned twin."""
 
     model_config = _may_be_absent("title", "instruct")
+    later_keys = ("paper_model",)
 
     title: str
     instruct: FilePath
     base: FilePath | None = Field(None, description="the model before alignment, for arms that read it")
+    paper_model: PaperModel = None
     samples_per_question: PositiveInt = 100
     shape: ModelShape | None = Field(
         None, description="its size, for what jobs ask a cluster for; absent: read from config.json once it is there"

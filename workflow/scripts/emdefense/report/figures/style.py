@@ -19,6 +19,7 @@ from emdefense.analysis.conditions import ema_arms
 from emdefense.config import Study
 from emdefense.files import written_whole
 from emdefense.report.artefact import FORMATS as ALL_FORMATS
+from emdefense.report.figures.nothing import NOTHING
 
 COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column page, and of both
 UNMEASURED = "not measured in this study"
@@ -110,6 +111,7 @@ def say_empty(axes: Axes, why: str = UNMEASURED) -> None:
 def empty_figure(why: str) -> Figure:
     """Return a figure that only says why it is empty."""
     figure = Figure(figsize=(COLUMN, COLUMN / 3))
+    figure.set_gid(NOTHING)
     axes = figure.subplots()
     axes.set_axis_off()
     say_empty(axes, why)

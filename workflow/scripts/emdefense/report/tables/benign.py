@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 from emdefense.analysis.answers import match_of
-from emdefense.analysis.conditions import Condition, benign_settings, conditions, defences, is_defence, titled
+from emdefense.analysis.conditions import (
+    Condition,
+    benign_settings,
+    conditions,
+    defences,
+    is_defence,
+    role_in_paper,
+    titled,
+)
 from emdefense.analysis.summary import Summary
 from emdefense.arms import NO_SETTING, in_order
 from emdefense.config import Study
@@ -93,6 +101,8 @@ def _table(
     model: str,
     shown_columns: list[_Column],
 ) -> Table:
+    if role_in_paper(study, model) != "main":
+        reference = None  # the paper has these tables of one model
     tasks = [column.task for column in shown_columns]
     rows = _rows(study, model, set(tasks))
     best = {task: _best(study, summary, model, rows, task) for task in tasks}

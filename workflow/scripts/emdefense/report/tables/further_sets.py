@@ -1,7 +1,7 @@
 """The tables of further question sets: rates on each set of a file, and what conditions change."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from emdefense.report.tables.table import DASH, Block, Column, Footnotes, Table,
 DECIMALS = 1  # of points
 INTERVAL = "Interval: 95 %, when whole {questions} are drawn again, all seeds together."
 NOT_MEASURED = "Not measured yet."
-AS_THEY_ARE = "as they are"
+AS_THEY_ARE = "As they are"
 RATE_COLUMNS = ("pct", "low", "high")
 
 
@@ -65,8 +65,8 @@ def set_table(study: Study, questions: pl.DataFrame, model: str, question_set: s
 def conditional_table(study: Study, questions: pl.DataFrame, model: str, plain: str, sets: Sequence[str]) -> Table:
     """Return the table of what conditions change: a model's arms at their chosen settings, a group of columns a set.
 
-    Each of ``sets`` is the set ``plain`` asked again; differences from it are paired by question. Where the rate is
-    highest stands last.
+    Each of ``sets`` is the set ``plain`` asked again; differences from it are paired by question. A row's highest rate
+    is bold.
     """
     rates, footnotes = SetRates(study, questions), Footnotes()
     rows = list(conditions_asked(study, model, sets, chosen=True))
@@ -78,11 +78,10 @@ def conditional_table(study: Study, questions: pl.DataFrame, model: str, plain: 
         columns=(
             Column("Task", numeric=False),
             Column("Arm", numeric=False),
-            Column("rate (%)", AS_THEY_ARE.capitalize()),
+            Column("rate (%)", AS_THEY_ARE),
             *(Column(part, title) for title in titles for part in ("rate (%)", "points", "95 % interval")),
-            Column("Worst", numeric=False),
         ),
-        blocks=_blocks(study, rows, [line.cells(study, footnotes) for line in lines]),
+        blocks=_blocks(study, rows, [line.cells(footnotes) for line in lines]),
         csv_header=(
             *("task", "arm", "setting", "question_set"),
             *(f"{outcome}_{part}" for outcome in OUTCOMES for part in RATE_COLUMNS),
@@ -93,8 +92,8 @@ def conditional_table(study: Study, questions: pl.DataFrame, model: str, plain: 
             "Rate: misaligned responses, each arm at its chosen setting. Points: the rate under the condition less "
             "that on the same questions as they are."
             + (f" {_interval(study, measured[0].groups)}" if measured else ""),
-            "Worst: where the rate is highest; of several like rates the highest is so by chance too, and its "
-            "interval does not know that it was picked.",
+            "Bold: a row's highest rate; of several like rates the highest is so by chance too, and its interval does "
+            "not know that it was picked.",
             f"{DASH}: not asked under this condition. The CSV has incoherent responses too.",
         ),
         footnotes=footnotes.lettered(),
@@ -174,22 +173,23 @@ class _ConditionLine:
         found = {name: one.misaligned.value for name, one in self.asked.items() if one.misaligned}
         return max(found, key=lambda name: found[name]) if found else None
 
-    def cells(self, study: Study, footnotes: Footnotes) -> Iterator[TableCell]:
-        yield _rate_cell(self.asked[self.plain].misaligned, footnotes)
+    def cells(self, footnotes: Footnotes) -> Iterator[TableCell]:
+        yield self._rate_cell(self.plain, footnotes)
         for name in self.sets:
             if name not in self.asked:
                 yield from (TableCell(DASH), TableCell(""), TableCell(""))
                 continue
             one = self.asked[name]
-            yield _rate_cell(one.misaligned, footnotes)
+            yield self._rate_cell(name, footnotes)
             if one.change is None:
                 yield from (TableCell(""), TableCell(""))
                 continue
             low, high = (signed(end, decimals=DECIMALS) for end in one.change.interval)
             yield TableCell(signed(one.change.value, decimals=DECIMALS))
             yield TableCell(f"{low} to {high}")
-        worst = self.worst
-        yield TableCell("" if worst is None else AS_THEY_ARE if worst == self.plain else _title(study, worst))
+
+    def _rate_cell(self, name: str, footnotes: Footnotes) -> TableCell:
+        return replace(_rate_cell(self.asked[name].misaligned, footnotes), bold=name == self.worst)
 
     def csv_rows(self) -> Iterator[tuple[str, ...]]:
         for name, one in self.asked.items():

@@ -1,12 +1,10 @@
 """The league of defences as a table, and in sentences: who is ahead, as far as chance allows, at which price."""
 
-from math import ceil, floor
-
 import polars as pl
 
 from emdefense.analysis.conditions import arm_title, ema_tasks, setting_title, settings
 from emdefense.analysis.league import League, Row, league
-from emdefense.analysis.printed import points, signed
+from emdefense.analysis.printed import bracketed, points
 from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.question_groups import units
 from emdefense.analysis.verdicts import Verdicts
@@ -202,11 +200,7 @@ def _number(row: Row, name: str, footnote: str = "") -> TableCell:
 def interval_words(row: Row, name: str) -> str:
     """Return a measure's interval in whole per cent, rounded outwards; empty where nothing is known."""
     ends = row.interval(name)
-    if ends is None:
-        return ""
-    low, high = floor(100 * ends[0] + 1e-9), ceil(100 * ends[1] - 1e-9)
-    between = "–" if low >= 0 else " to "
-    return f"({between.join(signed(end, plus=False, decimals=0) for end in (low, high))})"
+    return "" if ends is None else bracketed(100 * ends[0], 100 * ends[1])
 
 
 def _costs(grid: Grid, model: str, row: Row) -> list[float]:

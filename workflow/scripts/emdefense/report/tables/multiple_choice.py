@@ -10,7 +10,7 @@ from emdefense.analysis.conditions import arm_title, titled
 from emdefense.analysis.differences import SIGNIFICANT
 from emdefense.analysis.multiple_choice import AGAINST
 from emdefense.analysis.paired import SWAPS, holm
-from emdefense.analysis.printed import signed
+from emdefense.analysis.printed import bracketed, points, signed
 from emdefense.arms import MISALIGNED, PLAIN
 from emdefense.config import Study
 from emdefense.config.multiple_choice import SCORES
@@ -25,7 +25,10 @@ BY = {
     ("text", "sum"): "The option is chosen whose text is the likeliest answer, its tokens' log-probabilities added up",
     ("text", "mean"): "The option is chosen whose text is the likeliest answer a token, by mean log-probability",
 }
-INTERVALS = "Intervals: 95 %, when whole questions are drawn anew, for both arms of a difference at once."
+INTERVALS = (
+    "In brackets: 95 % intervals, when whole questions are drawn anew, for both arms of a difference at once, rounded "
+    "outwards."
+)
 TEST = "p: {how}, two-sided; bold below {level:g} %, corrected by Holm's method over a model's rows of each comparison."
 MCNEMAR = "McNemar's exact test on the questions that one of the two alone has right"
 SWAPPED = "of a permutation test that swaps the two arms' answers to whole questions ({swaps:,} random ways at most)"
@@ -67,8 +70,8 @@ def multiple_choice_table(study: Study, multiple_choice: pl.DataFrame, name: str
         title=f"{study.models[models[0]].title}: {title}" if len(models) == 1 else title,
         columns=(
             *(Column(heading, numeric=False) for heading in headings),
-            *(Column(part, "Correct ↑ (%)") for part in ("all seeds" if len(study.seeds) > 1 else "share", "interval")),
-            *(Column(part, HEADINGS[against]) for against in AGAINST for part in ("points", "interval", "p")),
+            Column("all seeds" if len(study.seeds) > 1 else "share", "Correct ↑ (%)"),
+            *(Column(part, HEADINGS[against]) for against in AGAINST for part in ("points", "p")),
         ),
         blocks=blocks,
         csv_header=CSV_HEADER,
@@ -121,24 +124,23 @@ def _block(study: Study, model: str, rows: list[Row], named: bool) -> Block:
 
 def _cells(row: Row) -> list[TableCell]:
     hover = f"{row['correct']} of {row['questions']}" if row["seeds"] == 1 else ""
-    found = [TableCell(number(row["pooled_pct"]), hover=hover), TableCell(_interval(row, "pooled"))]
+    found = [TableCell(f"{points(row['pooled_pct'])}{_interval(row, 'pooled')}", hover=hover)]
     for against in AGAINST:
         difference, corrected = row[f"{against}_difference_pct"], row[f"{against}_corrected"]
         if difference is None:
-            found += [TableCell(DASH)] * 3
+            found += [TableCell(DASH)] * 2
             continue
         bold = corrected is not None and corrected < SIGNIFICANT
         hover = f"{row[f'{against}_lost']} lost, {row[f'{against}_won']} won" if row["seeds"] == 1 else ""
-        found.append(TableCell(signed(difference, decimals=DECIMALS), bold=bold, hover=hover))
-        found += [TableCell(_interval(row, against, sign=True)), TableCell(_p(row[f"{against}_pooled_p"]))]
+        moved = f"{signed(difference, decimals=DECIMALS)}{_interval(row, against)}"
+        found += [TableCell(moved, bold=bold, hover=hover), TableCell(_p(row[f"{against}_pooled_p"]))]
     return found
 
 
-def _interval(row: Row, kind: str, *, sign: bool = False) -> str:
+def _interval(row: Row, kind: str) -> str:
+    """Return an interval to stand behind its value, in whole points, rounded outwards; empty if there is none."""
     low, high = (row[f"{kind}_{end}_pct"] for end in ("low", "high"))
-    if low is None:
-        return DASH
-    return " to ".join(signed(bound, decimals=DECIMALS) if sign else number(bound) for bound in (low, high))
+    return "" if low is None else f" {bracketed(low, high, plus=kind != 'pooled')}"
 
 
 def _p(value: float) -> str:

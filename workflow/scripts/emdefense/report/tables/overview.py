@@ -9,7 +9,15 @@ from emdefense.analysis.achievements import (
     Aim,
     achievement,
 )
-from emdefense.analysis.conditions import Condition, chosen_setting, ema_arms, ema_tasks, headline_defences, titled
+from emdefense.analysis.conditions import (
+    Condition,
+    chosen_setting,
+    ema_arms,
+    ema_tasks,
+    headline_defences,
+    role_in_paper,
+    titled,
+)
 from emdefense.analysis.printed import points
 from emdefense.analysis.summary import Summary
 from emdefense.analysis.verdicts import NO, YES, Verdicts
@@ -38,7 +46,7 @@ def overview_table(study: Study, summary: Summary, reference: Reference | None, 
     With a ``reference``, footnotes say how the study differs from it.
     """
     verdicts = Verdicts.of(study, summary)
-    notes = TableNotes(study, (1,), compared=reference is not None)
+    notes = TableNotes(study, (1,), compared=reference is not None and role_in_paper(study, model) is not None)
     readable = verdicts.readable(model)
     why = why_unreadable(study, verdicts, model, ema_tasks(study, model))
     rows, csv_rows = [], []

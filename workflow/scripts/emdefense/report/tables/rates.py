@@ -16,7 +16,7 @@ from emdefense.analysis.conditions import (
     headline_defences,
     is_defence,
     model_in_role,
-    role_of,
+    role_in_paper,
     settings,
     titled,
 )
@@ -176,9 +176,9 @@ def _table(
     further: list[str],
     sweep: str | None = None,
 ) -> Table:
-    role = role_of(study, model)
+    role = role_in_paper(study, model)
     has_variants = any(arm in study.variants for arm, _ in rows)
-    compared = reference is not None and len(rows) > 1
+    compared = reference is not None and role is not None and len(rows) > 1
     notes = TableNotes(study, like, compared=compared, arm=None if has_variants else sweep)
     verdicts = Verdicts.of(study, summary)
     of_model = [] if model is None else [(model, task) for task in ema_tasks(study, model)]

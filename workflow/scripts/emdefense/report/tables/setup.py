@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from emdefense.config import Study
+from emdefense.config.paper_model import paper_model
 from emdefense.config.training import Training
 from emdefense.data.opswap import TIERS, worked_steps
 from emdefense.report.tables.reference import Reference
@@ -59,13 +60,14 @@ def opswap_example_table(study: Study) -> Table:
 def training_table(study: Study, reference: Reference | None) -> Table:
     """Return Table 7: the study's training configuration, and where single models and tasks depart from it."""
     rows, csv_rows = [], []
+    of_paper = any(paper_model(study, model) for model in study.models)
     for name, show in (*TRAINING_ROWS, ("Seeds", None)):
         ours = ", ".join(map(str, study.seeds)) if show is None else show(study.training)
         paper = ""
         if reference is not None:
             theirs = reference.study
             paper = ", ".join(map(str, theirs.seeds)) if show is None else show(theirs.training)
-        rows.append((TableCell(name), TableCell(ours, paper=paper if paper != ours else "")))
+        rows.append((TableCell(name), TableCell(ours, paper=paper if of_paper and paper != ours else "")))
         csv_rows.append((name, ours) if reference is None else (name, ours, paper))
     remarks = []
     if any(row[1].paper for row in rows):

@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the list of cells, chooses a model's tables, and shows a figure large. Without it the page is
+// Filters the list of cells, chooses a model's tables, and shows a figure large. Without it the page is
 // whole, only still.
 (() => {
   const models = document.getElementById("model-filter");
@@ -31,41 +31,6 @@
     document.getElementById("cell-count").textContent = `${shown} of ${table.tBodies[0].rows.length} cells`;
   }
 
-  function key(row, column) {
-    const cell = row.cells[column];
-    const text = cell.dataset.value ?? cell.textContent.trim();
-    return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
-  }
-
-  function compare(one, other) {
-    if (one === "" || other === "") return 0; // handled by the caller: nothing stands last, whichever way
-    if (typeof one === "number" && typeof other === "number") return one - other;
-    return String(one).localeCompare(String(other), "en", { numeric: true });
-  }
-
-  function sortCells(heading, column) {
-    const descending = heading.getAttribute("aria-sort") === "ascending";
-    for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
-    heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    const rows = [...table.tBodies[0].rows].map((row) => [key(row, column), row]);
-    rows.sort(([one], [other]) => {
-      if ((one === "") !== (other === "")) return one === "" ? 1 : -1;
-      return descending ? compare(other, one) : compare(one, other);
-    });
-    table.tBodies[0].append(...rows.map(([, row]) => row));
-  }
-
-  function makeSortable() {
-    const headings = table.tHead.rows[table.tHead.rows.length - 1].cells;
-    [...headings].forEach((heading, column) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.append(...heading.childNodes);
-      button.addEventListener("click", () => sortCells(heading, column));
-      heading.append(button);
-    });
-  }
-
   if (table) {
     form.hidden = false;
     form.addEventListener("change", filterCells);
@@ -75,7 +40,6 @@
       for (const select of form.querySelectorAll("select")) select.value = "";
       filterCells();
     });
-    makeSortable();
     filterCells();
   }
 
