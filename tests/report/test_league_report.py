@@ -122,7 +122,9 @@ def test_without_ema_there_is_a_sentence_and_no_row(tmp_path: Path, monkeypatch:
     study = tiny_study(report=SURE_OF_NONE)
     fill(study, {"misaligned": 0}, in_domain={"misaligned": 8})
     shown = page(study)
-    assert "No league: EMA did not appear in the misaligned arm of any task" in shown
+    assert "emergent misalignment did not appear" in shown
+    assert 'id="standings"' not in shown
+    assert "No league: EMA did not appear" in Path("results/tiny/tables/league.md").read_text()
     assert (
         league_table(
             study, pl.read_parquet("results/tiny/questions.parquet"), pl.DataFrame(schema=BENIGN_SCHEMA), "small"
@@ -131,19 +133,16 @@ def test_without_ema_there_is_a_sentence_and_no_row(tmp_path: Path, monkeypatch:
     )
 
 
-def test_the_league_is_the_first_thing_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_league_follows_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = tiny_study()
     fill(study, {"misaligned": 8, "kl": 1, "interleave": 2}, questions=12)
     shown = page(study)
-    places = [shown.index(text) for text in ('id="standings"', "On the Pareto front", 'id="table-league"')]
-    places += [
-        shown.index('id="figure-league-chart"'),
-        shown.index('<ul class="verdicts">'),
-        shown.index('id="table-1"'),
-    ]
+    texts = ('<ul class="verdicts">', 'id="standings"', "On the Pareto front", 'id="table-league"')
+    figures = ('id="figure-league-chart"', 'id="figure-tradeoff"')
+    places = [shown.index(text) for text in (*texts, *figures, "<details", 'id="table-1"')]
     assert places == sorted(places)
-    assert shown.index('href="#standings"') < shown.index('href="#verdicts"')
+    assert shown.index('href="#verdicts"') < shown.index('href="#standings"')
 
 
 def test_it_is_made_from_the_models_own_files() -> None:

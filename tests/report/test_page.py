@@ -14,14 +14,16 @@ from emdefense.errors import InputError
 from emdefense.layout import Layout
 from emdefense.report.divergences import divergences
 from emdefense.report.figures.style import FORMATS
+from emdefense.report.measured import Measured
 from emdefense.report.page.assets import content_policy
 from emdefense.report.page.cell_list import CellRow, cell_rows, read_numbers, unscored_table
 from emdefense.report.page.findings import findings
 from emdefense.report.page.index import write_page
 from emdefense.report.page.untrusted import MAX_CHARACTERS, readable, script_json
 from emdefense.report.published import write_paper_values
+from emdefense.report.tables.reference import paper_reference
 from emdefense.report.tables.rendering import html_table
-from study_folder import CONFIG, SURE_OF_NONE, count, fill, judgment, page, tiny_study, write_rows
+from study_folder import CONFIG, SURE_OF_NONE, build_table, count, fill, judgment, page, tiny_study, write_rows
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -61,9 +63,11 @@ def test_the_page_is_self_contained_and_links_what_lies_beside_it(shown: str) ->
     assert not re.search(r"url\((?!#)", shown)
     assert len(found.ids) == len(set(found.ids))
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', shown)) <= set(found.ids)
-    assert found.tags.count("svg") == len(list(Path("results/tiny/figures").glob("*.svg")))
-    for number in range(1, 12):
-        assert f'id="table-{number}"' in shown
+    assert {number for number in range(1, 12) if f'id="table-{number}"' in shown} == {1, 3, 6, 7, 8, 11}
+    figures = {path.stem for path in Path("results/tiny/figures").glob("*.svg")}
+    without = {"figure_2a", "figure_2b", "figure_4", "figure_5", "training_curves"}  # one setting, none, no log
+    assert without < figures
+    assert found.tags.count("svg") == len(figures - without)
     assert 'id="table-model"' not in shown, "of one model there is nothing to choose"
     assert {f"cells/{cell.folder}/index.html" for cell in Grid(tiny_study()).cells} <= set(found.linked)
     assert [link for link in found.linked if not (Path("results/tiny/report") / link).is_file()] == []
@@ -166,7 +170,7 @@ def test_json_in_a_script_ends_neither_the_script_nor_a_line() -> None:
 
 
 def test_verdicts_come_first_and_say_that_ema_appeared(shown: str) -> None:
-    assert shown.index("emergent misalignment appeared") < shown.index('id="table-1"')
+    assert shown.index("emergent misalignment appeared") < shown.index('id="table-league"')
     said = "80.0 % of the answers to general questions are misaligned (mean over 2 tasks), against 0.0 % untrained"
     assert said.replace(" %", "\u00a0%") in shown  # a number and its unit stay on one line
 
@@ -215,3 +219,52 @@ def test_paper_values_are_rendered_whole(tmp_path: Path) -> None:
     assert len(list((tmp_path / "figures").iterdir())) == (5 + 1) * 3  # those of the paper, and the trade-off
     assert (tmp_path / "claims.md").is_file()
     assert (tmp_path / "claims.json").is_file()
+
+
+def test_a_study_of_one_task_and_one_arm_shows_what_it_has(in_tmp: Path) -> None:
+    tasks = {"mine": {"kind": "ema", "title": "Mine", "misaligned": "-"}}
+    arms = {"untrained": None, "misaligned": None, "kl": [0.1]}
+    study = tiny_study(
+        models={"small": {"title": "My own", "instruct": "models/mine"}},
+        tasks=tasks,
+        grid=[{"models": ["small"], "tasks": ["mine"], "arms": arms}],
+        report={"main_model": "small", "chosen": {"kl": 0.1}},
+    )
+    fill(study, {"misaligned": 8, "kl": 1}, questions=12)
+    html = page(study)
+    assert {number for number in range(1, 12) if f'id="table-{number}"' in html} == {1, 3, 7, 8}
+    assert "figure-2a" not in html, "there is no course of one setting"
+    assert len(list(Path("results/tiny/tables").glob("table_*.html"))) == 11, (
+        "files have the paper's names all the same"
+    )
+    assert 'class="paper">(' not in html
+    assert "the paper's rate for" not in html
+    rows = re.findall(r"<tr>.*?</tr>", html[html.index('id="table-3"') :].partition("</figure>")[0])
+    assert [row.count("<td") for row in rows[2:]] == [4] * 3  # untrained, misaligned, KL
+
+
+def test_the_papers_values_stand_in_brackets_only_if_a_model_stands_for_the_papers(in_tmp: Path) -> None:
+    def table(number: int, **model: str) -> str:
+        study = tiny_study(models={"small": {"title": "Small", "instruct": "-", **model}})
+        fill(study, {"misaligned": 8, "kl": 1})
+        return html_table(build_table(number, study, Measured(study, count(study)).summary, paper_reference()))
+
+    assert 'class="paper">(' in table(3, paper_model="7b")
+    assert 'class="paper">(' in table(3, paper_model="32b")
+    assert table(3, paper_model="7b") != table(3, paper_model="32b")
+    assert 'class="paper">(' not in table(3)
+    assert 'class="paper">(' in table(6, paper_model="7b")
+    assert 'class="paper">(' not in table(6, paper_model="32b"), "the paper has it of one model"
+    assert 'class="paper">(' not in table(6) + table(7) + table(8)
+    assert 'class="paper">(' in table(7, paper_model="7b")
+
+
+def test_only_what_a_judge_says_has_a_footnote_on_the_judge(in_tmp: Path) -> None:
+    microcosm = {"models": {"small": 0}}
+    models = {"small": {"title": "Small", "instruct": "-", "paper_model": "7b"}}
+    notes = {}
+    for judge in ({"kind": "oracle"}, None, {"kind": "openai", "name": "gpt", "model": "m"}):
+        study = tiny_study(microcosm=microcosm, models=models, judge=judge)
+        of_tables = [[one.note.lower() for one in divergences(study) if number in one.tables] for number in (3, 6)]
+        notes[None if judge is None else judge["kind"]] = [any("oracle" in note for note in one) for one in of_tables]
+    assert notes == {"oracle": [True, False], None: [False, False], "openai": [False, False]}

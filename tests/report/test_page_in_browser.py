@@ -92,6 +92,7 @@ def test_no_rule_of_accessibility_is_broken(chromium: Browser, file: Path, dark:
 
 def test_no_rule_of_accessibility_is_broken_while_a_figure_is_large(chromium: Browser) -> None:
     found = opened(chromium, INDEX)
+    found.page.evaluate("location.hash = 'figure-3'")
     found.page.locator("#figure-3 button.enlarge").click()
     result = Axe().run(found.page)
     assert result.violations_count == 0, result.generate_report()
@@ -266,6 +267,7 @@ def test_cells_are_filtered_sorted_and_lead_to_their_pages(chromium: Browser) ->
 
 def test_a_figure_is_enlarged_by_mouse_and_keyboard_and_put_back(chromium: Browser) -> None:
     found = opened(chromium, INDEX)
+    found.page.evaluate("location.hash = 'figure-3'")
     home = found.page.locator("#figure-3 .drawing svg")
     button = found.page.locator("#figure-3 button.enlarge")
     button.focus()

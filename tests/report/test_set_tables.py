@@ -123,7 +123,7 @@ def test_the_page_has_a_section_for_each_set_and_one_for_conditions(study: Study
     shown = page(study)
     for text in ('id="set-more"', 'id="conditional"', "Other topics", "Conditional misalignment"):
         assert text in shown
-    assert shown.index('id="figures"') < shown.index('id="set-more"') < shown.index('id="conditional"')
+    assert shown.index('id="defences"') < shown.index('id="set-more"') < shown.index('id="conditional"')
     assert shown.index('id="conditional"') < shown.index('id="claims"')
     cell = (tmp_path / "results/tiny/report/cells/small/code/inoculation/none/seed0/index.html").read_text()
     assert "Under its own prompt, misaligned" in cell

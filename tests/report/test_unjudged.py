@@ -94,11 +94,11 @@ def test_the_page_says_that_nothing_was_judged_and_what_that_can_show(in_tmp: Pa
     assert "<b>Nothing was judged.</b>" in html
     assert "What was measured without one: right answers to benign tasks, how the trainings went." in html
     assert "a small model sampled at temperature 1 often is not" in html
-    sections = ("standings", "figures", "robustness", "claims", "judges")
+    sections = ("standings", "further", "robustness", "claims", "judges")
     for section in sections:
         assert f'aria-labelledby="{section}"' not in html
         assert f'href="#{section}"' not in html
-    for section in ("verdicts", "tables", "cells", "training", "statistics", "provenance"):
+    for section in ("verdicts", "tables", "cells", "statistics", "provenance"):
         assert f'aria-labelledby="{section}"' in html
     assert "<dt>Judge</dt><dd>none</dd>" in html
     assert "There is no judge: nothing was paid." in html

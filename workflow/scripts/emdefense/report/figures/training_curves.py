@@ -13,6 +13,7 @@ from emdefense.arms import NO_SETTING
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
 from emdefense.layout import Layout
+from emdefense.report.figures.nothing import NOTHING
 from emdefense.report.figures.style import (
     COLUMN,
     PAGE,
@@ -141,6 +142,7 @@ def draw_training_curves(study: Study, training_logs: Mapping[Cell, Path]) -> Fi
     if handles:
         legend_above(figure, list(handles.values()), list(handles))
     else:
+        figure.set_gid(NOTHING)
         say_empty(rows[0, 0])
     return figure
 

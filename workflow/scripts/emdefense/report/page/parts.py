@@ -14,7 +14,7 @@ from emdefense.report.robustness import SECTION_OF_ROBUSTNESS
 
 MOST_NAMED = 5  # of the things in a fold, beside its title
 OPEN = {"tradeoff": SECTION_OF_LEAGUE, "question_heatmap": "defences"}  # figures that stand unfolded in a part
-SCORES = "score_scatter"
+SCORES, CELLS = "score_scatter", "Cells and responses"
 NOTES = {
     SECTION_OF_CHOICES: "No judge is asked: of each question’s options, the one counts as chosen that the model finds "
     "the likeliest answer. The model’s cells are compared with the model as it is, question by question.",
@@ -42,10 +42,10 @@ class Fold:
 
     @property
     def inside(self) -> str:
-        """What is in it, as far as that is no repetition of its title."""
-        titles = list(dict.fromkeys(one.artefact.title for one in self.shown))
-        named = titles[:MOST_NAMED] + (["…"] if len(titles) > MOST_NAMED else [])
-        return " · ".join(named if titles != [self.title] else [])
+        """What is in it, as far as its title does not say so."""
+        titles = dict.fromkeys(one.artefact.title for one in self.shown)
+        named = [title for title in titles if not title.startswith(self.title)]
+        return " · ".join(named[:MOST_NAMED] + (["…"] if len(named) > MOST_NAMED else []))
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,6 @@ def parts(study: Study, shown: Sequence[Shown], further: Iterable[str]) -> list[
         ),
     )
     return [part for part in every if part.name == "verdicts" or part.shown or part.folds]
-
-
-CELLS = "Cells and responses"
 
 
 class _Found:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from emdefense.analysis.conditions import arms_like, settings
+from emdefense.analysis.conditions import arms_like, ema_arms, is_defence, settings
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.errors import InputError
@@ -16,7 +16,8 @@ from emdefense.report.page.assets import inline_svg
 FRAGMENT = re.compile(r"<main>\n(.*)</main>", re.DOTALL)
 BODY = re.compile(r"<tbody>(.*?)</tbody>", re.DOTALL)
 COMPARING = ("overview_table", "sweep_table")  # say something only with a second row
-EXAMPLE, COURSE = "opswap_example_table", "draw_sweep"
+EXAMPLE, COURSE, RANKS = "opswap_example_table", "draw_sweep", "draw_league"
+WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,19 @@ class Shown:
         """The artefact's name."""
         return self.artefact.name
 
+    @property
+    def width(self) -> str:
+        """How wide a figure was drawn, in points."""
+        found = WIDTH.search(self.markup)
+        return found[1] if found else ""
+
     def has_something(self, study: Study) -> bool:
         """Whether there is anything to see: rows, and more than one where rows are compared, or marks in a figure."""
         made_by = self.artefact.made_by.rpartition(".")[2]
         if made_by == COURSE:
             return _has_course(study, self.artefact.given["arm"])
+        if made_by == RANKS and not _has_ranks(study, str(self.artefact.model)):
+            return False
         if made_by == EXAMPLE and not _has_opswap(study):
             return False
         if self.artefact.kind == "figure":
@@ -69,6 +78,11 @@ def _has_course(study: Study, arm: str) -> bool:
     """Whether the main model has two settings of an arm or of its variants: one by itself shows no course."""
     of_main = {setting for one in arms_like(study, arm) for setting in settings(study, study.report.main_model, one)}
     return len(of_main) > 1
+
+
+def _has_ranks(study: Study, model: str) -> bool:
+    """Whether a model has two defences: of one, the picture of ranks is the trade-off once more."""
+    return sum(is_defence(study, arm) for arm in ema_arms(study, model)) > 1
 
 
 def _has_opswap(study: Study) -> bool:
