@@ -245,7 +245,8 @@ def test_a_study_of_one_task_and_one_arm_shows_what_it_has(in_tmp: Path) -> None
 
 def test_the_papers_values_stand_in_brackets_only_if_a_model_stands_for_the_papers(in_tmp: Path) -> None:
     def table(number: int, **model: str) -> str:
-        study = tiny_study(models={"small": {"title": "Small", "instruct": "-", **model}})
+        models = {"small": {"title": "Small", "instruct": "-", **model}}
+        study = tiny_study(models=models, training={"epochs": 3})
         fill(study, {"misaligned": 8, "kl": 1})
         return html_table(build_table(number, study, Measured(study, count(study)).summary, paper_reference()))
 

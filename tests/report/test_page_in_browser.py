@@ -298,7 +298,7 @@ def test_a_figure_is_enlarged_by_mouse_and_keyboard_and_put_back(chromium: Brows
     expect(button).to_be_focused()
     found.page.locator("#figure-3 .drawing").click()
     expect(large).to_be_visible()
-    found.page.get_by_role("button", name="Close").click()
+    found.page.get_by_role("button", name="Close", exact=True).click()
     expect(home).to_be_visible()
     assert found.messages == []
 

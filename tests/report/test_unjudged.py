@@ -98,7 +98,7 @@ def test_the_page_says_that_nothing_was_judged_and_what_that_can_show(in_tmp: Pa
     for section in sections:
         assert f'aria-labelledby="{section}"' not in html
         assert f'href="#{section}"' not in html
-    for section in ("verdicts", "tables", "cells", "statistics", "provenance"):
+    for section in ("verdicts", "tables", "cells", "provenance"):
         assert f'aria-labelledby="{section}"' in html
     assert "<dt>Judge</dt><dd>none</dd>" in html
     assert "There is no judge: nothing was paid." in html

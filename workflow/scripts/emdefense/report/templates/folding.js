@@ -43,10 +43,16 @@
   let marked = [];
 
   function mark() {
-    const passed = links.filter(([, target]) => target.getBoundingClientRect().top < 120);
-    const here = passed.length ? passed[passed.length - 1][0] : links[0][0];
-    const part = nav.querySelector(`:scope > ul > li:has(a[href="${here.getAttribute("href")}"]) > a`);
+    // What stands last cannot come to the top: towards the end the line that counts moves down.
+    const rest = document.documentElement.scrollHeight - window.scrollY - window.innerHeight;
+    const line = 120 + Math.max(0, 1 - rest / window.innerHeight) * (window.innerHeight - 120);
+    const passed = links.filter(([, target]) => target.getBoundingClientRect().top < line);
+    const wanted = links.find(([link]) => link.hash === location.hash);
+    const top = wanted ? wanted[1].getBoundingClientRect().top : -1;
+    const here = (rest < 2 && top > 0 && top < line ? wanted : passed[passed.length - 1] ?? links[0])[0];
     if (marked[0] === here) return;
+    const item = here.closest("li");
+    const part = (item.parentElement.closest("li") ?? item).querySelector("a");
     for (const link of marked) link.removeAttribute("aria-current");
     marked = [here, part];
     for (const link of marked) link.setAttribute("aria-current", "true");
