@@ -141,10 +141,23 @@ def column(table: Locator, number: int) -> list[list[str]]:
 
 
 def value(text: str) -> float:
-    return float(text.split()[0])
+    return float(text.split()[0].replace("−", "-"))
 
 
-def test_a_table_sorts_by_the_number_beside_its_interval_within_each_task(chromium: Browser) -> None:
+def test_numbers_below_zero_and_before_intervals_sort_as_numbers(chromium: Browser) -> None:
+    found = opened(chromium, "#table-paired_differences")
+    table = found.page.locator("#table-paired_differences table").first
+    for place, from_end in ((-4, 4), (-3, 3)):  # points, and from where to where
+        button = table.locator("thead tr:last-child th").nth(place).get_by_role("button")
+        for descending in (False, True):
+            button.click()
+            blocks = [[value(text) for text in block] for block in column(table, from_end)]
+            assert {len(block) for block in blocks} == {2}
+            assert all(block[0] != block[1] and block[0] < 0 for block in blocks)
+            assert blocks == [sorted(block, reverse=descending) for block in blocks]
+
+
+def test_a_table_sorts_within_each_task_and_back_again(chromium: Browser) -> None:
     found = opened(chromium, "#table-3")
     table = found.page.locator("#table-3 table").first
     before = table.inner_text()
