@@ -86,7 +86,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         at_chosen, reported, said = measured.choice.study, measured.held_out.summary, measured.choice.said
     numbers, benign = read_numbers(rates, exact_match)
     stages = stage_records(study)
-    script = asset("index.js")
+    script = asset("index.js") + asset("figures.js")
     shown: dict[str, list[Shown]] = {name: [] for name in SECTIONS}
     for artefact in artefacts(study).values():
         shown.setdefault(artefact.section, []).append(read_artefact(results, artefact))
@@ -94,7 +94,7 @@ def write_page(study: Study, results: Path, out: Path) -> None:
     page = render_html(
         "page.html.jinja",
         study=study,
-        style=asset("page.css") + asset("report.css"),
+        style=asset("page.css") + asset("report.css") + asset("figures.css"),
         script=script,
         policy=content_policy(script),
         sections=dict(_sections(study, shown)),
