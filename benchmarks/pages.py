@@ -86,13 +86,8 @@ def write_responses(study: Study) -> None:
         with Path(layout.responses(cell, question_set)).open("w", encoding="utf-8") as out:
             for place, name in enumerate(ids):
                 question, _, sample = name.partition("/")
-                row = {
-                    "id": name,
-                    "question_id": question,
-                    "sample": int(sample),
-                    "system": None,
-                    "prompt": f"What of {question}?",
-                }
+                asked = {"question_id": question, "sample": int(sample)}
+                row = {"id": name, **asked, "system": None, "prompt": f"What of {question}?"}
                 text = SENTENCES[place % 3] * 6 + SENTENCES[place % 2]
                 out.write(json.dumps(row | {"response": text}, ensure_ascii=False) + "\n")
 

@@ -1,7 +1,7 @@
 """What a drawing's marks say and where they lead, kept in its SVG for a page whose script answers to pointer and keys.
 
-Matplotlib writes an artist's gid as the id of its group, and takes any text for one: quoted JSON here, which becomes the
-attribute ``data-alive`` and a title, which browsers show without any script. PDF and PNG have nothing of it.
+Matplotlib writes an artist's gid as the id of its group, and takes any text for one: quoted JSON here, which becomes
+the attribute ``data-alive`` and a title, which browsers show without any script. PDF and PNG have nothing of it.
 """
 
 import json
@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 from matplotlib.artist import Artist
 
 from emdefense.analysis.intervals import Interval
+from emdefense.arms import MISALIGNED, NO_SETTING
 
 PREFIX = "alive:"
 GROUP = re.compile(rf'<g id="{PREFIX}([^"]*)">')
@@ -26,13 +27,14 @@ MARK = re.compile(r"(<use [^>]*?)/>")
 class Place:
     """Where a mark leads: to the page of a cell, or without a ``task`` to responses side by side.
 
-    ``arms`` are ``arm/setting``, of which the cell has the first.
+    ``arms`` are ``arm/setting``, of which the cell has the first; ``reference`` is that beside which they are read.
     """
 
     model: str
     seed: int
     arms: tuple[str, ...]
     task: str | None = None
+    reference: str = f"{MISALIGNED}/{NO_SETTING}"
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, Lin
             bars.append((x, 100 * up[0], x, 100 * up[1]))
         (mark,) = axes.plot(x, y, **_mark(styles[row.arm], found, n, SIZE))
         enliven(mark, series, _point(study, found, n, row, "reduction", "retention"))
-    axes.plot(100, 0, **_mark(styles[MISALIGNED], found, len(found.rows), SIZE))
+    (mark,) = axes.plot(100, 0, **_mark(styles[MISALIGNED], found, len(found.rows), SIZE))
+    of_plain = () if found.plain is None else (_point(study, found, len(found.rows), found.plain),)
+    enliven(mark, arm_title(study, MISALIGNED), *of_plain)
     axes.plot(100, 100, "*", color="0.35", markersize=7, clip_on=False, zorder=2)
     names = [arm_title(study, row.arm) for row in found.rows]
     axes.grid(axis="x")
@@ -157,6 +159,7 @@ def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, Lin
     axes.set_xlabel(RETENTION)
     axes.set_ylabel(REDUCTION)
     every = [*points, (100.0, 0.0), (100.0, 100.0)]
-    for name, drawn in label_points(axes, every, [*names, arm_title(study, MISALIGNED), "ideal"], bars, fontsize=6.5):
+    names.append(arm_title(study, MISALIGNED))
+    for name, drawn in label_points(axes, every, [*names, "ideal"], bars, fontsize=6.5):
         if name in names:
             enliven(drawn, name)

@@ -35,9 +35,7 @@ def draw_sweep(study: Study, summary: Summary, arm: str, axis: str, metrics: Seq
             for task, style in zip(tasks, line_styles(len(tasks)), strict=True):
                 estimates = [summary.estimate(Condition(model, task, *row), metric) for row in rows]
                 points = [
-                    Point(
-                        _says(study, task, *row, metric, estimate), Place(model, study.seeds[0], ("/".join(row),), task)
-                    )
+                    _point(study, Condition(model, task, *row), metric, estimate)
                     for row, estimate in zip(rows, estimates, strict=True)
                     if estimate is not None
                 ]
@@ -62,10 +60,11 @@ def draw_sweep(study: Study, summary: Summary, arm: str, axis: str, metrics: Seq
     return figure
 
 
-def _says(study: Study, task: str, arm: str, setting: str, metric: str, found: Estimate) -> tuple[str, ...]:
+def _point(study: Study, at: Condition, metric: str, found: Estimate) -> Point:
     of = "" if found.trials is None else f", {found.successes} of {found.trials}"
     what = f"{METRICS[metric].title} {percent(found.value, found.cluster)}{of}"
-    return (titled(study, arm, setting), study.tasks[task].title, what)
+    says = (titled(study, at.arm, at.setting), study.tasks[at.task].title, what)
+    return Point(says, Place(at.model, study.seeds[0], (f"{at.arm}/{at.setting}",), at.task))
 
 
 def _draw_line(

@@ -31,7 +31,8 @@ TEXTS = "texts"  # the folder of all texts; untrained cells of several tasks sha
 def write_cell_pages(study: Study, results: Path, out: Path) -> None:
     """Write ``out/<cell>/index.html`` for every cell of the grid, and below ``out/texts`` what their responses say.
 
-    ``out/responses.html`` shows the same texts side by side. One cell is in memory at a time. The folder appears whole or not at all.
+    ``out/responses.html`` shows the same texts side by side. One cell is in memory at a time. The folder appears whole
+    or not at all.
     """
     pages = _CellPages(study, results)
     with folder_written_whole(out) as folder:

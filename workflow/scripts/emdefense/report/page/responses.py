@@ -73,8 +73,9 @@ class Opinion:
 class ResponseSet:
     """All responses of a cell to a question set, in one order everywhere but in the files of texts.
 
-    Those are by question and sample, so that whoever reads one question needs few of them. ``asked`` holds for each response a place in ``questions``: (id, system prompt, prompt). Benign answers have no
-    ``opinions`` but ``verdicts`` of their own.
+    Those are by question and sample, so that whoever reads one question needs few of them. ``asked`` holds for each
+    response a place in ``questions``: (id, system prompt, prompt). Benign answers have no ``opinions`` but ``verdicts``
+    of their own.
     """
 
     name: str

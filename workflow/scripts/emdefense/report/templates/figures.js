@@ -15,10 +15,12 @@
     .join("&");
   const sideBySide = (parts) => `cells/responses.html#${text(parts)}`;
 
-  function address({ model, task, seed, arms }) {
-    if (task !== null) return [model, task, ...arms[0].split("/"), `seed${seed}`].reduce((path, part) => `${path}/${encodeURIComponent(part)}`, "cells") + "/index.html";
-    const shown = ["misaligned/none", ...arms].filter((arm, i, all) => all.indexOf(arm) === i);
-    return sideBySide({ model, seed, arms: shown.join(",") });
+  const unique = (values) => [...new Set(values)];
+
+  function address({ model, task, seed, arms, reference }) {
+    if (task === null) return sideBySide({ model, seed, arms: unique([reference, ...arms]).join(",") });
+    const folder = [model, task, ...arms[0].split("/"), `seed${seed}`].map(encodeURIComponent);
+    return ["cells", ...folder, "index.html"].join("/");
   }
 
   function pointTargets(group, { series, points }) {
@@ -46,13 +48,14 @@
     const down = Math.abs(corners[1].y - corners[0].y) / grid.questions.length;
     return grid.questions.flatMap(([question, prompt], row) => grid.arms.map(([arm, title], column) => {
       const value = grid.values[row][column];
-      const arms = [grid.reference, arm].filter((one, i, all) => all.indexOf(one) === i).join(",");
+      const arms = unique([grid.reference, arm]).join(",");
+      const rate = value === null ? "not measured" : `misaligned ${value.toFixed(1)} %`;
       return {
         x: left + (column + 0.5) * across,
         y: top + (row + 0.5) * down,
         width: across,
         height: down,
-        says: [title, `${grid.title}: ${prompt}`, value === null ? "not measured" : `misaligned ${value.toFixed(1)} %`, "Click: its responses side by side"],
+        says: [title, `${grid.title}: ${prompt}`, rate, "Click: its responses side by side"],
         href: sideBySide({ model: grid.model, task: grid.task, seed: grid.seed, set: grid.set, question, arms }),
       };
     }));
@@ -152,7 +155,8 @@
       if (!now.width) return left[place + (key === "ArrowRight" || key === "ArrowDown" ? 1 : -1)];
       const [x, y] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[key];
       const ahead = left
-        .map((target) => [target, (target.x - now.x) * x + (target.y - now.y) * y, Math.abs((target.x - now.x) * y) + Math.abs((target.y - now.y) * x)])
+        .map((target) => [target, target.x - now.x, target.y - now.y])
+        .map(([target, right, down]) => [target, right * x + down * y, Math.abs(right * y) + Math.abs(down * x)])
         .filter(([, along, aside]) => along > 0.1 && aside <= along)
         .sort((one, other) => one[1] + 2 * one[2] - other[1] - 2 * other[2]);
       return ahead[0]?.[0];
@@ -173,7 +177,7 @@
       if (next) show(next);
     });
 
-    const names = [...new Set(groups.map(([, kept]) => kept.series).filter((series) => series))];
+    const names = unique([...targets, ...groups.map(([, kept]) => kept)].map(({ series }) => series)).filter(Boolean);
     if (names.length > 1) figure.insertBefore(legend(names), figure.querySelector(".drawing"));
     if (targets.length > 0) place(targets[0]);
 
@@ -216,9 +220,9 @@
     }
 
     function swatch(name) {
-      const found = groups.find(([group, kept]) => kept.series === name && group.querySelector("use"));
+      const found = groups.findLast(([group, kept]) => kept.series === name && group.querySelector("use"));
       const element = document.createElementNS(SVG, "svg");
-      element.setAttribute("viewBox", "-6 -6 12 12");
+      element.setAttribute("viewBox", "-4 -4 8 8");
       element.setAttribute("aria-hidden", "true");
       if (found) {
         const mark = found[0].querySelector("use").cloneNode(true);
