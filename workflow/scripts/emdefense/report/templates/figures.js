@@ -220,7 +220,7 @@
     }
 
     function swatch(name) {
-      const found = groups.findLast(([group, kept]) => kept.series === name && group.querySelector("use"));
+      const found = groups.findLast(([group, kept]) => kept.series === name && kept.points.length > 0 && group.querySelector("use"));
       const element = document.createElementNS(SVG, "svg");
       element.setAttribute("viewBox", "-4 -4 8 8");
       element.setAttribute("aria-hidden", "true");
