@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, ema_tasks, is_defence, settings, titled
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
-from emdefense.analysis.tradeoff import Effect, effect, effect_intervals
+from emdefense.analysis.tradeoff import Effect, EffectIntervals, effect, effect_intervals
 from emdefense.analysis.verdicts import NO, UNTOLD, Answer, Verdicts
 from emdefense.arms import CONTROLS, NO_SETTING
 from emdefense.config import Study
@@ -154,12 +154,13 @@ def _draw_panel(
     model = study.report.main_model
 
     def point(arm: str, setting: str, at: Effect) -> Point:
-        found = None if resampled is None else effect_intervals(resampled, model, tasks, arm, setting)
+        unknown = EffectIntervals(None, None)
+        found = unknown if resampled is None else effect_intervals(resampled, model, tasks, arm, setting)
         says = (
             titled(study, arm, setting),
             study.tasks[tasks[0]].title if len(tasks) == 1 else f"Mean over {len(tasks)} tasks",
-            f"EMA reduction {percent(at.reduction, found and found.reduction)}",
-            f"in-domain retention {percent(at.retention, found and found.retention)}",
+            f"EMA reduction {percent(at.reduction, found.reduction)}",
+            f"in-domain retention {percent(at.retention, found.retention)}",
         )
         task = tasks[0] if len(tasks) == 1 else None
         return Point(says, Place(model, study.seeds[0], (f"{arm}/{setting}",), task))

@@ -124,7 +124,7 @@
         const away = target.width
           ? Math.max(Math.abs(at.x - target.x) - target.width / 2, Math.abs(at.y - target.y) - target.height / 2)
           : Math.hypot(at.x - target.x, at.y - target.y);
-        if (away < nearest && (!target.width || away <= 0)) {
+        if (away <= nearest && (!target.width || away <= 0)) { // of marks at one place, the one on top
           best = target;
           nearest = away;
         }
@@ -135,7 +135,7 @@
     function point(event) {
       const target = under(event);
       if (target === null) hide();
-      else if (target !== now || !link.classList.contains("on")) show(target);
+      else if (target !== now || !tip.classList.contains("on")) show(target);
     }
 
     drawing.addEventListener("pointermove", point);
