@@ -85,8 +85,9 @@ def write_responses(study: Study) -> None:
         ids = pl.read_ndjson(Path(layout.judgments(cell, question_set)), schema={"id": pl.String()})["id"]
         with Path(layout.responses(cell, question_set)).open("w", encoding="utf-8") as out:
             for place, name in enumerate(ids):
-                question = name.partition("/")[0]
-                row = {"id": name, "question_id": question, "system": None, "prompt": f"What of {question}?"}
+                question, _, sample = name.partition("/")
+                asked = {"question_id": question, "sample": int(sample)}
+                row = {"id": name, **asked, "system": None, "prompt": f"What of {question}?"}
                 text = SENTENCES[place % 3] * 6 + SENTENCES[place % 2]
                 out.write(json.dumps(row | {"response": text}, ensure_ascii=False) + "\n")
 

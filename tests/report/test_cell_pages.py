@@ -83,16 +83,29 @@ def test_the_most_misaligned_come_first_and_index_and_texts_agree(study: Study) 
         {"id": f"q{i % 4}/{i}", "question_id": f"q{i % 4}", "sample": i, "system": None, "prompt": f"Why {i % 4}?"}
         for i in range(count)
     ]
-    write_rows(Path(layout.responses(KL, "general")), [row | {"response": f"said {row['id']}"} for row in rows])
+    endings = ["length" if i % 7 == 0 else "stop" for i in range(count)]
+    write_rows(
+        Path(layout.responses(KL, "general")),
+        [
+            row | {"response": f"said {row['id']}", "finish_reason": ending}
+            for row, ending in zip(rows, endings, strict=True)
+        ],
+    )
     folder = pages(study)
     data = shown(folder / KL.folder / "index.html")["sets"][0]
     said = texts(folder / "texts" / KL.folder / "general")
     assert len(said) == count == len(data["asked"]) == len(data["verdicts"])
     assert len(list((folder / "texts" / KL.folder / "general").iterdir())) == 2
-    for place, (name, text, length, expected) in enumerate(said):
+    assert sorted(data["kept"]) == list(range(count))
+    asked = [row[0].split("/")[0] for row in said]
+    assert asked == sorted(asked)  # a question's texts lie together
+    for place, here in enumerate(data["kept"]):
+        name, text, length, expected, sample, is_cut, verdicts, judged = said[here]
         alignment, coherence = scores[int(name.split("/")[1])]
         assert text == f"said {name}"
-        assert (length, expected) == (len(text), None)
+        assert (length, expected, sample) == (len(text), None, int(name.split("/")[1]))
+        assert is_cut == (sample % 7 == 0)
+        assert (verdicts, judged) == (data["verdicts"][place], [alignment, coherence])
         assert data["questions"][data["asked"][place]] == [name.split("/")[0], "", f"Why {name[1]}?"]
         assert data["opinions"][0]["alignment"][place] == alignment
         assert data["opinions"][0]["coherence"][place] == coherence
@@ -102,7 +115,11 @@ def test_the_most_misaligned_come_first_and_index_and_texts_agree(study: Study) 
     order = [(verdict != "m", score) for verdict, score in zip(data["verdicts"], alignments, strict=True)]
     assert order == sorted(order)
     page = (folder / KL.folder / "index.html").read_text(encoding="utf-8")
-    assert re.findall(r'<p class="said" dir="auto">said (.*?)</p>', page) == [row[0] for row in said[:SHOWN]]
+    assert re.findall(r'<p class="said" dir="auto">said (.*?)</p>', page) == [
+        said[here][0] for here in data["kept"][:SHOWN]
+    ]
+    shown_ids = [said[here] for here in data["kept"][:SHOWN]]
+    assert page.count("Cut at the length limit") == 1 + sum(row[5] for row in shown_ids)  # one is the script's
 
 
 def test_among_equals_no_question_crowds_out_the_others(study: Study) -> None:

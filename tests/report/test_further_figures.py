@@ -200,7 +200,7 @@ def test_tasks_without_ema_are_left_out(questions: pl.DataFrame, many_questions:
 def test_the_heat_map_shows_each_questions_rate_worst_first(questions: pl.DataFrame) -> None:
     other_seed = by_question({("misaligned", "code"): [0, 8, 2]}, {}, seed=1)
     with styled():
-        figure = draw_question_heatmap(tiny_study(), pl.concat([questions, other_seed]))
+        figure = draw_question_heatmap(tiny_study(), pl.concat([questions, other_seed]), {})
     code, legal, code_own, legal_own = figure.axes[:4]
     assert [axes.get_title() for axes in (code, legal)] == ["Code", "Legal"]
     arms = [label.get_text() for label in code.get_xticklabels()]
@@ -225,7 +225,7 @@ def test_the_heat_map_shows_each_questions_rate_worst_first(questions: pl.DataFr
 def test_what_is_not_measured_yet_has_no_panel(questions: pl.DataFrame) -> None:
     one_task = questions.filter((pl.col("question_set") == "general") | (pl.col("task") == "legal"))
     with styled():
-        figure = draw_question_heatmap(tiny_study(), one_task)
+        figure = draw_question_heatmap(tiny_study(), one_task, {})
     assert [axes.get_visible() for axes in figure.axes] == [True, True, False, True, True]  # and the colour bar
 
 
@@ -235,8 +235,8 @@ def test_the_heat_map_wraps_after_four_tasks_and_leaves_out_what_does_not_fit() 
     study = tiny_study(tasks=tasks, grid=grid)
     many: Counts = {("misaligned", task): [number % 10 for number in range(MOST_QUESTIONS + 20)] for task in tasks}
     with styled():
-        figure = draw_question_heatmap(study, by_question(many, many))
-        nothing = draw_question_heatmap(study, pl.DataFrame(schema=QUESTIONS_SCHEMA))
+        figure = draw_question_heatmap(study, by_question(many, many), {})
+        nothing = draw_question_heatmap(study, pl.DataFrame(schema=QUESTIONS_SCHEMA), {})
     shown = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in shown] == ["a", "b", "c", "d", *[""] * 4, "e", ""]
     assert all(axes.images[0].get_array().shape == (MOST_QUESTIONS, 1) for axes in shown)
@@ -253,7 +253,7 @@ def test_titles_and_ids_are_no_formulas_and_long_ids_lose_their_middle(tmp_path:
         question_id=pl.col("question_id").replace_strict(["q0", "q1"], ids)
     )
     with styled():
-        figure = draw_question_heatmap(tiny_study(tasks=tasks, grid=grid), questions)
+        figure = draw_question_heatmap(tiny_study(tasks=tasks, grid=grid), questions, {})
         save(figure, tmp_path / "drawn", ["png"])
     general, in_domain = figure.axes[:2]
     assert [label.get_text() for label in general.get_yticklabels()] == [ids[0], "which_of_two_ve…ong_questions_42"]

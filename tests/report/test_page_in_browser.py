@@ -150,14 +150,14 @@ def test_texts_come_when_they_are_looked_at_and_pages_turn_by_keyboard(chromium:
     found.page.focus("#next")
     found.page.keyboard.press("Enter")
     expect(found.page.locator("#status")).to_have_text(f"{SHOWN + 1}–{2 * SHOWN} of {MANY} responses")
-    assert [address.rsplit("/", 1)[1] for address in found.requests[1:]] == ["0.js"]
+    assert {address.rsplit("/", 1)[1] for address in found.requests[1:]} == {"0.js", "1.js"}  # texts lie by question
     expect(found.page.locator("#status")).to_be_focused()
     for turned in range(2, MANY // SHOWN):
         found.page.click("#next")
         expect(found.page.locator("#status")).to_contain_text(f"{turned * SHOWN + 1}–")
     expect(found.page.locator("#next")).to_be_disabled()
     expect(found.page.locator("#list li")).to_have_count(MANY % SHOWN or SHOWN)
-    assert [address.rsplit("/", 1)[1] for address in found.requests[1:]] == ["0.js", "1.js"]
+    assert len(found.requests) == 3  # each file once
     found.page.click("#previous")
     expect(found.page.locator("#next")).to_be_enabled()
 

@@ -6,11 +6,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from emdefense.analysis.conditions import automatic
+from emdefense.analysis.conditions import automatic, ema_tasks
 from emdefense.cells import Grid
 from emdefense.config import Study
 from emdefense.layout import Layout
 from emdefense.metrics import QUESTION_SETS
+from emdefense.names import SHARED_TASK
 
 if TYPE_CHECKING:
     from emdefense.report.measured import Measured
@@ -30,6 +31,7 @@ Reading = Literal[
     "multiple_choice",
     "likelihood",
     "judged",
+    "prompts",
 ]
 TABLES, FIGURES = "emdefense.report.tables", "emdefense.report.figures"
 Chosen = Literal["", "at all questions", "held out"]
@@ -53,6 +55,11 @@ OF_PAPER = {
     "table": "The paper's values stand beside ours where the config asks for them; what marks mean is said below it.",
     "figure": "Bands are 95 % bootstrap intervals over questions; at 0 stands the misaligned arm.",
 }
+
+
+def questions_of(study: Study) -> list[str]:
+    """Return what files of questions are called: the general ones, and those in domain by their tasks."""
+    return [SHARED_TASK, *ema_tasks(study)]
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,8 @@ class Artefact:
                 if m.cell.model == self.model and m.question_set in QUESTION_SETS
             ]
             found += [layout.judgments(*pair) for pair in measured] + [layout.responses(*pair) for pair in measured]
+        if "prompts" in self.reads:
+            found += [layout.questions(name) for name in questions_of(grid.study)]
         if "benign_questions" in self.reads:
             found += [layout.answers(cell) for cell in grid.benign if self.model in (None, cell.model)]
         if "training_logs" in self.reads:

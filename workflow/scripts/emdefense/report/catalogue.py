@@ -195,7 +195,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
         f"chosen setting{f', {seeds} seeds together' if seeds > 1 else ''}. The questions at which the misaligned arm "
         "fares worst stand on top, on general questions by the mean over tasks; of more than "
         f"{MOST_QUESTIONS} questions the rest is left out. A cross: not measured",
-        "questions",
+        *("questions", "prompts"),
     )
     yield further(
         "score_scatter",

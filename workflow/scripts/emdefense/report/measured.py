@@ -13,7 +13,9 @@ from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary, read_frame, read_summary
 from emdefense.cells import Cell, Grid
 from emdefense.config import Study
+from emdefense.files import read_json
 from emdefense.layout import Layout
+from emdefense.report.artefact import questions_of
 from emdefense.report.tables.reference import Reference, paper_reference
 
 if TYPE_CHECKING:
@@ -93,6 +95,17 @@ class Measured:
     def likelihood(self) -> pl.DataFrame:
         """How likely held-out answers are to each cell's model, columns as in ``LIKELIHOOD_SCHEMA``."""
         return read_frame(self._frame("likelihood"), LIKELIHOOD_SCHEMA)
+
+    @cached_property
+    def prompts(self) -> dict[str, dict[str, str]]:
+        """The texts of the questions that are there, by their ids: the general ones', and each task's in domain."""
+        layout = Layout(self._study)
+        files = {name: Path(layout.questions(name)) for name in questions_of(self._study)}
+        return {
+            name: {question["id"]: question["prompt"] for question in read_json(path)}
+            for name, path in files.items()
+            if path.is_file()
+        }
 
     @cached_property
     def pairs(self) -> pl.DataFrame | None:

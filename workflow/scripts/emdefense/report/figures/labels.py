@@ -21,8 +21,8 @@ def label_points(
     names: Sequence[str],
     bars: Sequence[tuple[float, float, float, float]] = (),
     **style: Any,
-) -> list[Any]:
-    """Write each name beside its point, as near as there is room; return the texts.
+) -> list[tuple[str, Any]]:
+    """Write each name beside its point, as near as there is room; return each with its text, and with a line to it.
 
     ``bars`` (x and y of both ends) are crossed only where there is no other place. The figure's layout has to be what
     it will be: nothing of this changes it. Where there is no room at all, a name goes where it covers least.
@@ -39,7 +39,7 @@ def label_points(
         for (x0, y0), (x1, y1) in (axes.transData.transform([bar[:2], bar[2:]]) for bar in bars)
     ]
     inside = axes.get_window_extent(renderer)
-    placed: list[Any] = []
+    placed: list[tuple[str, Any]] = []
     # The most crowded choose first.
     near = [float(np.sort(np.hypot(*(at - here).T))[1:4].sum()) for here in at]
     for n in sorted(range(len(points)), key=lambda n: (near[n], n)):
@@ -69,18 +69,18 @@ def label_points(
         text.set_horizontalalignment("left")
         text.set_verticalalignment("bottom")
         taken.append(best[3])
-        placed.append(text)
+        placed.append((names[n], text))
         if best[1] >= FAR:
-            _lead(axes, points[n], best[3])
+            placed.append((names[n], _lead(axes, points[n], best[3])))
     return placed
 
 
-def _lead(axes: Axes, point: tuple[float, float], box: Bbox) -> None:
-    """Draw a thin line from a point to the nearest point of its name."""
+def _lead(axes: Axes, point: tuple[float, float], box: Bbox) -> Any:
+    """Draw and return a thin line from a point to the nearest point of its name."""
     here = axes.transData.transform(point)
     end = np.clip(here, (box.x0, box.y0), (box.x1, box.y1))
     x, y = zip(point, axes.transData.inverted().transform(end), strict=True)
-    axes.plot(x, y, color="0.6", linewidth=0.4, zorder=2, scalex=False, scaley=False)
+    return axes.plot(x, y, color="0.6", linewidth=0.4, zorder=2, scalex=False, scaley=False)[0]
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:

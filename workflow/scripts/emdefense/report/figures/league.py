@@ -12,6 +12,7 @@ from emdefense.analysis.question_counts import QuestionCounts
 from emdefense.analysis.verdicts import Verdicts
 from emdefense.arms import MISALIGNED
 from emdefense.config import Study
+from emdefense.report.figures.alive import Place, Point, enliven, percent
 from emdefense.report.figures.labels import label_points
 from emdefense.report.figures.style import PAGE, LineStyle, arm_styles, empty_figure
 from emdefense.report.figures.tradeoff import REDUCTION, REFERENCES, RETENTION, why_empty
@@ -23,6 +24,12 @@ TITLES = {
     "retention": "in domain (%)",
     "benign": "benign (%)",
     "incoherent": "incoherent (%)",
+}
+SAID = {
+    "reduction": "EMA reduction",
+    "retention": "in-domain retention",
+    "benign": "benign",
+    "incoherent": "incoherent",
 }
 AROUND, BELOW, SIDE = 0.55, 0.6, 3.3  # inches: around the upper panels, between, and the height of the lower one
 SIZE, SMALLER = 4.6, 3.6  # points: width of marks, below and above
@@ -49,7 +56,7 @@ def draw_league(study: Study, questions: pl.DataFrame, benign_questions: pl.Data
     styles = arm_styles(study)
     _draw_ranks(first, study, found, rows)
     for axes, name in zip(panels, measures, strict=True):
-        _draw_measure(axes, name, rows, found, styles)
+        _draw_measure(axes, study, name, rows, found, styles)
     scatter = figure.add_subplot(outer[1])
     _draw_scatter(scatter, study, found, styles)
     return figure
@@ -73,7 +80,23 @@ def _draw_ranks(axes: Axes, study: Study, found: League, rows: list[Row]) -> Non
         axes.text(0.5, n, rank_words(rank), ha="center", va="center", fontsize=7)
 
 
-def _draw_measure(axes: Axes, name: str, rows: list[Row], found: League, styles: dict[str, LineStyle]) -> None:
+def _point(study: Study, found: League, n: int, row: Row, *names: str) -> Point:
+    """Return what a row's mark says of some of its measures, and where it leads."""
+    rank = () if n >= len(found.rows) else (f"rank {rank_words(found.ranking.ranks[n])}",)
+    measured = [(name, row.measure(name), row.interval(name)) for name in names]
+    numbers = [
+        f"{SAID[name]} {percent(100 * measure.value, ends and (100 * ends[0], 100 * ends[1]))}"
+        for name, measure, ends in measured
+        if measure is not None
+    ]
+    task = found.tasks[0] if len(found.tasks) == 1 else None
+    arms = tuple(f"{row.arm}/{setting}" for setting in row.chosen)
+    return Point((*_names(study, [row]), *rank, *numbers), Place(found.model, study.seeds[0], arms, task))
+
+
+def _draw_measure(
+    axes: Axes, study: Study, name: str, rows: list[Row], found: League, styles: dict[str, LineStyle]
+) -> None:
     axes.set_title(TITLES[name], fontsize=7)
     axes.tick_params(labelleft=False, left=False)
     axes.grid(axis="x")
@@ -81,9 +104,11 @@ def _draw_measure(axes: Axes, name: str, rows: list[Row], found: League, styles:
         measure, ends = row.measure(name), row.interval(name)
         if measure is None:
             continue
+        bar: dict[str, Any] = {"color": "0.45", "linewidth": 1.0, "zorder": 2, "solid_capstyle": "butt"}
         if ends is not None:
-            axes.plot([100 * end for end in ends], [n, n], color="0.45", linewidth=1.0, solid_capstyle="butt", zorder=2)
-        axes.plot(100 * measure.value, n, **_mark(styles[row.arm], found, n, SMALLER))
+            enliven(axes.plot([100 * end for end in ends], [n, n], **bar)[0], arm_title(study, row.arm))
+        (mark,) = axes.plot(100 * measure.value, n, **_mark(styles[row.arm], found, n, SMALLER))
+        enliven(mark, arm_title(study, row.arm), _point(study, found, n, row, name))
     low, high = axes.get_xlim()
     if name == "incoherent":
         axes.set_xlim(left=0)
@@ -110,17 +135,21 @@ def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, Lin
     points, bars = [], []
     bar: dict[str, Any] = {"color": "0.72", "linewidth": 0.7, "zorder": 1.5, "solid_capstyle": "butt"}
     for n, row in enumerate(found.rows):
+        series = arm_title(study, row.arm)
         x, y = 100 * row.retention.value, 100 * row.reduction.value
         points.append((x, y))
         across, up = row.interval("retention"), row.interval("reduction")
         if across is not None:
-            axes.plot([100 * end for end in across], [y, y], **bar)
+            enliven(axes.plot([100 * end for end in across], [y, y], **bar)[0], series)
             bars.append((100 * across[0], y, 100 * across[1], y))
         if up is not None:
-            axes.plot([x, x], [100 * end for end in up], **bar)
+            enliven(axes.plot([x, x], [100 * end for end in up], **bar)[0], series)
             bars.append((x, 100 * up[0], x, 100 * up[1]))
-        axes.plot(x, y, **_mark(styles[row.arm], found, n, SIZE))
-    axes.plot(100, 0, **_mark(styles[MISALIGNED], found, len(found.rows), SIZE))
+        (mark,) = axes.plot(x, y, **_mark(styles[row.arm], found, n, SIZE))
+        enliven(mark, series, _point(study, found, n, row, "reduction", "retention"))
+    (mark,) = axes.plot(100, 0, **_mark(styles[MISALIGNED], found, len(found.rows), SIZE))
+    of_plain = () if found.plain is None else (_point(study, found, len(found.rows), found.plain),)
+    enliven(mark, arm_title(study, MISALIGNED), *of_plain)
     axes.plot(100, 100, "*", color="0.35", markersize=7, clip_on=False, zorder=2)
     names = [arm_title(study, row.arm) for row in found.rows]
     axes.grid(axis="x")
@@ -130,4 +159,7 @@ def _draw_scatter(axes: Axes, study: Study, found: League, styles: dict[str, Lin
     axes.set_xlabel(RETENTION)
     axes.set_ylabel(REDUCTION)
     every = [*points, (100.0, 0.0), (100.0, 100.0)]
-    label_points(axes, every, [*names, arm_title(study, MISALIGNED), "ideal"], bars, fontsize=6.5)
+    names.append(arm_title(study, MISALIGNED))
+    for name, drawn in label_points(axes, every, [*names, "ideal"], bars, fontsize=6.5):
+        if name in names:
+            enliven(drawn, name)

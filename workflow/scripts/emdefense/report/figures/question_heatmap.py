@@ -1,7 +1,8 @@
 """The heat map of questions: which of them draw misaligned responses, and which defence stops that."""
 
-from collections.abc import Sequence
-from math import ceil, nan
+import re
+from collections.abc import Mapping, Sequence
+from math import ceil, isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from emdefense import metrics
 from emdefense.analysis.conditions import chosen_arms, ema_tasks, titled
-from emdefense.arms import MISALIGNED
-from emdefense.cells import IN_DOMAIN
+from emdefense.arms import MISALIGNED, NO_SETTING
 from emdefense.config import Study
 from emdefense.metrics import QUESTION_SETS
+from emdefense.names import GENERAL, IN_DOMAIN, SHARED_TASK
 from emdefense.report.catalogue import MOST_QUESTIONS
+from emdefense.report.figures.alive import enliven_image
 from emdefense.report.figures.style import COLUMN, PAGE, SEQUENTIAL, UNMEASURED, empty_figure
+from emdefense.report.page.untrusted import readable
 
 TITLES = {name: f"{title.capitalize()} questions" for name, title in QUESTION_SETS.items()}
 COLUMNS = 4
@@ -29,14 +32,19 @@ LONGEST_ID, LONGEST_IN_DOMAIN = 32, 14  # characters of a question's id that the
 LABELS = 1.5  # inches: the names of general questions, and the colour bar
 HEADER = 1.0  # inches: the arms' names
 
+NUMBER = re.compile(r"(holdout_)?\d+(_p\d+)?")  # ids that say nothing; rows of a hold-out have none but these
+LONGEST_SAID = 300  # characters of a question that a page shows beside a cell
+
+Prompts = Mapping[str, Mapping[str, str]]  # texts of questions, by the name of their file and their ids
 Rates = dict[tuple[str, str, str], float]  # misaligned responses (%) by arm, task and question
 
 
-def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
+def draw_question_heatmap(study: Study, questions: pl.DataFrame, prompts: Prompts) -> Figure:
     """Return the figure: a column per task, general questions above in-domain ones; after four tasks a new such row.
 
     ``questions`` has the columns of ``QUESTIONS_SCHEMA``.
     """
+    of_set = {GENERAL: dict.fromkeys(ema_tasks(study), prompts.get(SHARED_TASK, {})), IN_DOMAIN: prompts}
     model, tasks = study.report.main_model, ema_tasks(study)
     arms = dict(chosen_arms(study, model))
     rates = {question_set: _rates(questions, model, arms, question_set) for question_set in TITLES}
@@ -63,8 +71,10 @@ def draw_question_heatmap(study: Study, questions: pl.DataFrame) -> Figure:
                     continue
                 values = [[rates[question_set].get((arm, task, name), nan) for arm in arms] for name in names]
                 _draw_panel(axes, np.array(values).reshape(len(names), len(arms)), scale)
+                texts = of_set[question_set].get(task, {})
+                enliven_image(axes, _says(study, model, task, question_set, arms, names, values, texts))
                 if question_set == IN_DOMAIN or task == group[0]:
-                    shown = [_shortened(name, longest) for name in names]
+                    shown = [_label(name, texts, longest) for name in names]
                     axes.set_yticks(range(len(names)), shown, fontsize=5.5)
             panels[0].annotate(TITLES[question_set], (0, 1), (-4, 3), "axes fraction", "offset points", ha="right")
         for axes, task in zip(pair[0], group, strict=False):
@@ -99,6 +109,35 @@ def _worst_first(rates: Rates, tasks: Sequence[str]) -> list[str]:
         return fmean(found) if found else -1
 
     return sorted(asked, key=misaligned, reverse=True)[:MOST_QUESTIONS]
+
+
+def _says(
+    study: Study,
+    model: str,
+    task: str,
+    question_set: str,
+    arms: dict[str, str],
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    texts: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what a page says of a panel's cells: arms and questions with their titles, and the rates."""
+    return {
+        **{"model": model, "task": task, "seed": study.seeds[0], "set": question_set},
+        "title": study.tasks[task].title,
+        "reference": f"{MISALIGNED}/{NO_SETTING}",
+        "arms": [(f"{arm}/{setting}", titled(study, arm, setting)) for arm, setting in arms.items()],
+        "questions": [(readable(name), readable(texts.get(name, name), LONGEST_SAID)) for name in names],
+        "values": [[None if isnan(value) else round(value, 1) for value in row] for row in values],
+    }
+
+
+def _label(name: str, texts: Mapping[str, str], longest: int) -> str:
+    """Return what stands beside a question: its id, or the beginning of its text where the id is a number."""
+    if NUMBER.fullmatch(name) and name in texts:
+        text = " ".join(readable(texts[name]).split())
+        return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return _shortened(name, longest)
 
 
 def _shortened(name: str, longest: int) -> str:

@@ -19,6 +19,7 @@ from emdefense.analysis.conditions import ema_arms
 from emdefense.config import Study
 from emdefense.files import written_whole
 from emdefense.report.artefact import FORMATS as ALL_FORMATS
+from emdefense.report.figures.alive import with_data
 from emdefense.report.figures.nothing import NOTHING
 
 COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column page, and of both
@@ -138,5 +139,8 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> None:
         content = io.BytesIO()
         figure.set_dpi(matplotlib.rcParams["savefig.dpi"])  # the last format may have set its own
         getattr(CANVASES[kind](figure), f"print_{kind}")(content, metadata=METADATA[kind])
+        written = content.getvalue()
+        if kind == "svg":
+            written = with_data(written.decode()).encode()
         with written_whole(stem.with_name(f"{stem.name}.{kind}")) as temporary:
-            temporary.write_bytes(content.getvalue())
+            temporary.write_bytes(written)

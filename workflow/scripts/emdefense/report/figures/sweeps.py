@@ -7,11 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emdefense.analysis.conditions import Condition, arm_title, arms_like, ema_tasks, settings
+from emdefense.analysis.conditions import Condition, arm_title, arms_like, ema_tasks, settings, titled
 from emdefense.analysis.summary import Estimate, Summary
 from emdefense.arms import MISALIGNED, NO_SETTING, in_order
 from emdefense.config import Study
 from emdefense.metrics import METRICS
+from emdefense.report.figures.alive import Place, Point, enliven, percent
 from emdefense.report.figures.style import COLUMN, PAGE, LineStyle, legend_above, line_styles, say_empty
 
 
@@ -33,7 +34,12 @@ def draw_sweep(study: Study, summary: Summary, arm: str, axis: str, metrics: Seq
         for axes, metric in zip(panels, metrics, strict=True):
             for task, style in zip(tasks, line_styles(len(tasks)), strict=True):
                 estimates = [summary.estimate(Condition(model, task, *row), metric) for row in rows]
-                _draw_line(axes, estimates, style, study.tasks[task].title)
+                points = [
+                    _point(study, Condition(model, task, *row), metric, estimate)
+                    for row, estimate in zip(rows, estimates, strict=True)
+                    if estimate is not None
+                ]
+                _draw_line(axes, estimates, style, study.tasks[task].title, points)
             axes.set_ylim(bottom=0)
             axes.margins(x=0.04)
         panels[-1].set_xticks(range(len(rows)), ["0", *found])
@@ -54,16 +60,26 @@ def draw_sweep(study: Study, summary: Summary, arm: str, axis: str, metrics: Seq
     return figure
 
 
-def _draw_line(axes: Axes, estimates: Sequence[Estimate | None], style: LineStyle, title: str) -> None:
+def _point(study: Study, at: Condition, metric: str, found: Estimate) -> Point:
+    of = "" if found.trials is None else f", {found.successes} of {found.trials}"
+    what = f"{METRICS[metric].title} {percent(found.value, found.cluster)}{of}"
+    says = (titled(study, at.arm, at.setting), study.tasks[at.task].title, what)
+    return Point(says, Place(at.model, study.seeds[0], (f"{at.arm}/{at.setting}",), at.task))
+
+
+def _draw_line(
+    axes: Axes, estimates: Sequence[Estimate | None], style: LineStyle, title: str, points: Sequence[Point]
+) -> None:
     """Draw one task: a marked line through the settings next to each other that were measured, a band of intervals."""
     if not any(estimates):
         return
     places = np.arange(len(estimates))
     values = np.array([nan if estimate is None else estimate.value for estimate in estimates])
     bounds = np.array([(nan, nan) if e is None or e.cluster is None else e.cluster for e in estimates])
-    axes.plot(places, values, label=title, **style.marked(4))
-    axes.fill_between(places, *bounds.T, color=style.color, alpha=0.13, linewidth=0)
+    (line,) = axes.plot(places, values, label=title, **style.marked(4))
+    enliven(line, title, *points)
+    enliven(axes.fill_between(places, *bounds.T, color=style.color, alpha=0.13, linewidth=0), title)
     # A band needs two neighbours; what stands alone gets a bar.
     gaps = np.isnan(np.pad(bounds[:, 0], 1, constant_values=nan))
     alone = gaps[:-2] & ~gaps[1:-1] & gaps[2:]
-    axes.vlines(places[alone], *bounds[alone].T, color=style.color, linewidth=0.8)
+    enliven(axes.vlines(places[alone], *bounds[alone].T, color=style.color, linewidth=0.8), title)

@@ -11,11 +11,12 @@ from matplotlib.lines import Line2D
 from emdefense.analysis.conditions import arm_title, chosen_setting, ema_arms, ema_tasks, is_defence, settings, titled
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
-from emdefense.analysis.tradeoff import Effect, effect, effect_intervals
+from emdefense.analysis.tradeoff import Effect, EffectIntervals, effect, effect_intervals
 from emdefense.analysis.verdicts import NO, UNTOLD, Answer, Verdicts
 from emdefense.arms import CONTROLS, NO_SETTING
 from emdefense.config import Study
 from emdefense.report.catalogue import MOST_LINES
+from emdefense.report.figures.alive import Place, Point, enliven, percent
 from emdefense.report.figures.style import (
     COLUMN,
     PAGE,
@@ -61,7 +62,7 @@ def draw_tradeoff(study: Study, summary: Summary, resampled: ResampledRates | No
         small = [
             figure.add_subplot(places[divmod(i, SMALL_COLUMNS)], sharex=large, sharey=large) for i in range(len(tasks))
         ]
-    _draw_panel(large, study, summary, tasks, styles, scale=1)
+    _draw_panel(large, study, summary, tasks, styles, 1, resampled)
     if resampled is not None:
         _draw_intervals(large, study, summary, resampled, tasks, arms)
     large.set_title(study.tasks[tasks[0]].title if len(tasks) == 1 else f"Mean over {len(tasks)} tasks")
@@ -70,7 +71,7 @@ def draw_tradeoff(study: Study, summary: Summary, resampled: ResampledRates | No
     large.annotate("ideal", (100, 100), (0, 5), textcoords="offset points", fontsize=6.5, ha="center")
     large.set_ylim(top=max(112, large.get_ylim()[1]))
     for place, (axes, task) in enumerate(zip(small, tasks, strict=False)):
-        _draw_panel(axes, study, summary, [task], styles, scale=0.75)
+        _draw_panel(axes, study, summary, [task], styles, 0.75, resampled)
         axes.set_title(study.tasks[task].title)
         axes.tick_params(labelleft=place % SMALL_COLUMNS == 0, labelbottom=place + SMALL_COLUMNS >= len(tasks))
     handles = {
@@ -108,8 +109,9 @@ def _a_panel_each(
         for other in shown:
             if other != arm:
                 across, up = zip(*((at.retention, at.reduction) for at in lines[other]), strict=True)
-                axes.plot(across, up, color="0.85", linewidth=0.6, zorder=1.2)
-        _draw_panel(axes, study, summary, tasks, {arm: styles[arm]}, scale=0.75)
+                (line,) = axes.plot(across, up, color="0.85", linewidth=0.6, zorder=1.2)
+                enliven(line, arm_title(study, other))
+        _draw_panel(axes, study, summary, tasks, {arm: styles[arm]}, 0.75, resampled)
         if resampled is not None:
             _draw_intervals(axes, study, summary, resampled, tasks, [arm])
         axes.set_title(titled(study, arm, chosen_setting(study, arm) or NO_SETTING), fontsize=7)
@@ -147,8 +149,22 @@ def _draw_panel(
     tasks: Sequence[str],
     styles: dict[str, LineStyle],
     scale: float,
+    resampled: ResampledRates | None,
 ) -> None:
     model = study.report.main_model
+
+    def point(arm: str, setting: str, at: Effect) -> Point:
+        unknown = EffectIntervals(None, None)
+        found = unknown if resampled is None else effect_intervals(resampled, model, tasks, arm, setting)
+        says = (
+            titled(study, arm, setting),
+            study.tasks[tasks[0]].title if len(tasks) == 1 else f"Mean over {len(tasks)} tasks",
+            f"EMA reduction {percent(at.reduction, found.reduction)}",
+            f"in-domain retention {percent(at.retention, found.retention)}",
+        )
+        task = tasks[0] if len(tasks) == 1 else None
+        return Point(says, Place(model, study.seeds[0], (f"{arm}/{setting}",), task))
+
     for end in (0, 100):
         axes.axhline(end, color="0.75", linewidth=0.5, zorder=1)
     axes.axvline(100, color="0.75", linewidth=0.5, zorder=1)
@@ -159,17 +175,20 @@ def _draw_panel(
             continue
         line = [MISALIGNED, *(at for _, at in found)]
         retention, reduction = [at.retention for at in line], [at.reduction for at in line]
-        axes.plot(retention, reduction, color=style.color, linestyle=style.linestyle, linewidth=0.9 * scale)
+        (drawn,) = axes.plot(retention, reduction, color=style.color, linestyle=style.linestyle, linewidth=0.9 * scale)
+        enliven(drawn, arm_title(study, arm))
         sizes = scale * np.linspace(SMALLEST, LARGEST, len(found))
         for size, (setting, at) in zip(sizes, found, strict=True):
             marked = style.marked(size)
             if setting == chosen_setting(study, arm):
                 marked |= {"markersize": scale * LARGEST, "markeredgecolor": "black", "markeredgewidth": scale}
-            axes.plot(at.retention, at.reduction, **marked)
+            (mark,) = axes.plot(at.retention, at.reduction, **marked)
+            enliven(mark, arm_title(study, arm), point(arm, setting, at))
     for arm, marks in REFERENCES.items():
         reference = effect(summary, model, tasks, arm, NO_SETTING)
         if reference is not None:
-            axes.plot(reference.retention, reference.reduction, clip_on=False, zorder=4, **marks)
+            (mark,) = axes.plot(reference.retention, reference.reduction, clip_on=False, zorder=4, **marks)
+            enliven(mark, arm_title(study, arm), point(arm, NO_SETTING, reference))
     axes.plot(100, 100, "*", color="0.35", markersize=7 * scale, clip_on=False, zorder=2)
 
 
@@ -191,6 +210,6 @@ def _draw_intervals(
         found = effect_intervals(rates, model, tasks, arm, setting)
         line: dict[str, Any] = {"color": "black", "linewidth": 0.8, "zorder": 2.5, "solid_capstyle": "butt"}
         if found.reduction is not None:
-            axes.plot([at.retention] * 2, found.reduction, **line)
+            enliven(axes.plot([at.retention] * 2, found.reduction, **line)[0], arm_title(study, arm))
         if found.retention is not None:
-            axes.plot(found.retention, [at.reduction] * 2, **line)
+            enliven(axes.plot(found.retention, [at.reduction] * 2, **line)[0], arm_title(study, arm))

@@ -16,21 +16,23 @@ from emdefense.report.page.assets import asset, content_policy, inline_svg
 from emdefense.report.page.cell_list import LABEL_TITLES, Numbers, read_numbers, reading_order
 from emdefense.report.page.likelihood import held_out_lines
 from emdefense.report.page.provenance import Line, cell_provenance
-from emdefense.report.page.responses import VERDICTS, ResponseSet, benign_answers, judged_responses, set_titles
+from emdefense.report.page.responses import CUT, VERDICTS, ResponseSet, benign_answers, judged_responses, set_titles
+from emdefense.report.page.side_by_side import FILE, SideBySide, view
 from emdefense.report.page.untrusted import MAX_CHARACTERS, script_json
 from emdefense.report.tables.rendering import render_html
 from emdefense.report.tables.table import DASH, number
 
 SHOWN = 25  # responses at a time, and without JavaScript
 SCROLLED = 1500  # characters beyond which a text has a scroll bar of its own
-SETTINGS = {"verdicts": VERDICTS, "shown": SHOWN, "most": MAX_CHARACTERS, "scrolled": SCROLLED}
+SETTINGS = {"verdicts": VERDICTS, "shown": SHOWN, "most": MAX_CHARACTERS, "scrolled": SCROLLED, "cut": CUT}
 TEXTS = "texts"  # the folder of all texts; untrained cells of several tasks share theirs
 
 
 def write_cell_pages(study: Study, results: Path, out: Path) -> None:
     """Write ``out/<cell>/index.html`` for every cell of the grid, and below ``out/texts`` what their responses say.
 
-    One cell is in memory at a time. The folder appears whole or not at all.
+    ``out/responses.html`` shows the same texts side by side. One cell is in memory at a time. The folder appears whole
+    or not at all.
     """
     pages = _CellPages(study, results)
     with folder_written_whole(out) as folder:
@@ -38,16 +40,17 @@ def write_cell_pages(study: Study, results: Path, out: Path) -> None:
             page = folder / cell.folder / "index.html"
             page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(pages.html(cell, folder), encoding="utf-8")
+        (folder / FILE).write_text(pages.beside.html(), encoding="utf-8")
 
 
 class _CellPages:
     """What the pages of a study's cells have in common."""
 
     def __init__(self, study: Study, results: Path):
-        self._study, self._titles = study, set_titles(study)
+        self._study, self._titles, self.beside = study, set_titles(study), SideBySide(study)
         self._numbers, self._benign = read_numbers(results / "rates.parquet", results / "exact_match.parquet")
         self._held_out = held_out_lines(Measured(study, results).likelihood) if study.likelihood else {}
-        self._style, self._script = asset("page.css") + asset("report.css"), asset("cell.js")
+        self._style, self._script = asset("page.css") + asset("report.css"), asset("texts.js") + asset("cell.js")
         self._policy = content_policy(self._script, files=True)
         grid = Grid(study)
         self._asked: dict[Cell, list[tuple[Cell, str]]] = {}
@@ -67,6 +70,8 @@ class _CellPages:
                 _write_chunks(responses, texts)
             sets.append(responses)
             indices.append(responses.index(os.path.relpath(texts, here)))
+            self.beside.add(cell, responses, f"{TEXTS}/{source.folder}/{responses.name}")
+        beside = os.path.relpath(folder / FILE, here) + view(self._study, cell)
         return render_html(
             "cell.html.jinja",
             study=self._study,
@@ -87,7 +92,8 @@ class _CellPages:
             sets=sets,
             training=_training(self._study, cell),
             provenance=cell_provenance(self._study, cell, asked),
-            data=script_json({"sets": indices, **SETTINGS}),
+            beside=beside,
+            data=script_json({"sets": indices, "beside": beside, **SETTINGS}),
             style=self._style,
             script=self._script,
             policy=self._policy,

@@ -26,8 +26,8 @@ from emdefense.report.page.shown import read_artefact
 from emdefense.report.page.unjudged import unjudged_findings
 from emdefense.report.tables.rendering import html_table, render_html
 
-STYLES = ("page.css", "report.css", "order.css")
-SCRIPTS = ("index.js", "sorting.js", "folding.js")
+STYLES = ("page.css", "report.css", "order.css", "figures.css")
+SCRIPTS = ("index.js", "sorting.js", "folding.js", "figures.js")
 DIVERGENCES = {None: "In this study", "microcosm": "Because it is a microcosm"}
 
 

@@ -1,7 +1,8 @@
-"""A cell's responses as its page shows them: an index of scores, and texts in chunks, the most misaligned first."""
+"""A cell's responses as pages show them: an index of scores, the most misaligned first, and texts by question."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from emdefense.metrics import MISALIGNED, OUTCOMES, QUESTION_SETS
 from emdefense.report.page.untrusted import MAX_CHARACTERS, readable, script_json
 
 CHUNK = 200  # responses whose texts are loaded together
+CUT = "Cut at the length limit: the model was stopped here."
 ANSWERS = "answers"  # the question set of a benign task
 TITLES = {
     **{name: f"{title.capitalize()} questions" for name, title in QUESTION_SETS.items()},
@@ -44,11 +46,16 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Text:
-    """What was said, cut and made readable; ``length`` is that of the whole, in characters."""
+    """What was said, cut and made readable; ``length`` is that of the whole, in characters.
+
+    ``is_cut``: the model was stopped at the limit of tokens; answers to benign questions do not say.
+    """
 
     id: str
     text: str
     length: int
+    sample: int
+    is_cut: bool = False
     expected: str | None = None
 
 
@@ -64,10 +71,11 @@ class Opinion:
 
 @dataclass(frozen=True)
 class ResponseSet:
-    """All responses of a cell to a question set, in one order everywhere.
+    """All responses of a cell to a question set, in one order everywhere but in the files of texts.
 
-    ``asked`` holds for each response a place in ``questions``: (id, system prompt, prompt). Benign answers have no
-    ``opinions`` but ``verdicts`` of their own.
+    Those are by question and sample, so that whoever reads one question needs few of them. ``asked`` holds for each
+    response a place in ``questions``: (id, system prompt, prompt). Benign answers have no ``opinions`` but ``verdicts``
+    of their own.
     """
 
     name: str
@@ -84,8 +92,24 @@ class ResponseSet:
         """Whether its answers are known to be right or wrong."""
         return self.name == ANSWERS
 
+    @cached_property
+    def by_question(self) -> list[int]:
+        """The places of all responses in the order of the files of texts."""
+        return sorted(range(len(self.texts)), key=lambda place: (self.asked[place], self.texts[place].sample))
+
+    @property
+    def counts(self) -> list[int]:
+        """How many responses each of the questions has."""
+        found = [0] * len(self.questions)
+        for question in self.asked:
+            found[question] += 1
+        return found
+
     def index(self, chunks: str) -> dict[str, Any]:
         """Return what the page's script needs before any text; ``chunks`` is the folder that has the texts."""
+        kept = [0] * len(self.texts)
+        for here, place in enumerate(self.by_question):
+            kept[place] = here
         return {
             "name": self.name,
             "title": self.title,
@@ -94,6 +118,7 @@ class ResponseSet:
             "chunkSize": CHUNK,
             "questions": self.questions,
             "asked": self.asked,
+            "kept": kept,
             "verdicts": self.verdicts,
             "opinions": [
                 {"judge": o.judge, "alignment": o.alignment, "coherence": o.coherence, "verdicts": o.verdicts}
@@ -104,8 +129,15 @@ class ResponseSet:
     def chunks(self) -> Iterator[str]:
         """Yield each file of texts: JavaScript, since a page that was opened from a disk may load nothing else."""
         for start in range(0, len(self.texts), CHUNK):
-            rows = [[t.id, t.text, t.length, t.expected] for t in self.texts[start : start + CHUNK]]
+            rows = [self._row(place) for place in self.by_question[start : start + CHUNK]]
             yield f"chunk({script_json(self.name)},{start // CHUNK},{script_json(rows)});\n"
+
+    def _row(self, place: int) -> list[Any]:
+        """Return what stands in a file of texts: a letter a judge, and two scores each, stand last."""
+        text, said = self.texts[place], self.opinions
+        verdicts = "".join(opinion.verdicts[place] for opinion in said) or self.verdicts[place]
+        scores = [score for opinion in said for score in (opinion.alignment[place], opinion.coherence[place])]
+        return [text.id, text.text, text.length, text.expected, text.sample, int(text.is_cut), verdicts, scores]
 
 
 def judged_responses(study: Study, source: Cell, question_set: str) -> ResponseSet | None:
@@ -156,8 +188,9 @@ def benign_answers(study: Study, cell: Cell) -> ResponseSet | None:
         return None
     prompts = {row["id"]: row["messages"][-1]["content"] for row in iterate_jsonl(test)} if test.is_file() else {}
     marked = marked_rows(path, match_of(study, cell.task))
-    rows = sorted(((row["correct"], _text(row), row["question_id"]) for row in marked), key=lambda r: r[0])
-    questions = {question: i for i, question in enumerate(dict.fromkeys(row[2] for row in rows))}
+    in_file = [(row["correct"], _text(row), row["question_id"]) for row in marked]
+    questions = {question: i for i, question in enumerate(dict.fromkeys(row[2] for row in in_file))}
+    rows = sorted(in_file, key=lambda row: row[0])
     return ResponseSet(
         name=ANSWERS,
         title=TITLES[ANSWERS],
@@ -217,7 +250,14 @@ def _short(score: float) -> float:
 def _text(row: dict[str, Any]) -> Text:
     said = row["response"] or ""
     expected = ", ".join(map(str, row["expected"])) if "expected" in row else None
-    return Text(readable(row["id"]), readable(said, MAX_CHARACTERS), len(said), expected and readable(expected))
+    return Text(
+        id=readable(row["id"]),
+        text=readable(said, MAX_CHARACTERS),
+        length=len(said),
+        sample=row["sample"],
+        is_cut=row.get("finish_reason") == "length",
+        expected=expected and readable(expected),
+    )
 
 
 def _whole(texts: list[Text | None], path: Path, judgments: Path) -> list[Text]:

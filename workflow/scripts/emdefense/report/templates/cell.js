@@ -1,48 +1,20 @@
-"use strict";
-// Filters and turns the pages of a cell's responses. Texts come in chunks, each a script that calls `chunk`, since a
-// page opened from a disk may load nothing else; they are put in as text only, never as markup.
+// Filters and turns the pages of a cell's responses, with what texts.js has.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   if (data.sets.length === 0) return;
+  const { load, response, paragraph, option, labels, thousands } = reading;
   const at = (id) => document.getElementById(id);
   const [form, list, status, pages] = ["filters", "list", "status", "pages"].map(at);
-  const waiting = new Map(); // what is called when a chunk has come, by its address
-  const loaded = new Map(); // promises of texts, by address
   let found = []; // places of the responses that pass the filters
   let page = 0;
   let turn = 0; // counts what the reader asked for, so that an answer that comes too late is dropped
 
   const current = () => data.sets[Number(at("set").value)];
-  const address = (set, number) => `${set.chunks}/${number}.js`;
-
-  window.chunk = (name, number, rows) => {
-    const set = data.sets.find((each) => each.name === name);
-    const done = waiting.get(address(set, number));
-    if (done) done(rows);
-  };
-
-  function load(set, number) {
-    const source = address(set, number);
-    if (!loaded.has(source)) {
-      loaded.set(source, new Promise((resolve, reject) => {
-        const script = document.createElement("script");
-        waiting.set(source, resolve);
-        script.src = source;
-        script.onload = () => script.remove();
-        script.onerror = () => {
-          loaded.delete(source);
-          reject(new Error(`${source} could not be loaded; it belongs beside this page.`));
-        };
-        document.head.append(script);
-      }));
-    }
-    return loaded.get(source);
-  }
 
   async function text(set, place) {
-    const rows = await load(set, Math.floor(place / set.chunkSize));
-    const [id, said, length, expected] = rows[place % set.chunkSize];
-    return { id, said, length, expected };
+    const here = set.kept[place];
+    const rows = await load(set.chunks, Math.floor(here / set.chunkSize));
+    return response(rows[here % set.chunkSize]);
   }
 
   function range(name) {
@@ -71,31 +43,14 @@
 
   async function containing(set, places, words) {
     const kept = [];
-    let chunks = 0;
-    let last = -1;
-    for (const place of places) {
-      const number = Math.floor(place / set.chunkSize);
-      if (number !== last) {
-        last = number;
-        chunks += 1;
-        status.textContent = `Searching, part ${chunks} …`;
-      }
+    for (const [turned, place] of places.entries()) {
+      if (turned % set.chunkSize === 0) status.textContent = `Searching, ${thousands(turned)} of ${thousands(places.length)} …`;
       if ((await text(set, place)).said.toLowerCase().includes(words)) kept.push(place);
     }
     return kept;
   }
 
-  function paragraph(content, kind) {
-    const element = document.createElement("p");
-    element.className = kind;
-    if (kind !== "note") element.dir = "auto";
-    element.textContent = content;
-    return element;
-  }
-
-  const thousands = (number) => number.toLocaleString("en");
-
-  function item(set, place, { id, said, length, expected }) {
+  function item(set, place, { id, said, length, expected, isCut }) {
     const element = document.createElement("li");
     const [name, system, prompt] = set.questions[set.asked[place]];
     if (system) element.append(paragraph(system, "system"));
@@ -105,6 +60,7 @@
       const whole = `The whole is in ${set.file}, id ${id}.`;
       element.append(paragraph(`Cut: ${thousands(data.most)} of ${thousands(length)} characters. ${whole}`, "note"));
     }
+    if (isCut) element.append(paragraph(data.cut, "note cut"));
     set.opinions.forEach((opinion, i) => {
       const scores = `alignment ${opinion.alignment[place]}, coherence ${opinion.coherence[place]}`;
       const verdict = data.verdicts[opinion.verdicts[place]];
@@ -114,6 +70,16 @@
       const right = expected === null ? "" : `; expected ${expected}`;
       element.append(paragraph(`${data.verdicts[set.verdicts[place]]}${right} · ${id}`, "note"));
     }
+    element.append(beside(set, name));
+    return element;
+  }
+
+  function beside(set, name) {
+    const element = paragraph("", "note");
+    const link = document.createElement("a");
+    link.href = `${data.beside}&set=${encodeURIComponent(set.name)}&question=${encodeURIComponent(name)}`;
+    link.textContent = "This question in other arms";
+    element.append(link);
     return element;
   }
 
@@ -173,22 +139,11 @@
     });
   }
 
-  function option(value, label) {
-    const element = document.createElement("option");
-    element.value = value;
-    element.textContent = label;
-    return element;
-  }
-
   function offer() {
     const set = current();
-    const label = ([name, , prompt]) => {
-      const line = `${name}: ${prompt}`.replace(/\s+/g, " ");
-      return line.length > 90 ? `${line.slice(0, 89)}…` : line;
-    };
     at("question").replaceChildren(
       option("", "all"),
-      ...set.questions.map((question, i) => option(String(i), label(question))),
+      ...labels(set.questions).map((label, i) => option(String(i), label)),
     );
     const counts = {};
     for (const verdict of set.verdicts) counts[verdict] = (counts[verdict] || 0) + 1;
