@@ -151,9 +151,8 @@ def _gaps_of(study: Study, summary: Summary, arm: str) -> str:
 def defence_finding(study: Study, arm: str, found: Achievement, gaps: str = "") -> Finding:
     """Return what a defence achieves at its chosen setting; ``gaps`` is a sentence about responses without a score."""
     setting = chosen_setting(study, arm)
-    name = (
-        arm_title(study, arm) if setting is None else f"{arm_title(study, arm)} ({setting_title(study, arm, setting)})"
-    )
+    shown = "" if setting is None else setting_title(study, arm, setting)
+    name = f"{arm_title(study, arm)} ({shown})" if shown else arm_title(study, arm)
     aim = found.reduction
     if aim.value is None:
         return Finding(
