@@ -24,7 +24,7 @@ from judge_runs import judge_settings, write_input
 from loopback_judge import KEY, LoopbackJudge
 from study_checkout import ROOT, Checkout
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARKS = ("needs a GPU", "needs a cluster", "needs the network", "needs an API key")
 PROGRAMS = {
     *("make", "snakemake", "python", "pip", "pytest", "inspect", "vllm", "scancel", "scontrol", "export"),
@@ -44,6 +44,7 @@ BY_TEST = {
     "make .venv-vllm/ready": "tests/generation/test_real_vllm.py::*",  # which is skipped without it
     "make test-vllm": "tests/generation/test_real_vllm.py::*",
     "make microcosm-models": "tests/microcosm/test_shipped_models.py::made",
+    "make docs": "tests/documents/test_site.py::*",
     "make lint": "tests/documents/test_documentation.py::test_make_names_the_checks",
     "pytest tests/workflow/test_slurm.py": "tests/workflow/test_slurm.py::*",
     "snakemake --configfile config/smoke.yaml": "tests/workflow/test_workflow.py::test_every_artefact_is_there",
