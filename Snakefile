@@ -9,10 +9,12 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import snakemake.benchmark
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -42,6 +44,7 @@ from emdefense.config.made_files import (
 )
 from emdefense.config.pretraining import MADE_MODELS, digest, is_shipped, own_held_out, recipe, shipped_model
 from emdefense.names import NAME_REGEX
+from emdefense.progress.terminal import AT_THE_END
 from emdefense.errors import InputError, refuse
 from emdefense.files import read_json
 from emdefense.generation.environment import environment_of_vllm
@@ -134,6 +137,15 @@ onstart:
         if not own_environments:
             start_server()  # jobs on this machine need not import torch one by one
             snakemake.benchmark.BenchmarkTimer = follow_jobs(snakemake.benchmark.BenchmarkTimer)
+
+
+# Below the bars, or after Snakemake's last line: what came of it.
+onsuccess:
+    if any(job.rule.name == "page" for job in workflow.dag.jobs):
+        from emdefense.report.closing import closing_text
+
+        with suppress(InputError):  # the page is there, whatever has happened to its files since
+            logger.info(closing_text(STUDY), extra={AT_THE_END: True})
 
 
 include: "workflow/rules/ancient.smk"

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from emdefense.arms import DEFENCES
+from emdefense.arms import CONTROLS, DEFENCES
 from emdefense.config import Study, load_study, parse_study
 from emdefense.config.reference import reference
 from emdefense.config.supplied import with_supplied
 from emdefense.errors import InputError
 from emdefense.files import read_json
+from emdefense.report.arm_pages import arm_pages
 from emdefense.report.defences import with_defences
 from emdefense.report.divergences import divergences_document
 
@@ -34,6 +35,9 @@ def test_generated_schema_and_documents_are_up_to_date() -> None:
     defences = (ROOT / "docs/defences.md").read_text()
     assert with_defences(defences) == defences, remedy
     assert all(f"| `{arm.name}` |" in defences for arm in DEFENCES)
+    pages = arm_pages()
+    assert {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/arms").iterdir()} == pages, remedy
+    assert {f"{arm.name}.md" for arm in (*DEFENCES, *CONTROLS)} < set(pages)
 
 
 def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:

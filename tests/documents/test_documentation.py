@@ -24,7 +24,7 @@ from judge_runs import judge_settings, write_input
 from loopback_judge import KEY, LoopbackJudge
 from study_checkout import ROOT, Checkout
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARKS = ("needs a GPU", "needs a cluster", "needs the network", "needs an API key")
 PROGRAMS = {
     *("make", "snakemake", "python", "pip", "pytest", "inspect", "vllm", "scancel", "scontrol", "export"),
@@ -35,6 +35,7 @@ REPORT = "tests/workflow/test_workflow.py::test_snakemakes_own_report_has_tables
 GPU_HOURS = "tests/planning/test_gpu_hours.py::*"
 DEFENCE = "tests/arms/test_adding_a_defence.py::test_each_arm_has_its_rows_in_tables_1_and_3"
 TASK = "tests/workflow/test_adding_a_task.py::test_the_documented_task_is_trained_on_asked_judged_and_counted"
+TUTORIAL = "tests/documents/test_tutorial.py::*"
 CURVES = "python workflow/scripts/cell_curves.py --config results/<study>/study.json --formats pdf"
 BY_TEST = {
     CURVES: "tests/report/test_training_curves.py::test_other_formats_on_request",
@@ -44,6 +45,13 @@ BY_TEST = {
     "make .venv-vllm/ready": "tests/generation/test_real_vllm.py::*",  # which is skipped without it
     "make test-vllm": "tests/generation/test_real_vllm.py::*",
     "make microcosm-models": "tests/microcosm/test_shipped_models.py::made",
+    "mkdir my-study": TUTORIAL,
+    "python my-study/rows.py": TUTORIAL,
+    "snakemake -n --configfile my-study/study.yaml": TUTORIAL,
+    "snakemake --cores 2 --configfile my-study/study.yaml": TUTORIAL,
+    'make plan ARGS="--configfile my-study/study.yaml"': TUTORIAL,
+    'make status ARGS="--configfile my-study/study.yaml"': TUTORIAL,
+    "make docs": "tests/documents/test_site.py::*",
     "make lint": "tests/documents/test_documentation.py::test_make_names_the_checks",
     "pytest tests/workflow/test_slurm.py": "tests/workflow/test_slurm.py::*",
     "snakemake --configfile config/smoke.yaml": "tests/workflow/test_workflow.py::test_every_artefact_is_there",
@@ -135,12 +143,7 @@ RUN = sorted({as_run(text) for text, command in commands().items() if not marked
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which judging has been paid for, and whose .venv is that of the tests, as if just made there."""
     made = Checkout.into(tmp_path_factory.mktemp("documented"))
-    environment = made.folder / ".venv"
-    environment.mkdir()
-    for part in ("bin", "lib"):
-        (environment / part).symlink_to(Path(sys.prefix, part))
-    (environment / "pyvenv.cfg").write_bytes(Path(sys.prefix, "pyvenv.cfg").read_bytes())
-    (environment / "ready").touch()
+    made.use_environment()
     with LoopbackJudge() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEY)
         files = write_input(tmp_path_factory.mktemp("judged"), ["one answer"])

@@ -46,6 +46,15 @@ class Checkout:
                 shutil.copy2(source, target)
         return cls(folder)
 
+    def use_environment(self) -> None:
+        """Give it a .venv that is the tests' own, as if just made there."""
+        environment = self.folder / ".venv"
+        environment.mkdir()
+        for part in ("bin", "lib"):
+            (environment / part).symlink_to(Path(sys.prefix, part))
+        (environment / "pyvenv.cfg").write_bytes(Path(sys.prefix, "pyvenv.cfg").read_bytes())
+        (environment / "ready").touch()
+
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", *arguments]
 

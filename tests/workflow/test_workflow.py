@@ -50,6 +50,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return checkout
 
 
+def test_the_page_is_named_at_the_end(finished: Checkout) -> None:
+    page = finished.folder / "results/smoke/report/index.html"
+    page.unlink()
+    run = finished.snakemake("--cores", "1", *SMOKE)
+    assert run.returncode == 0, run.stdout
+    assert page.is_file()
+    assert (
+        "whether emergent misalignment appeared cannot be told.\n\nPage: results/smoke/report/index.html" in run.stdout
+    )
+
+
 def test_every_artefact_is_there(finished: Checkout) -> None:
     results = finished.folder / "results/smoke"
     for number in range(1, 12):

@@ -1,4 +1,4 @@
-"""Write what is generated: schema and reference of the config, defences, divergences, and what jobs take."""
+"""Write what is generated: schema and reference of the config, defences, arms, divergences, and what jobs take."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ from emdefense.config import Study, load_study
 from emdefense.config.reference import reference
 from emdefense.errors import run_cli
 from emdefense.files import write_json, write_text
+from emdefense.report.arm_pages import arm_pages
 from emdefense.report.defences import with_defences
 from emdefense.report.divergences import divergences_document
 from emdefense.resources.gpus import read_gpus
@@ -20,11 +21,14 @@ def main() -> None:
     parser.add_argument("--divergences", type=Path, default=Path("docs/divergences.md"))
     parser.add_argument("--cluster", type=Path, default=Path("docs/cluster.md"))
     parser.add_argument("--defences", type=Path, default=Path("docs/defences.md"))
+    parser.add_argument("--arms", type=Path, default=Path("docs/arms"), help="folder of a page for each arm")
     arguments = parser.parse_args()
     write_json(arguments.schema, Study.model_json_schema())
     write_text(arguments.reference, reference())
     write_text(arguments.divergences, divergences_document())
     write_text(arguments.defences, with_defences(arguments.defences.read_text(encoding="utf-8")))
+    for name, page in arm_pages().items():
+        write_text(arguments.arms / name, page)
     study, gpus = load_study(Path("config/paper.yaml")), read_gpus(Path("profiles/slurm/gpus.yaml"))
     write_text(arguments.cluster, with_budgets(arguments.cluster.read_text(encoding="utf-8"), study, gpus))
 

@@ -29,6 +29,14 @@ def looks_like_key(text: str) -> bool:
     return any(pattern.search(text) for pattern, _ in _SECRETS[:2])
 
 
+def shown(text: str) -> str:
+    """Return a text as one line for a terminal: control characters spelt out, what looks like a key or password not."""
+    line = text.translate(_UNSHOWN)
+    for secret, instead in _SECRETS:
+        line = secret.sub(instead, line)
+    return line
+
+
 class InputError(ValueError):
     """Something the user gave is wrong: the message names the file, key or row, and what to write instead.
 
@@ -40,9 +48,7 @@ class InputError(ValueError):
     longest = 2000  # characters, whatever was given
 
     def __init__(self, message: str):
-        line = message.translate(_UNSHOWN)
-        for secret, shown in _SECRETS:
-            line = secret.sub(shown, line)
+        line = shown(message)
         super().__init__(line if len(line) <= self.longest else f"{line[: self.longest]}…")
 
 

@@ -31,11 +31,16 @@ def reference() -> str:
     sections = {"Study": schema, **{name: part for name, part in schema["$defs"].items() if "properties" in part}}
     parts = [HEADER]
     for name, section in sections.items():
-        required = section.get("required", [])
-        rows = "\n".join(_row(key, part, key in required) for key, part in section["properties"].items())
         doc = " ".join(section.get("description", "").split())
-        parts.append(f"## {name}\n\n{doc}\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n{rows}")
+        parts.append(f"## {name}\n\n{doc}\n\n{keys_table(section)}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def keys_table(section: dict[str, Any]) -> str:
+    """Return a Markdown table of the keys of a section's JSON schema."""
+    required = section.get("required", [])
+    rows = "\n".join(_row(key, part, key in required) for key, part in section["properties"].items())
+    return f"| key | value | default | meaning |\n| --- | --- | --- | --- |\n{rows}"
 
 
 def _row(key: str, part: dict[str, Any], required: bool) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel, TopPLogitsWarper
 from transformers.pytorch_utils import Conv1D
 
@@ -60,6 +61,7 @@ class TransformersEngine:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         wanted = [(index, number) for index in order for number in range(spec.samples_per_question)]
         completions: list[list[Completion]] = [[] for _ in conversations]
+        bar = tqdm(total=len(wanted), unit="sample", desc="sampling", disable=None)  # none where no terminal is
         for start in range(0, len(wanted), spec.batch_size):
             batch = wanted[start : start + spec.batch_size]
             asked = {index: place for place, index in enumerate(dict.fromkeys(index for index, _ in batch))}
@@ -71,6 +73,8 @@ class TransformersEngine:
             )
             for (index, _), answer in zip(batch, answers, strict=True):
                 completions[index].append(self._completion(answer))
+            bar.update(len(batch))
+        bar.close()
         return completions
 
     def prepare(self, conversations: Sequence[Conversation], max_new_tokens: int) -> str:

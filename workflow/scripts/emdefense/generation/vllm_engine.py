@@ -9,6 +9,7 @@ first and no prompt is split (a seeded one that is ends the engine), is for test
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class VllmEngine:
         outputs = self._model.generate(
             [self._vllm.TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
             [self._settings(prompt, spec) for prompt in prompts],
-            use_tqdm=False,
+            use_tqdm=sys.stderr.isatty(),
             lora_request=self._adapter,
         )
         return [

@@ -12,7 +12,7 @@ TAIL_BYTES = 1 << 16
 
 def last_line(job: Job) -> str:
     """Return the last line of a job's log, and what Slurm said of the job's end, if it did; empty for neither."""
-    lines = _lines(Path(job.log))
+    lines = log_lines(Path(job.log))
     said = lines[-1] if lines else ""
     ended = _slurm(job)
     return f"{said} ({ended})" if said and ended else said or ended
@@ -28,11 +28,11 @@ def _slurm(job: Job) -> str:
     newest = max(found, default=(0.0, Path()))
     if newest[0] < began:
         return ""
-    reasons = [line for line in _lines(newest[1]) if "slurmstepd" in line or "oom-kill" in line.lower()]
+    reasons = [line for line in log_lines(newest[1]) if "slurmstepd" in line or "oom-kill" in line.lower()]
     return reasons[-1] if reasons else ""
 
 
-def _lines(path: Path) -> list[str]:
+def log_lines(path: Path) -> list[str]:
     """Return the last lines of a file that are not blank; a progress bar's last state counts as a line."""
     try:
         with path.open("rb") as content:

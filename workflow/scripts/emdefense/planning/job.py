@@ -46,6 +46,11 @@ _STAGE_OF = {
 }
 
 
+def stage_of(rule: str) -> str:
+    """Return the stage of a rule's jobs, one of ``STAGES``."""
+    return _STAGE_OF.get(rule, "report")
+
+
 @dataclass(frozen=True)
 class Job:
     """One job; paths are relative to the working directory.
@@ -65,7 +70,7 @@ class Job:
     @property
     def stage(self) -> str:
         """Its stage, one of ``STAGES``."""
-        return _STAGE_OF.get(self.rule, "report")
+        return stage_of(self.rule)
 
     @property
     def name(self) -> str:

@@ -21,6 +21,9 @@ ACTS_ON = {
 }
 
 
+PAGES = "arms"  # folder of the arms' own pages, beside the document
+
+
 def with_defences(document: str) -> str:
     """Return ``document`` with the table of all defences between its two marks."""
     before, rest = document.split(BEGIN)
@@ -29,20 +32,30 @@ def with_defences(document: str) -> str:
 
 
 def _row(arm: Arm) -> Iterator[str]:  # type: ignore[type-arg]
-    options = arm.options()
-    study_arm = StudyArm(arm.name, arm, options)
-    acts = [name for name, hooks in ACTS_ON.items() if arm.overrides(*hooks)]
-    yield arm.title
+    yield f"[{arm.title}]({PAGES}/{arm.name}.md)"
     yield f"`{arm.name}`"
-    yield _swept(arm.setting)
-    yield ", ".join("loss on a second stream of rows" if act == "loss" and arm.stream else act for act in acts)
-    yield ", ".join(arm.needs(options))
-    cost = training_cost(Training(), study_arm, arm.row_share(None, options))
-    yield "plain fine-tuning's" if arm.changes_adapter else f"{cost:.2g} ×"
+    yield swept(arm.setting)
+    yield acts_on(arm)
+    yield ", ".join(arm.needs(arm.options()))
+    yield cost_of(arm)
     yield arm.source
 
 
-def _swept(setting: Setting | None) -> str:
+def acts_on(arm: Arm) -> str:  # type: ignore[type-arg]
+    """Return what a defence acts on, in words."""
+    acts = [name for name, hooks in ACTS_ON.items() if arm.overrides(*hooks)]
+    return ", ".join("loss on a second stream of rows" if act == "loss" and arm.stream else act for act in acts)
+
+
+def cost_of(arm: Arm) -> str:  # type: ignore[type-arg]
+    """Return what a training under an arm costs, as a multiple of plain fine-tuning."""
+    options = arm.options()
+    cost = training_cost(Training(), StudyArm(arm.name, arm, options), arm.row_share(None, options))
+    return "plain fine-tuning's" if arm.changes_adapter else f"{cost:.2g} ×"
+
+
+def swept(setting: Setting | None) -> str:
+    """Return what is swept and its bounds: ``λ, ≥ 0``; empty without a setting."""
     if setting is None:
         return ""
     low = "" if setting.low == -inf else f"{setting.low:g}"

@@ -129,25 +129,3 @@ class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._save(newest)
         mark_whole(newest)
         _remove_all_but(newest, newest.parent)
-
-
-class Progress(TrainerCallback):  # type: ignore[misc]
-    """Prints a line to stderr every few seconds."""
-
-    def __init__(self, seconds: float = 5.0):
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Print step and losses of a training log entry."""
-        if logs and "ce" in logs and time.monotonic() - self._last >= self._seconds:
-            self._last = time.monotonic()
-            line = f"step {state.global_step}/{state.max_steps}  ce {logs['ce']:.4f}  penalty {logs['penalty']:.4g}"
-            print(line, file=sys.stderr, flush=True)

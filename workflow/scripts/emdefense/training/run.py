@@ -31,6 +31,7 @@ from emdefense.training.features import FeatureReader
 from emdefense.training.head_check import settle_head
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.packages import check_packages
+from emdefense.training.progress import Progress
 from emdefense.training.reference import Reference
 from emdefense.training.reference_features import cached_reference
 from emdefense.training.spec import TrainSpec
@@ -151,7 +152,7 @@ def build_trainer(
     """
     arguments = training_arguments(spec.training, spec.seed, folder)
     acting = acting or Acting()
-    callbacks: list[Any] = [checkpoints.Progress()]
+    callbacks: list[Any] = [Progress()]
     if spec.training.checkpoint_minutes:
         callbacks.append(checkpoints.TimedCheckpoints(spec.training.checkpoint_minutes, acting.save))
     penalty = spec.penalty.build() if spec.penalty else None
