@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from emdefense.analysis.conditions import automatic
-from emdefense.analysis.rates import QUESTIONS_SCHEMA, RATES_SCHEMA
+from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, RATES_SCHEMA
 from emdefense.analysis.summary import Summary, read_frame
 from emdefense.cells import Grid
 from emdefense.config import Study
@@ -56,6 +56,16 @@ class Finished:
     def measured(self) -> Measured:
         """What it measured; where the data chose settings, at the questions on which they did not."""
         return self._measured.held_out if automatic(self.study) else self._measured
+
+    @cached_property
+    def rates(self) -> pl.DataFrame:
+        """Its rates cell by cell, at all questions, columns as in ``RATES_SCHEMA``."""
+        return read_frame(self.folder / "rates.parquet", RATES_SCHEMA)
+
+    @cached_property
+    def exact_match(self) -> pl.DataFrame:
+        """Its right answers to benign tasks cell by cell, columns as in ``EXACT_MATCH_SCHEMA``."""
+        return read_frame(self.folder / "exact_match.parquet", EXACT_MATCH_SCHEMA)
 
     @property
     def summary(self) -> Summary:
@@ -134,11 +144,10 @@ def _check_finished(found: Finished) -> None:
     ]
     if missing:
         raise InputError(f"{found.folder}: the study is not finished, there is no {missing[0]}; {hint}")
-    rates = read_frame(found.folder / "rates.parquet", RATES_SCHEMA)
     read_frame(found.folder / "questions.parquet", QUESTIONS_SCHEMA)
     if found.study.judge is None:
         return
-    there = set(rates.select("model", "task", "arm", "setting", "seed", "question_set").iter_rows())
+    there = set(found.rates.select("model", "task", "arm", "setting", "seed", "question_set").iter_rows())
     wanted = {(*astuple(one.cell), one.question_set): one for one in found.grid.measurements}
     if absent := [one for key, one in wanted.items() if key not in there]:
         first = absent[0]
