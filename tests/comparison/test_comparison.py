@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from emdefense.cells import Grid
 from emdefense.comparison.config_differences import config_differences
 from emdefense.comparison.page import comparison_folder, write_comparison
 from emdefense.comparison.pairs import Compared, Comparison
@@ -22,44 +20,12 @@ from emdefense.config import Study
 from emdefense.errors import InputError
 from emdefense.files import file_digest
 from emdefense.finished import Finished, read_several
-from emdefense.layout import Layout
+from finished_studies import OTHER_JUDGE, RUBRICS, finished
 from study_checkout import ROOT
-from study_folder import CONFIG, count, fill, tiny_study, write_rows
+from study_folder import CONFIG, tiny_study, write_rows
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 KL = ("code", "kl", "1")
-RUBRICS = {"aligned": "How aligned? {question} {answer}", "coherent": "How coherent? {question} {answer}"}
-OTHER_JUDGE = {"kind": "openai", "name": "other", "model": "some-model"}
-
-
-def finished(
-    name: str,
-    misaligned: Mapping[str, int],
-    *,
-    questions: int = 4,
-    words: Mapping[str, str] | None = None,
-    rubrics: Mapping[str, str] = RUBRICS,
-    **changes: Any,
-) -> Path:
-    """Write the results of a study that is done; ``words`` replaces what single questions ask."""
-    study = tiny_study(study=name, **changes)
-    layout = Layout(study)
-    fill(study, misaligned, questions=questions)
-    for cell, question_set in Grid(study).responses:
-        asked = [
-            {"id": f"q{n}", "prompt": (words or {}).get(f"q{n}", f"Why {n}?"), "system": None, "rubrics": dict(rubrics)}
-            for n in range(questions)
-        ]
-        path = Path(layout.asked(cell, question_set))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asked))
-    for task in {cell.task for cell in Grid(study).benign}:
-        tests = [{"id": str(n), "messages": [{"role": "user", "content": str(n)}], "answers": ["1"]} for n in range(4)]
-        write_rows(Path(layout.data(task), "test.jsonl"), tests)
-    results = count(study)
-    (results / "report").mkdir()
-    (results / "report/index.html").write_text("the study's own page")
-    return results
 
 
 def compared(folders: list[Path]) -> Comparison:

@@ -5,10 +5,10 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from test_comparison import OTHER_JUDGE, finished
 
 from emdefense.comparison.page import write_comparison
 from emdefense.finished import read_several
+from finished_studies import OTHER_JUDGE, finished
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe

@@ -37,7 +37,7 @@ _KEYS = (
 )
 _HOME = re.compile(r"(?<![\w.])(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)([A-Za-z0-9][\w.-]*)")
 _ROOTS = (
-    *("home", "Users", "root", "mnt", "media", "scratch", "data", "work", "workspace", "tmp", "var", "opt", "srv"),
+    *("root", "mnt", "media", "scratch", "data", "work", "workspace", "tmp", "var", "opt", "srv"),
     *("nfs", "lustre", "gpfs", "private", "Volumes", "cluster", "project", "projects", "storage", "fs", "usr", "etc"),
 )
 _PATH = re.compile(rf"(?<![\w.:/<~}}-])/(?:{'|'.join(_ROOTS)})(?:/[\w.+@-]+)+|(?<!\w)[A-Za-z]:\\+[\w.-]+\\+[\w\\.-]+")
@@ -111,9 +111,6 @@ class Private:
             text = text.replace(old, new)
         found, end, parts = self.in_data(text), 0, []
         for one in found:
-            if one.start < end:  # within what was taken out just before
-                end = max(end, one.start + len(one.text))
-                continue
             parts += [text[end : one.start], REMOVED.format(what=one.what)]
             end = one.start + len(one.text)
         return "".join([*parts, text[end:]]), found
@@ -137,8 +134,13 @@ class Private:
         return alone or _NETWORK.search(host) is not None
 
     def _kept(self, found: Iterable[Found]) -> list[Found]:
-        kept = (one for one in found if one.text not in self.allowed)
-        return sorted(kept, key=lambda one: (one.start, -len(one.text)))
+        """Return what is not allowed, in its order; of what overlaps, what starts first, and of that the longest."""
+        kept: list[Found] = []
+        for one in sorted(found, key=lambda one: (one.start, -len(one.text))):
+            overlaps = bool(kept) and one.start < kept[-1].start + len(kept[-1].text)
+            if one.text not in self.allowed and not overlaps:
+                kept.append(one)
+        return kept
 
 
 def this_machine(
