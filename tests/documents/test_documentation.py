@@ -37,6 +37,8 @@ DEFENCE = "tests/arms/test_adding_a_defence.py::test_each_arm_has_its_rows_in_ta
 TASK = "tests/workflow/test_adding_a_task.py::test_the_documented_task_is_trained_on_asked_judged_and_counted"
 TUTORIAL = "tests/documents/test_tutorial.py::*"
 CURVES = "python workflow/scripts/cell_curves.py --config results/<study>/study.json --formats pdf"
+COMPARE = "tests/comparison/test_comparison.py::test_the_command_writes_a_page_or_says_in_one_line_why_not"
+SHARE = "tests/sharing/test_share.py::test_the_command_prints_how_to_upload"
 BY_TEST = {
     CURVES: "tests/report/test_training_curves.py::test_other_formats_on_request",
     "make test": "tests/documents/test_documentation.py::test_every_command_is_accounted_for",
@@ -44,6 +46,9 @@ BY_TEST = {
     'make test ARGS="-m numerical --processor baseline"': "tests/machine/test_processors.py::*",
     "make .venv-vllm/ready": "tests/generation/test_real_vllm.py::*",  # which is skipped without it
     "make test-vllm": "tests/generation/test_real_vllm.py::*",
+    'make compare STUDIES="results/a results/b"': COMPARE,
+    "make share": SHARE,
+    "make share STUDY=results/microcosm": SHARE,
     "make microcosm-models": "tests/microcosm/test_shipped_models.py::made",
     "mkdir my-study": TUTORIAL,
     "python my-study/rows.py": TUTORIAL,

@@ -22,11 +22,12 @@ _SECRETS = (
     (re.compile(r":/+[^/@\s]+@"), "://***@"),
     (re.compile(r"((api_?key|token|secret|password|signature|sig)=)[^&\s'\"]+", re.IGNORECASE), r"\1***"),
 )
+KEYS = tuple(pattern for pattern, _ in _SECRETS[:2])
 
 
 def looks_like_key(text: str) -> bool:
     """Whether a text holds what begins like a key of a provider that is known here."""
-    return any(pattern.search(text) for pattern, _ in _SECRETS[:2])
+    return any(pattern.search(text) for pattern in KEYS)
 
 
 def shown(text: str) -> str:

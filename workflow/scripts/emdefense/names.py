@@ -36,7 +36,7 @@ RESERVED_SETS = (
     *("rows.jsonl", "train_log.jsonl", "train_timing.jsonl", "training.svg"),  # beside their folders in cells
 )
 RESERVED_TASKS = (SHARED_TASK, GENERAL, ELICITATION, QUESTIONS_FOLDER)
-RESERVED_STUDIES = ("paper-values", "logs")  # other things lie there in results/
+RESERVED_STUDIES = ("paper-values", "comparisons", "logs")  # other things lie there in results/
 
 
 def is_name(text: str) -> bool:

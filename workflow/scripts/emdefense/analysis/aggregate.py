@@ -162,9 +162,9 @@ def exact_match_frame(study: Study) -> pl.DataFrame:
     return pl.DataFrame([row | pooled[_condition(row)] for row in rows], schema=EXACT_MATCH_SCHEMA)
 
 
-def benign_questions(study: Study) -> pl.DataFrame:
+def benign_questions(study: Study, layout: Layout | None = None) -> pl.DataFrame:
     """Return a row for each question of each benign cell that has answers; columns as in ``BENIGN_SCHEMA``."""
-    layout = Layout(study)
+    layout = layout or Layout(study)
     found = [pl.DataFrame(schema=BENIGN_SCHEMA)]
     for cell in Grid(study).benign:
         path = Path(layout.answers(cell))

@@ -50,11 +50,14 @@ def provenance(study: Study, stages: Mapping[str, Records], rates: Path) -> list
     return [*lines, ("Packages of this page", packages), ("Python of this page", platform.python_version())]
 
 
-def stage_records(study: Study) -> dict[str, Records]:
-    """Return the records of each stage, by what they are of; those that are not there are left out."""
+def stage_records(study: Study, layout: Layout | None = None) -> dict[str, Records]:
+    """Return the records of each stage, by what they are of; those that are not there are left out.
+
+    ``layout`` says where they lie, if not where the study puts them from here on.
+    """
     grid = Grid(study)
     adapters = list(dict.fromkeys([*grid.trained, *(cell for cell in grid.cells if grid.arm(cell).is_trained)]))
-    return _read(study, adapters, grid.responses, grid.benign, asked(grid), reading(grid))
+    return _read(layout or Layout(study), adapters, grid.responses, grid.benign, asked(grid), reading(grid))
 
 
 def made_differently(stages: Mapping[str, Records]) -> list[Finding]:
@@ -72,19 +75,19 @@ def cell_provenance(study: Study, cell: Cell, responses: Sequence[tuple[Cell, st
     ``responses`` are its question sets, each with the cell that was asked.
     """
     adapters = [cell] if Grid(study).arm(cell).is_trained else []
-    stages = _read(study, adapters, responses, [cell] if Grid(study).is_benign(cell) else [])
+    stages = _read(Layout(study), adapters, responses, [cell] if Grid(study).is_benign(cell) else [])
     return [*_models(stages), *(line for stage, records in stages.items() for line in _stage(stage, records))]
 
 
 def _read(
-    study: Study,
+    layout: Layout,
     adapters: Iterable[Cell],
     responses: Sequence[tuple[Cell, str]],
     benign: Iterable[Cell],
     choices: Sequence[Asked] = (),
     readers: Sequence[Cell] = (),
 ) -> dict[str, Records]:
-    layout, grid = Layout(study), Grid(study)
+    study, grid = layout.study, Grid(layout.study)
     records = {cell: Path(layout.cell(cell)) / "provenance.json" for cell in adapters}
     files: dict[str, dict[str, Path]] = {
         "trained": {cell.folder: path for cell, path in records.items() if not grid.arm(cell).changes_adapter},

@@ -1,0 +1,1 @@
+"""Finished studies side by side: what differs between them, their rates, and paired differences."""
