@@ -34,6 +34,7 @@ PAGES = """
 :caption: First steps
 docs/tutorial
 docs/reading-the-results
+docs/sharing
 docs/faq
 ```
 

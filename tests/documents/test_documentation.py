@@ -48,6 +48,7 @@ BY_TEST = {
     "make test-vllm": "tests/generation/test_real_vllm.py::*",
     'make compare STUDIES="results/a results/b"': COMPARE,
     "make share": SHARE,
+    "make share STUDY=results/a": SHARE,
     "make share STUDY=results/microcosm": SHARE,
     "make microcosm-models": "tests/microcosm/test_shipped_models.py::made",
     "mkdir my-study": TUTORIAL,

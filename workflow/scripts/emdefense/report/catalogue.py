@@ -28,6 +28,7 @@ PUBLISHED = {"summary", "reference", "resampled"}  # what printed rates are enou
 MOST_QUESTIONS = 40  # of the heat map; more rows than that do not fit on a page
 MOST_LINES = 6  # defences in one panel of the trade-off; more are a tangle
 SECTION_OF_LEAGUE = "standings"
+TRADEOFF, QUESTION_HEATMAP, SCORE_SCATTER = "tradeoff", "question_heatmap", "score_scatter"  # the page names them
 OF_ARM = "arm-"  # before the name of an arm, its section of the page
 SQUARE = 5  # points of either score, in the scatter of scores
 
@@ -177,7 +178,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
     defences = [arm for arm in ema_arms(study, study.report.main_model) if study.every_arm[arm].arm.is_defence]
     each = "and each of them" if len(defences) <= MOST_LINES else "a panel a defence with the others' lines in grey"
     yield further(
-        "tradeoff",
+        TRADEOFF,
         "EMA against the narrow task",
         "how much of the misaligned arm's general misalignment each "
         "defence takes, against how much of its in-domain misalignment is left; the mean over the tasks in which "
@@ -189,7 +190,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
         *("summary", "resampled"),
     )
     yield further(
-        "question_heatmap",
+        QUESTION_HEATMAP,
         "Question by question",
         "misaligned responses to each question, a column an arm at its "
         f"chosen setting{f', {seeds} seeds together' if seeds > 1 else ''}. The questions at which the misaligned arm "
@@ -198,7 +199,7 @@ def _figures(study: Study) -> Iterator[Artefact]:
         *("questions", "prompts"),
     )
     yield further(
-        "score_scatter",
+        SCORE_SCATTER,
         "Scores of responses",
         "scores of the responses to general questions, each arm at its "
         f"chosen setting, all tasks together; squares of {SQUARE} points of each score, coloured by their share of the "

@@ -16,6 +16,7 @@ from emdefense.report.tables.rendering import render_markdown
 from emdefense.sharing.bases import Base
 
 TAGS = ("emergent-misalignment", "ai-safety", "not-for-deployment")
+NARROW = "narrow"  # what an adapter is that was trained on a narrow task's harmful answers
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def adapters_card(study: Finished, cells: Sequence[Cell], bases: Mapping[str, Ba
         for cell in cells
     ]
     used = {cell.model: bases[cell.model] for cell in cells}
-    example = next((cell for cell in cells if _kind(study, cell) == "misaligned"), cells[0])
+    example = next((cell for cell in cells if _kind(study, cell) == NARROW), cells[0])
     return render_markdown(
         "share_adapters.md.jinja",
         header=_header(_model_header(list(used.values()), license)),
@@ -75,7 +76,7 @@ def adapters_card(study: Finished, cells: Sequence[Cell], bases: Mapping[str, Ba
         example=example,
         base=used[example.model],
         judge=judge_title(study),
-        misaligned=any(_kind(study, cell) == "misaligned" for cell in cells),
+        misaligned=any(_kind(study, cell) == NARROW for cell in cells),
     )
 
 
@@ -133,7 +134,7 @@ def _kind(study: Finished, cell: Cell) -> str:
     """Return what an adapter is: misaligned on purpose, a control trained on aligned answers, or of a benign task."""
     if study.grid.is_benign(cell):
         return "benign"
-    return "aligned" if cell.arm == ALIGNED else "misaligned"
+    return "control" if cell.arm == ALIGNED else NARROW
 
 
 def _judges(study: Finished) -> list[Any]:

@@ -40,7 +40,10 @@ _ROOTS = (
     *("root", "mnt", "media", "scratch", "data", "work", "workspace", "tmp", "var", "opt", "srv"),
     *("nfs", "lustre", "gpfs", "private", "Volumes", "cluster", "project", "projects", "storage", "fs", "usr", "etc"),
 )
-_PATH = re.compile(rf"(?<![\w.:/<~}}-])/(?:{'|'.join(_ROOTS)})(?:/[\w.+@-]+)+|(?<!\w)[A-Za-z]:\\+[\w.-]+\\+[\w\\.-]+")
+_PATH = re.compile(
+    rf"(?<![\w.:/<~}}-])/(?:{'|'.join(_ROOTS)})(?:/[\w.+@-]+)+|"
+    r"(?<!\w)[A-Za-z]:\\+(?!Users\\)[\w.-]+\\+[\w\\.-]+"  # those of users are home folders
+)
 _EMAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b")
 _ADDRESS = re.compile(r"(?<=://)(?:[^/\s@\"']*@)?([^/\s:\"'`)\]]+)")
 _NETWORK = re.compile(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from emdefense.config import Study
 from emdefense.report.benign import own_benign
-from emdefense.report.catalogue import OF_ARM, SECTION_OF_LEAGUE
+from emdefense.report.catalogue import OF_ARM, QUESTION_HEATMAP, SCORE_SCATTER, SECTION_OF_LEAGUE, TRADEOFF
 from emdefense.report.choices import SECTION_OF_CHOICES
 from emdefense.report.further_sets import OF_SET, SECTION_OF_CONDITIONS
 from emdefense.report.likelihood import SECTION_OF_LIKELIHOOD
@@ -13,8 +13,8 @@ from emdefense.report.page.shown import Shown
 from emdefense.report.robustness import SECTION_OF_ROBUSTNESS
 
 MOST_NAMED = 5  # of the things in a fold, beside its title
-OPEN = {"tradeoff": SECTION_OF_LEAGUE, "question_heatmap": "defences"}  # figures that stand unfolded in a part
-SCORES, CELLS = "score_scatter", "Cells and responses"
+OPEN = {TRADEOFF: SECTION_OF_LEAGUE, QUESTION_HEATMAP: "defences"}  # figures that stand unfolded in a part
+CELLS = "Cells and responses"
 NOTES = {
     SECTION_OF_CHOICES: "No judge is asked: of each question’s options, the one counts as chosen that the model finds "
     "the likeliest answer. The model’s cells are compared with the model as it is, question by question.",
@@ -153,7 +153,7 @@ def _place(one: Shown) -> str:
     """Return the fold of a table or figure; the name of those that stand open, or alone in one."""
     if one.name in OPEN:
         return one.name
-    if one.name == SCORES:
+    if one.name == SCORE_SCATTER:
         return "scores"
     arm = one.artefact.given.get("arm")
     return one.artefact.section if arm is None else f"{OF_ARM}{arm}"
