@@ -239,8 +239,8 @@ def test_the_page_has_a_section_and_a_sentence_of_it_where_it_is_measured(in_tmp
     measure(study)
     write_likelihood(study, Path(Layout(study).results) / "likelihood.parquet")
     html = page(study)
-    section = html[html.index('<section aria-labelledby="likelihood">') :]
-    section = section[: section.index("</section>")]
+    section = html[html.index('<details class="fold" aria-labelledby="likelihood">') :]
+    section = section[: section.index("</details>")]
     assert "how much likelier they became" in section
     assert "tables/likelihood.csv" in section
     assert "figures/likelihood_chart.svg" in section

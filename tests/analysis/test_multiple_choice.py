@@ -181,14 +181,14 @@ def test_the_table_has_the_model_first_and_marks_what_is_significant(here: Path)
     measure(study, lambda cell, number, rng: number < kept[cell.arm])
     table = made(study, here)
     assert table.title == "Small: Facts, multiple choice"
-    assert [[cell.text for cell in row[:3]] for row in table.blocks[0]] == [["not fine-tuned", "Untrained", "95.00"]]
+    assert [[cell.text for cell in row[:3]] for row in table.blocks[0]] == [["not fine-tuned", "Untrained", "95.0 (87–100)"]]
     code = {row[1].text: row for row in table.blocks[1]}
     assert list(code) == ["Misaligned", "KL, λ = 1", "Interleaving, 5 %"], "in the order of all tables"
     kl, plain = code["KL, λ = 1"], code["Misaligned"]
-    assert (kl[4].text, kl[4].bold, kl[4].hover, kl[6].text) == ("−5.0", False, "2 lost, 0 won", "0.500")
-    assert (plain[4].text, plain[4].bold, plain[6].text) == ("−75.0", True, "< 0.001")
-    assert [cell.text for cell in plain[7:]] == ["–"] * 3
-    assert (kl[7].text, kl[7].bold) == ("+70.0", True)
+    assert (kl[3].text, kl[3].bold, kl[3].hover, kl[4].text) == ("−5.0 (−13 to 0)", False, "2 lost, 0 won", "0.500")
+    assert (plain[3].text, plain[3].bold, plain[4].text) == ("−75.0 (−88 to −62)", True, "< 0.001")
+    assert [cell.text for cell in plain[5:]] == ["–"] * 2
+    assert (kl[5].text, kl[5].bold) == ("+70.0 (+55 to +83)", True)
     assert any("McNemar's exact test" in remark for remark in table.remarks)
     assert any(
         "40 questions, of which guessing has" in remark and "mean log-prob" in remark for remark in table.remarks
@@ -225,8 +225,8 @@ def test_the_page_has_a_section_of_it_where_there_is_some(here: Path) -> None:
     measure(study, mostly)
     write_multiple_choice(study, Path(Layout(study).results) / "multiple_choice.parquet")
     html = page(study)
-    section = html[html.index('<section aria-labelledby="multiple_choice">') :]
-    section = section[: section.index("</section>")]
+    section = html[html.index('<details class="fold" aria-labelledby="multiple_choice">') :]
+    section = section[: section.index("</details>")]
     assert "Facts, multiple choice" in section
     assert '<a href="#multiple_choice">Multiple choice</a>' in html
     assert "tables/multiple_choice_facts.csv" in section

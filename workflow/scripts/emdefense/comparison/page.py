@@ -82,7 +82,7 @@ def write_comparison(studies: Sequence[Finished], out: Path) -> Path:
         page = render_html(
             "comparison.html.jinja",
             labels=labels,
-            style=asset("page.css") + asset("report.css"),
+            style=asset("page.css") + asset("report.css") + asset("order.css"),
             policy=content_policy(""),
             studies=[(one.label, os.path.relpath(one.page, out), _described(one)) for one in studies],
             findings=findings(comparison, differing, found),
