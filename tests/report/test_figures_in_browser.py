@@ -56,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def opened(chromium: Browser, **how: object) -> Watched:
     found = watch(chromium, **how)  # type: ignore[arg-type]
     found.open(INDEX)
+    found.page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
     return found
 
 
