@@ -181,7 +181,9 @@ def test_the_table_has_the_model_first_and_marks_what_is_significant(here: Path)
     measure(study, lambda cell, number, rng: number < kept[cell.arm])
     table = made(study, here)
     assert table.title == "Small: Facts, multiple choice"
-    assert [[cell.text for cell in row[:3]] for row in table.blocks[0]] == [["not fine-tuned", "Untrained", "95.0 (87–100)"]]
+    assert [[cell.text for cell in row[:3]] for row in table.blocks[0]] == [
+        ["not fine-tuned", "Untrained", "95.0 (87–100)"]
+    ]
     code = {row[1].text: row for row in table.blocks[1]}
     assert list(code) == ["Misaligned", "KL, λ = 1", "Interleaving, 5 %"], "in the order of all tables"
     kl, plain = code["KL, λ = 1"], code["Misaligned"]

@@ -20,6 +20,7 @@ from emdefense.arms import MISALIGNED, NO_SETTING
 
 PREFIX = "alive:"
 GROUP = re.compile(rf'<g id="{PREFIX}([^"]*)">')
+EMPTY = re.compile(rf'<g id="{PREFIX}[^"]*"/>')  # a line without marks in view
 MARK = re.compile(r"(<use [^>]*?)/>")
 
 
@@ -66,6 +67,7 @@ def percent(value: float, interval: Interval | None = None) -> str:
 
 def with_data(svg: str) -> str:
     """Return an SVG that Matplotlib wrote, with what is kept in ids as attributes and titles."""
+    svg = EMPTY.sub("", svg)
     numbers, parts, end = count(1), [], 0
     for group in GROUP.finditer(svg):
         following = svg.find('<g id="', group.end())  # what an artist draws has no ids of its own
