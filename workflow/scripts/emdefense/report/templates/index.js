@@ -68,7 +68,7 @@
   }
 
   function open(element) {
-    const drawing = element.querySelector("svg");
+    const drawing = element.querySelector(".drawing svg"); // its legend has drawings, too
     const home = drawing.parentElement;
     home.style.minHeight = `${home.offsetHeight}px`;
     home.style.minWidth = `${home.offsetWidth}px`;
