@@ -148,7 +148,7 @@ def test_arms_are_switched_off_and_on(chromium: Browser) -> None:
     figure.get_by_role("button", name="None", exact=True).click()
     assert not figure.locator("[data-alive]").first.is_visible()
     assert not figure.locator("a.cursor").is_visible()
-    assert found.page.locator(f"{LEAGUE} [data-alive]").first.is_visible()  # each figure has its own
+    assert found.page.locator(f"{LEAGUE} [data-alive] use").first.is_visible()  # each figure has its own
 
 
 def test_a_cell_of_the_heat_map_leads_to_its_question_in_two_arms(chromium: Browser) -> None:

@@ -62,7 +62,7 @@
   }
 
   function enliven(figure) {
-    const drawing = figure.querySelector("svg");
+    const drawing = figure.querySelector(".drawing svg");
     const groups = [...drawing.querySelectorAll("[data-alive]")].map((group) => [group, JSON.parse(group.dataset.alive)]);
     if (groups.length === 0) return;
     for (const title of drawing.querySelectorAll("title")) title.remove(); // they would show twice
@@ -139,7 +139,9 @@
     }
 
     drawing.addEventListener("pointermove", point);
-    drawing.addEventListener("pointerleave", () => document.activeElement !== link && hide());
+    drawing.addEventListener("pointerleave", (event) => { // a finger that is lifted leaves what it has shown
+      if (document.activeElement !== link && event.pointerType !== "touch") hide();
+    });
     // A click at a mark does not enlarge the figure. A finger's first one shows the numbers, the next follows the link.
     drawing.addEventListener("click", (event) => {
       if (link.contains(event.target)) event.stopPropagation();
