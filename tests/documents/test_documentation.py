@@ -8,7 +8,6 @@ what `BY_TEST` names, by that test; what stands beside one of `MARKS`, not at al
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -160,20 +159,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
 def test_the_command_works(checkout: Checkout, command: str) -> None:
-    path = f"{checkout.folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
-    # The arguments of a `make test` are not for the commands of the documents.
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=checkout.folder,
-        env=environment | {"PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
+    checkout.typed(command, timeout=300)
+
+
+def test_no_command_that_is_run_changes_the_tests_own_environment() -> None:
+    assert not [command for command in RUN if command.startswith("pip ")]
 
 
 def test_every_command_is_accounted_for() -> None:

@@ -1,8 +1,6 @@
 """The tutorial as it stands: its files saved, its commands typed, a figure of the reader's data at its end."""
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import polars as pl
@@ -29,33 +27,16 @@ def commands(*kinds: str) -> list[str]:
     return [line for line in mine if line.startswith(kinds)]
 
 
-def typed(checkout: Checkout, command: str) -> str:
-    # The arguments of a `make test` are not for the commands of the documents.
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=checkout.folder,
-        env=environment | {"PATH": f"{checkout.folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, str]:
     """A checkout in which a reader has done what the tutorial says, and what the run of the study said."""
     checkout = Checkout.into(tmp_path_factory.mktemp("tutorial"))
     checkout.use_environment()
     for command in commands("mkdir"):
-        typed(checkout, command)
+        checkout.typed(command)
     for name, content in files().items():
         (checkout.folder / name).write_text(content, encoding="utf-8")
-    said = [typed(checkout, command) for command in commands("python", "snakemake")]
+    said = [checkout.typed(command) for command in commands("python", "snakemake")]
     return checkout, said[-1]
 
 
@@ -87,5 +68,5 @@ def test_it_shows_what_the_tutorial_says(followed: tuple[Checkout, str]) -> None
 @pytest.mark.parametrize("command", commands("make"))
 def test_what_it_names_in_passing_works(followed: tuple[Checkout, str], command: str) -> None:
     checkout, _ = followed
-    assert "gardening" in typed(checkout, command)
-    assert typed(checkout, command.replace("make status", "make plan"))
+    assert "gardening" in checkout.typed(command)
+    assert checkout.typed(command.replace("make status", "make plan"))

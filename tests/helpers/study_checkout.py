@@ -1,6 +1,7 @@
 """A clean checkout of this repository in which a test runs Snakemake as a user would."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -54,6 +55,23 @@ class Checkout:
             (environment / part).symlink_to(Path(sys.prefix, part))
         (environment / "pyvenv.cfg").write_bytes(Path(sys.prefix, "pyvenv.cfg").read_bytes())
         (environment / "ready").touch()
+
+    def typed(self, command: str, timeout: float = 1200) -> str:
+        """Return what a command of the documents prints, typed in a shell with its environment; it must succeed."""
+        # The arguments of a `make test` are not for the commands of the documents.
+        environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=environment | {"PATH": f"{self.folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", *arguments]
