@@ -1,11 +1,16 @@
 """The processor whose kernels the tests run with, which tests compute with them, and what many tests need."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from processors import PROCESSORS, can_stand_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +45,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # A file is one worker's: what takes long must not be left to one of them at the end.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    from browser import browser  # here, as not every environment has one
+
+    with browser() as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The comparison's page in a browser: accessible, no wider than the window, and asking for nothing."""
 
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
@@ -14,15 +13,9 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
-from browser import browser, needs_browser, watch
+from browser import needs_browser, watch
 
 pytestmark = needs_browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

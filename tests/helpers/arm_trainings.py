@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from emdefense.arms import STANDARD
 from emdefense.arms.study_arm import Part
@@ -26,6 +24,7 @@ from emdefense.training.data import TrainingRows
 from emdefense.training.loss import DefenceLoss
 from emdefense.training.run import build_trainer, train_cell
 from emdefense.training.spec import ArmSpec, TrainSpec
+from float64_model import in_float64
 from tiny_model import make_model, make_rows, make_tokenizer, save_model, save_rows
 
 STEPS = 6
@@ -101,19 +100,12 @@ def torn(monkeypatch: pytest.MonkeyPatch, cell: Path, training: Callable[[], obj
 
 def moved_model(seed: int = 0, moved: float = 0.05) -> PeftModel:
     """A model in float64 whose adapter is not zero."""
-    model = add_adapter(make_model(seed).double(), ACTING).double()
-    for module in model.modules():
-        if isinstance(module, Qwen2RMSNorm):  # its own computes in fp32
-            module.forward = partial(_normalised, module)  # type: ignore[method-assign]
+    model = in_float64(add_adapter(make_model(seed).double(), ACTING))
     draw = torch.Generator().manual_seed(seed + 1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, moved, generator=draw)
     return model
-
-
-def _normalised(norm: Qwen2RMSNorm, hidden: Tensor) -> Tensor:
-    return norm.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
 
 
 def trained_parameters(model: PeftModel) -> list[Tensor]:

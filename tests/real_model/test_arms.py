@@ -13,7 +13,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from arm_trainings import ACTING, step_gradient, trained_parameters
 from emdefense.arms import STANDARD
@@ -25,6 +24,7 @@ from emdefense.training.acting import Acting
 from emdefense.training.acting_arm import acting_arm
 from emdefense.training.adapters import add_adapter, save_adapter
 from emdefense.training.directions import VECTORS
+from float64_model import in_float64
 from real_model import SMOLLM2, needs_real_model
 from real_model import rows as all_rows
 
@@ -43,19 +43,6 @@ def moved(seed: int = 0) -> PeftModel:
         if "lora_B" in name:
             parameter.data.normal_(0, 0.002)
     return model
-
-
-def in_float64(model: PeftModel) -> PeftModel:
-    """The same model in float64, its norms included, which compute in float32 whatever they are given."""
-    model.double()
-    for module in model.modules():
-        if isinstance(module, LlamaRMSNorm):
-            module.forward = partial(_normalised, module)  # type: ignore[method-assign]
-    return model
-
-
-def _normalised(norm: LlamaRMSNorm, hidden: Tensor) -> Tensor:
-    return norm.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 Tokens and log-probabilities that stand here as numbers were computed by llama.cpp on the GGUF file.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from emdefense.training.loss import DefenceLoss
 from emdefense.training.penalty import build_penalty
 from emdefense.training.run import build_trainer, training_arguments
 from emdefense.training.token_batch import WindowCounts
+from float64_model import in_float64
 from real_model import SMOLLM2, needs_real_model, rows
 from trainings import FAST, column, spec, weights
 
@@ -179,19 +179,6 @@ def moved() -> PeftModel:
         if "lora_B" in name:
             parameter.data.normal_(0, 0.002)
     return model
-
-
-def in_float64(model: PeftModel) -> PeftModel:
-    """The model itself in float64, its norms included, which compute in float32 whatever they are given."""
-    model.double()
-    for module in model.modules():
-        if type(module).__name__ == "LlamaRMSNorm":
-            module.forward = partial(_normalised, module)
-    return model
-
-
-def _normalised(norm: Any, hidden: Tensor) -> Tensor:
-    return norm.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
 
 
 PENALTIES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from browser import Watched, browser, needs_browser, watch
+from browser import Watched, needs_browser, watch
 
 pytestmark = needs_browser
 
@@ -35,12 +35,6 @@ FIND = """async ([figure, says]) => {
 }"""
 ON_CODE = ("Interleaving, 5 %", "Code")  # 2 of 10 at each question, and 8 without a defence
 NUMBERS = ["EMA reduction 75.0 % (75.0 to 75.0)", "in-domain retention 25.0 % (25.0 to 25.0)"]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from browser import Watched, browser, needs_browser, watch
+from browser import Watched, needs_browser, watch
 
 pytestmark = needs_browser
 
@@ -32,12 +32,6 @@ HOSTILE = (
 )
 # The hostile response first; every third is incoherent; "needle" stands in one of the second chunk.
 SCORES = {place: (1.0 if place == 0 else 2.0 + place * 0.3, 95.0 if place % 3 else 20.0) for place in range(1, MANY)}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module", autouse=True)

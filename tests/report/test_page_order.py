@@ -12,17 +12,11 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, expect
 
-from browser import Watched, browser, needs_browser, watch
+from browser import Watched, needs_browser, watch
 
 pytestmark = needs_browser
 
 INDEX = Path("results/tiny/report/index.html")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module", autouse=True)

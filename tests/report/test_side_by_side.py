@@ -21,7 +21,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from browser import Watched, browser, needs_browser, watch
+from browser import Watched, needs_browser, watch
 
 pytestmark = needs_browser
 
@@ -32,12 +32,6 @@ PAGE = CELLS / "responses.html"
 SAMPLES = CHUNK // 4 + 5  # of each of 4 questions, the last of which lies in two files
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202e"
 CUT = "Cut at the length limit: the model was stopped here."
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module", autouse=True)

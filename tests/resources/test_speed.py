@@ -17,6 +17,7 @@ from emdefense.resources.machine import Machine
 from emdefense.resources.speed import speed_here
 from emdefense.training import speed as measuring
 from emdefense.training.speed import measure_speed
+from qwen_shapes import QWEN_7B
 
 MACHINE = Machine(2, 10_000, has_gpu=False)
 SHAPE = ModelShape(
@@ -27,7 +28,6 @@ SHAPE = ModelShape(
     num_key_value_heads=2,
     vocab_size=500,
 )
-LARGE = SHAPE.model_copy(update={"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32})
 TRAINING = Training(precision="float32", batch_size=4, max_length=64)
 
 
@@ -55,7 +55,7 @@ def test_ten_steps_are_taken_once_and_kept(
 
 @pytest.mark.parametrize(
     ("machine", "shape"),
-    [(Machine(2, 1, has_gpu=False), SHAPE), (Machine(2, 10**6, has_gpu=False), LARGE)],
+    [(Machine(2, 1, has_gpu=False), SHAPE), (Machine(2, 10**6, has_gpu=False), QWEN_7B)],
     ids=["no room", "minutes a step"],
 )
 def test_a_model_that_would_take_too_much_is_not_tried(tmp_path: Path, machine: Machine, shape: ModelShape) -> None:
