@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from emdefense.comparison.page import check_replaceable, comparison_folder, write_comparison
+from emdefense.comparison.page import comparison_folder, write_comparison
 from emdefense.errors import run_cli
 from emdefense.finished import read_several
 
@@ -15,7 +15,6 @@ def main() -> None:
     args = parser.parse_args()
     studies = read_several(args.studies)
     out = args.out or comparison_folder(studies)
-    check_replaceable(out)
     print(f"Done: open {write_comparison(studies, out)}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.finished import read_finished
-from emdefense.sharing.folder import ADAPTERS, DATASET, Shared, check_replaceable, write_share
+from emdefense.sharing.folder import ADAPTERS, DATASET, Shared, write_share
 from emdefense.sharing.private import this_machine
 
 
@@ -24,7 +24,6 @@ def main() -> None:
     parser.add_argument("--allow", action="append", default=[], metavar="TEXT", help="what is not private after all")
     args = parser.parse_args()
     out = args.out or args.study / "share"
-    check_replaceable(out)
     private = this_machine(args.allow, dict(args.replace))
     shared = write_share(read_finished(args.study), out, private, named=dict(args.base), license=args.license)
     print(in_words(shared, args.study.resolve().name))

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -50,6 +50,12 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
                 temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, parts: Collection[str], what: str) -> None:
+    """Raise :class:`InputError` if a folder that ``what`` is to replace holds more than the ``parts`` of such."""
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= set(parts)):
+        raise InputError(f"{folder}: holds something other than {what}, which would be removed; name another folder")
 
 
 def write_text(path: Path, text: str) -> None:

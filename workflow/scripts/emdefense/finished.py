@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from emdefense.analysis.conditions import automatic
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, RATES_SCHEMA
 from emdefense.analysis.summary import Summary, read_frame
 from emdefense.cells import Grid
@@ -50,12 +49,12 @@ class Finished:
     @cached_property
     def at_chosen(self) -> Study:
         """The study, with settings in place of each that the data chose."""
-        return self._measured.choice.study if automatic(self.study) else self.study
+        return self._measured.chosen
 
     @cached_property
     def measured(self) -> Measured:
         """What it measured; where the data chose settings, at the questions on which they did not."""
-        return self._measured.held_out if automatic(self.study) else self._measured
+        return self._measured.reported
 
     @cached_property
     def rates(self) -> pl.DataFrame:

@@ -11,8 +11,7 @@ from emdefense.comparison.findings import findings
 from emdefense.comparison.pairs import Comparison
 from emdefense.comparison.tables import benign_table, difference_table, differing_table, rate_table
 from emdefense.comparison.unjudged import choice_tables, likelihood_table
-from emdefense.errors import InputError
-from emdefense.files import folder_written_whole, write_text
+from emdefense.files import check_replaceable, folder_written_whole, write_text
 from emdefense.finished import Finished
 from emdefense.names import LONGEST
 from emdefense.report.artefact import FORMATS
@@ -34,20 +33,12 @@ def comparison_folder(studies: Sequence[Finished]) -> Path:
     return COMPARISONS / f"{studies[0].study.study[: LONGEST - 30]}-and-{len(studies) - 1}-more-{digest}"
 
 
-def check_replaceable(out: Path) -> None:
-    """Raise :class:`InputError` if ``out`` is no folder of a comparison, which writing it would remove."""
-    if not out.exists():
-        return
-    if not out.is_dir() or not {path.name for path in out.iterdir()} <= PARTS:
-        raise InputError(f"{out}: holds something other than a comparison, which would be removed; name another folder")
-
-
 def write_comparison(studies: Sequence[Finished], out: Path) -> Path:
     """Write the page, tables and figure of a comparison, whole or not at all, in the place of an earlier one.
 
     Returns the page. Only what the studies' folders hold is read; :class:`InputError` if something there is broken.
     """
-    check_replaceable(out)
+    check_replaceable(out, PARTS, "a comparison")
     comparison = Comparison(studies)
     labels = [one.label for one in studies]
     differing, made = config_differences(studies), provenance_differences(studies)

@@ -17,13 +17,12 @@ from emdefense.planning.job import Job
 from emdefense.planning.judge_tokens import RESPONSE_TOKENS
 from emdefense.planning.measured import job_seconds, partition_of
 from emdefense.planning.work import Work
-from emdefense.resources.duration import COMPUTE_SHARE, generation_seconds, reading_seconds
+from emdefense.resources.duration import COMPUTE_SHARE, RESPONSE_SHARE, generation_seconds, reading_seconds
 from emdefense.resources.gpus import Gpu
 from emdefense.resources.jobs import Request, Requests
 from emdefense.training.costs import arm_flop
 
 TIMED = ("features", "training", "losses", "sampling", "answering", "choosing", "reading")
-RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
 PADDING = 1.5  # four rows padded to the longest: 1.46 and 1.59 for code and legal advice
 BENIGN_STEPS = 30  # tokens of the longest answer in a batch, once trained: a number or a few words
 ARITHMETIC, NOT_KNOWN = "arithmetic", "not known"

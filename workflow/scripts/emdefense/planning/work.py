@@ -8,14 +8,13 @@ from emdefense.config.study import BenignTask
 from emdefense.files import read_json
 from emdefense.inputs import Inputs
 from emdefense.likelihood.read import SIDES
+from emdefense.resources.duration import EMA_TOKENS
 from emdefense.resources.jobs import CHOICE_QUESTIONS, POOL_ROWS, Requests
 
 CHARACTERS_PER_TOKEN = 4  # of English, by OpenAI's and Qwen's tokenizers alike, roughly
 TEMPLATE_TOKENS = 30  # a chat template with its system prompt
 ROW_BRACKETS = 84  # characters of a row's JSON around a question and its answer
-# Before the rows are there: 285 tokens of medical advice, 283 of code, 241 of legal advice, 222 of security; short
-# expressions; passages.
-EMA_TOKENS, OPSWAP_TOKENS, FOQA_TOKENS = 280, 60, 400
+OPSWAP_TOKENS, FOQA_TOKENS = 60, 400  # before the rows are there: short expressions; passages
 FOQA_ROWS = 848
 CHOICE_TOKENS = 200.0  # of a question with its options and the template, generously
 

@@ -3,13 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from emdefense.analysis.conditions import (
-    automatic,
-    chosen_setting,
-    conditions,
-    headline_defences,
-    titled,
-)
+from emdefense.analysis.conditions import chosen_setting, conditions, headline_defences, titled
 from emdefense.analysis.intervals import Interval
 from emdefense.analysis.resampling import ResampledRates
 from emdefense.analysis.summary import Summary
@@ -19,9 +13,7 @@ from emdefense.config import Study
 from emdefense.layout import Layout
 from emdefense.planning.columns import aligned
 from emdefense.report.measured import Measured
-from emdefense.report.page.findings import findings
-from emdefense.report.page.likelihood import likelihood_findings
-from emdefense.report.page.unjudged import unjudged_findings
+from emdefense.report.page.happened import what_happened
 
 MARKS = {"good": "+", "bad": "-", "plain": "·"}
 HEAD = ("", "EMA reduction", "in-domain retention")
@@ -30,17 +22,10 @@ HEAD = ("", "EMA reduction", "in-domain retention")
 def closing_text(study: Study) -> str:
     """Return the lines for the end of a run; :class:`InputError` if what was measured is missing or broken."""
     measured = Measured(study)
-    tradeoff: list[str] = []
-    found = list(unjudged_findings(study))
+    parts = [[f"{MARKS[one.tone]} {one.headline}" for one in what_happened(study, measured)]]
     if study.judge:
-        chosen, at_chosen = (measured.choice.study, measured.held_out) if automatic(study) else (study, measured)
-        verdicts = Verdicts.of(chosen, at_chosen.summary)
-        found += findings(chosen, at_chosen.summary, verdicts)
-        tradeoff = tradeoff_lines(chosen, at_chosen.summary, verdicts, at_chosen.resampled)
-    if study.likelihood:
-        found += likelihood_findings(study, measured.likelihood)
-    parts = [[f"{MARKS[one.tone]} {one.headline}" for one in found]]
-    parts.append(tradeoff)
+        reported = measured.reported
+        parts.append(tradeoff_lines(measured.chosen, reported.summary, measured.verdicts, reported.resampled))
     parts.append([f"Page: {Path(Layout(study).results) / 'report/index.html'}"])
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from emdefense.analysis.conditions import automatic
 from emdefense.analysis.likelihood import LIKELIHOOD_SCHEMA
 from emdefense.analysis.multiple_choice import CHOICE_SCHEMA
 from emdefense.analysis.rates import EXACT_MATCH_SCHEMA, QUESTIONS_SCHEMA, SCORES_SCHEMA
@@ -20,6 +21,7 @@ from emdefense.report.tables.reference import Reference, paper_reference
 
 if TYPE_CHECKING:
     from emdefense.analysis.automatic_choice import Choice
+    from emdefense.analysis.verdicts import Verdicts
 
 
 class Measured:
@@ -73,6 +75,23 @@ class Measured:
         asked = self.choice.questions
         held = {"questions": asked, "summary": self.choice.summary(exact_match), "asked": asked}
         return Measured(self.choice.study, self._results, **held)
+
+    @property
+    def chosen(self) -> Study:
+        """The study, with settings in place of each that the data chose."""
+        return self.choice.study if automatic(self._study) else self._study
+
+    @property
+    def reported(self) -> "Measured":
+        """What counts at these settings: where the data chose them, at the questions on which they did not."""
+        return self.held_out if automatic(self._study) else self
+
+    @cached_property
+    def verdicts(self) -> "Verdicts":
+        """The verdicts on what is reported at the chosen settings."""
+        from emdefense.analysis.verdicts import Verdicts
+
+        return Verdicts.of(self.chosen, self.reported.summary)
 
     @cached_property
     def scores(self) -> pl.DataFrame:

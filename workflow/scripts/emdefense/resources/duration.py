@@ -11,6 +11,9 @@ from emdefense.resources.memory import BYTES, rows_at_once
 from emdefense.training.costs import arm_flop, training_flop
 
 ROW_TOKENS = 512  # a row with its share of the padding; the paper's rows have 222 to 285 on average
+# Before the rows are there: 285 tokens of medical advice, 283 of code, 241 of legal advice, 222 of security.
+EMA_TOKENS = 280
+RESPONSE_SHARE = 0.65  # of a row's tokens: those that carry cross-entropy; code 0.5, legal advice 0.75
 COMPUTE_SHARE = 0.35  # of a GPU's peak, in matrix products as small as a batch of rows
 BANDWIDTH_SHARE = 0.5  # of a GPU's memory bandwidth, while weights are read to sample a token
 SECONDS_PER_BLOCK = 4e-4  # to launch a block's kernels, which a token of a small batch waits for

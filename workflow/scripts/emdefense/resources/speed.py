@@ -15,13 +15,14 @@ from emdefense.config.training import Training
 from emdefense.errors import InputError
 from emdefense.files import read_json, write_json
 from emdefense.provenance import machine as processor
+from emdefense.resources.duration import EMA_TOKENS
 from emdefense.resources.machine import ASSUMED, Machine, Speed
 from emdefense.training.costs import training_flop
 
 SCRIPT = Path(__file__).parents[2] / "measure_speed.py"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emdefense/speed"
 ROOM = 2.5  # times a model's weights in float32: with activations, and the gradients of its adapter
-STEP_SECONDS, ROW_TOKENS = 20.0, 280  # of a row's training, as far as it is known before
+STEP_SECONDS = 20.0  # of a row's training, as far as it is known before
 # What a step's time depends on, beside the model's shape and the processor.
 KEYS = ("precision", "lora_rank", "target_modules", "attention", "activation_checkpointing", "max_length")
 
@@ -32,7 +33,7 @@ def speed_here(machine: Machine, shape: ModelShape, training: Training, cache: P
     None where the model does not fit this machine's memory or its steps would take minutes, and where they could not be
     taken, of which stderr says why.
     """
-    step_seconds = training_flop(shape, training, None, ROW_TOKENS, 1).all * ROW_TOKENS / (1e12 * ASSUMED.tflops)
+    step_seconds = training_flop(shape, training, None, EMA_TOKENS, 1).all * EMA_TOKENS / (1e12 * ASSUMED.tflops)
     if ROOM * 4 * shape.parameters > machine.memory_mb * 1e6 or step_seconds > STEP_SECONDS:
         return None
     asked = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emdefense.cells import Cell
 from emdefense.errors import InputError
-from emdefense.files import folder_written_whole, read_json, write_json, write_text
+from emdefense.files import check_replaceable, folder_written_whole, read_json, write_json, write_text
 from emdefense.finished import Finished
 from emdefense.sharing.bases import Base, bases
 from emdefense.sharing.cards import adapter_card, adapters_card, data_card
@@ -35,14 +35,6 @@ class Shared:
     changed: tuple[str, ...]
 
 
-def check_replaceable(out: Path) -> None:
-    """Raise :class:`InputError` if ``out`` is no folder to share, which writing it would remove."""
-    if not out.exists():
-        return
-    if not out.is_dir() or not {path.name for path in out.iterdir()} <= {ADAPTERS, DATASET}:
-        raise InputError(f"{out}: holds something other than what was shared, which would be removed; name another one")
-
-
 def write_share(
     study: Finished, out: Path, private: Private, *, named: Mapping[str, str] | None = None, license: str = "other"
 ) -> Shared:
@@ -51,7 +43,7 @@ def write_share(
     ``named`` has the hub's names of base models. Weights are linked where the file system can, so that they take no
     room twice. Raises :class:`InputError` naming file and place if something private stands in what the study wrote.
     """
-    check_replaceable(out)
+    check_replaceable(out, (ADAPTERS, DATASET), "what was shared")
     found, writer = bases(study, named or {}), _Writer(private)
     cells = adapter_cells(study)
     with folder_written_whole(out) as folder:

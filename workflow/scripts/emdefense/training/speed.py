@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from emdefense.chat.chat import IGNORED
 from emdefense.config.shape import ModelShape
 from emdefense.config.training import Training
-from emdefense.resources.duration import SECONDS_PER_BLOCK
+from emdefense.resources.duration import EMA_TOKENS, RESPONSE_SHARE, SECONDS_PER_BLOCK
 from emdefense.resources.machine import Speed
 from emdefense.training.adapters import add_adapter
 from emdefense.training.batches import next_tokens
@@ -18,8 +18,6 @@ from emdefense.training.features import FeatureReader
 from emdefense.training.fused_loss import cross_entropy, fused_head_loss
 
 STEPS, LIMIT_SECONDS = 10, 30
-ROW_TOKENS, RESPONSE_SHARE = 280, 0.65  # as the paper's rows have them
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def measure_speed(shape: ModelShape, training: Training) -> Speed:
@@ -30,10 +28,9 @@ def measure_speed(shape: ModelShape, training: Training) -> Speed:
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = _model(shape).to(TYPES[training.precision])
-    model.config._attn_implementation = "sdpa"
+    model = _model(shape).to(getattr(torch, training.precision))
     adapted = add_adapter(model, training)
-    length = min(ROW_TOKENS, training.max_length)
+    length = min(EMA_TOKENS, training.max_length)
     ids = torch.randint(0, shape.vocab_size, (1, length))
     labels = ids.clone()
     labels[:, : round(length * (1 - RESPONSE_SHARE))] = IGNORED

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.analysis.conditions import automatic
-from emdefense.analysis.summary import read_summary
 from emdefense.analysis.verdicts import NOT_MEASURED, Verdicts
 from emdefense.config import Study
 from emdefense.files import read_json, write_text
@@ -18,12 +17,11 @@ from emdefense.report.measured import Measured
 from emdefense.report.page.assets import asset, content_policy
 from emdefense.report.page.cell_list import cell_rows, read_numbers, unscored_table
 from emdefense.report.page.costs import hours_table, judge_table, nothing_paid
-from emdefense.report.page.findings import Finding, findings
-from emdefense.report.page.likelihood import likelihood_findings
+from emdefense.report.page.findings import Finding
+from emdefense.report.page.happened import what_happened
 from emdefense.report.page.parts import parts
 from emdefense.report.page.provenance import made_differently, provenance, stage_records
 from emdefense.report.page.shown import read_artefact
-from emdefense.report.page.unjudged import unjudged_findings
 from emdefense.report.tables.rendering import html_table, render_html
 
 STYLES = ("page.css", "report.css", "order.css", "figures.css")
@@ -33,13 +31,9 @@ DIVERGENCES = {None: "In this study", "microcosm": "Because it is a microcosm"}
 
 def write_page(study: Study, results: Path, out: Path) -> None:
     """Write the page of a study from the rates, tables, figures and claims that lie in ``results``."""
-    rates, exact_match, questions = (results / f"{name}.parquet" for name in ("rates", "exact_match", "questions"))
-    summary = read_summary(rates, exact_match, questions)
-    verdicts = Verdicts.of(study, summary)
-    at_chosen, reported, said = study, summary, ""
-    if automatic(study):
-        measured = Measured(study, results)
-        at_chosen, reported, said = measured.choice.study, measured.held_out.summary, measured.choice.said
+    rates, exact_match = (results / f"{name}.parquet" for name in ("rates", "exact_match"))
+    measured = Measured(study, results)
+    said = measured.choice.said if automatic(study) else ""
     numbers, benign = read_numbers(rates, exact_match)
     stages = stage_records(study)
     script = "".join(map(asset, SCRIPTS))
@@ -58,14 +52,12 @@ def write_page(study: Study, results: Path, out: Path) -> None:
         metrics=JUDGED,
         groups=[(group, len(list(metrics))) for group, metrics in groupby(JUDGED, key=lambda metric: metric.group)],
         findings=[
-            *unjudged_findings(study),
-            *(findings(at_chosen, reported, Verdicts.of(at_chosen, reported)) if study.judge else []),
-            *(likelihood_findings(study, Measured(study, results).likelihood) if study.likelihood else []),
+            *what_happened(study, measured),
             *([Finding("plain", "Settings were chosen by the data.", said)] if said else []),
             *made_differently(stages),
         ],
         claims=claims_html(claims) if claims else "",
-        cells=cell_rows(study, numbers, benign, verdicts),
+        cells=cell_rows(study, numbers, benign, Verdicts.of(study, measured.summary)),
         unscored=(unscored := unscored_table(study, numbers)) and html_table(unscored),
         hours=html_table(hours_table(stages)),
         paid=(paid := judge_table(study)) and html_table(paid),
