@@ -63,6 +63,13 @@ def test_a_model_that_would_take_too_much_is_not_tried(tmp_path: Path, machine: 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_not_done_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are taken without activation checkpointing, so its second forward pass makes no core faster."""
+    monkeypatch.setattr(measuring, "_seconds", lambda step: 0.5)
+    checkpointed = TRAINING.model_copy(update={"activation_checkpointing": True})
+    assert measure_speed(SHAPE, checkpointed) == measure_speed(SHAPE, TRAINING)
+
+
 def test_the_arithmetic_with_it_gives_back_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row's training and a token's sampling, by the formulas that plan a study."""
     seconds = iter([0.5, 0.2])

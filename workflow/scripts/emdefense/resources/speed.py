@@ -24,7 +24,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emde
 ROOM = 2.5  # times a model's weights in float32: with activations, and the gradients of its adapter
 STEP_SECONDS = 20.0  # of a row's training, as far as it is known before
 # What a step's time depends on, beside the model's shape and the processor.
-KEYS = ("precision", "lora_rank", "target_modules", "attention", "activation_checkpointing", "max_length")
+KEYS = ("precision", "lora_rank", "target_modules", "target_layers", "max_length")
 
 
 def speed_here(machine: Machine, shape: ModelShape, training: Training, cache: Path = CACHE) -> Speed | None:

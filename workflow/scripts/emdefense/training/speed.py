@@ -44,7 +44,7 @@ def measure_speed(shape: ModelShape, training: Training) -> Speed:
             loss, _ = fused_head_loss(reader.policy(inputs).final, reader.head, terms)
         torch.autograd.grad(loss, trained)
 
-    flop = training_flop(shape, training, None, length, RESPONSE_SHARE).all * length
+    flop = training_flop(shape, training, None, length, RESPONSE_SHARE).useful * length
     tflops = flop / _seconds(train) / 1e12
     seconds = _sampling_seconds(model, ids[:, :1])
     computing, overhead = 2 * shape.parameters / (1e12 * tflops), SECONDS_PER_BLOCK * shape.num_hidden_layers
