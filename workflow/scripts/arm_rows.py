@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from emdefense.arms.own import given_arm
-from emdefense.data.arm_rows import arm_rows
-from emdefense.data.conversations import read_conversations
 from emdefense.errors import run_cli
 from emdefense.files import json_option, role_and_path, write_jsonl
+from emdefense.warm_start import run_warm
 
 
 def main() -> None:
@@ -20,6 +18,12 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, help="folder of what the arm has prepared, with rows.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="rows to write, JSONL")
     given = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.arms.own import given_arm
+    from emdefense.data.arm_rows import arm_rows
+    from emdefense.data.conversations import read_conversations
+
     more = {role: read_conversations(path) for role, path in given.more}
     if given.prepared:
         more["prepared"] = read_conversations(given.prepared / "rows.jsonl")
@@ -29,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_warm(lambda: run_cli(main))

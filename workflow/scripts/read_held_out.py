@@ -5,8 +5,6 @@ from pathlib import Path
 
 from emdefense.errors import run_cli
 from emdefense.fast_imports import fast_imports
-from emdefense.model_folder import model_folder
-from emdefense.training.spec import LossesSpec, parse_spec
 from emdefense.warm_start import run_warm
 
 
@@ -20,6 +18,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="JSONL to write: a row's tokens and log-probability")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     given = parser.parse_args()
+
+    # Here, because a caller of the server that forks jobs needs none of it.
+    from emdefense.model_folder import model_folder
+    from emdefense.training.spec import LossesSpec, parse_spec
+
     spec = parse_spec(LossesSpec, given.spec)
     model = model_folder(given.model)
 

@@ -11,6 +11,7 @@ PACKAGE = Path(emdefense.__file__).parent
 ARMS = PACKAGE / "arms"
 
 
+@cache  # of the code that a process has imported, whatever becomes of its files; forks inherit it
 def code_digest(*modules: str) -> str:
     """Return the SHA-256 of the source of these modules and of all of this package that they import, names included."""
     digest = sha256()
