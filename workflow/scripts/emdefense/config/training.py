@@ -36,7 +36,10 @@ class Training(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     learning_rate: PositiveFloat = 1e-4
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    optimiser: Literal["adamw_8bit", "adamw_torch"] = "adamw_8bit"
+    optimiser: Literal["adamw_8bit", "adamw_torch", "adamw_torch_fused"] = Field(
+        "adamw_8bit",
+        description="AdamW: its state in 8 bits, for GPUs; PyTorch's, a tensor at a time; PyTorch's in one kernel",
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     quantisation: Quantisation = Field(

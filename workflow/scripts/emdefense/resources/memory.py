@@ -15,7 +15,8 @@ from emdefense.resources.gpus import GIB, Gpu
 BYTES = {"bfloat16": 2, "float32": 4}
 NF4_BYTES = 0.5 + 4 / 64  # a weight, with its share of the fp32 scale of 64 of them
 CHUNK_BYTES = 4 << 24  # a chunk of fp32 logits, see training/fused_loss.py
-OPTIMISER_BYTES = {"adamw_8bit": 2.04, "adamw_torch": 8}  # two moments; 8-bit ones have two scales a block of 256
+# Two moments; 8-bit ones have two scales a block of 256.
+OPTIMISER_BYTES = {"adamw_8bit": 2.04, "adamw_torch": 8, "adamw_torch_fused": 8}
 PROMPT_TOKENS = 512  # of a question with its template; twice the longest of the paper's
 VLLM_ROWS = 256  # at once at most, if their keys and values fit; its default
 VLLM_FEWEST_ROWS = 16  # fewer at once are not worth a GPU

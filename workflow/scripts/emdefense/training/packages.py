@@ -25,7 +25,7 @@ def check_packages(training: Training) -> None:
     if training.optimiser == "adamw_8bit" and find_spec("bitsandbytes") is None:
         raise InputError(
             "key 'training.optimiser': adamw_8bit needs bitsandbytes; install it (pip install bitsandbytes), or write "
-            "adamw_torch"
+            "adamw_torch_fused"
         )
     check_quantisation(training.quantisation)
     if training.attention == "flash_attention_2" and find_spec("flash_attn") is None:
