@@ -254,6 +254,24 @@ def test_ours_is_judged_against_the_papers_figure(folder: Path) -> None:
     assert found["foqa-kl"].ours is None
 
 
+def test_a_claim_is_judged_by_the_model_that_stands_for_the_papers(folder: Path) -> None:
+    study = tiny_study()
+    summary = measured(study, {"misaligned": 10, "kl": 1, "interleave": 2})
+    of_main, of_second = "kl-reduction-every-task", "kl-reduction-second"
+
+    def standing_for(size: str | None) -> dict[str, Verdict]:
+        model = study.models["small"].model_copy(update={"paper_model": size})
+        return verdicts(study.model_copy(update={"models": {"small": model}}), summary)
+
+    found = standing_for("32b")
+    assert found[of_main].ours is None, "the main model of the study stands for the paper's second one"
+    assert found[of_main].verdict == NOT_MEASURED
+    assert found[of_second].ours == pytest.approx(90)
+    for size in ("7b", None):
+        found = standing_for(size)
+        assert (found[of_main].verdict, found[of_second].verdict) == (HOLDS, NOT_MEASURED), size
+
+
 def test_a_misaligned_arm_at_zero_is_no_ema_and_no_division(folder: Path) -> None:
     study = tiny_study(report=SURE_OF_NONE)
     found = verdicts(study, measured(study, {"misaligned": 0}, in_domain={"misaligned": 8}))

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from emdefense.analysis.conditions import Condition, ema_tasks, model_in_role
+from emdefense.analysis.conditions import Condition, ema_tasks, model_of_claim
 from emdefense.analysis.intervals import Interval, percentile_interval
 from emdefense.analysis.quantity import Quantity, Rates, Values
 from emdefense.analysis.summary import Summary
@@ -221,7 +221,7 @@ def _why_unreadable(claim: Claim, study: Study, verdicts: Verdicts) -> str | Non
     quantity = claim.quantity
     if quantity.rate == EXACT_MATCH or set(quantity.arms) <= CONTROLS:
         return None
-    model = model_in_role(study, quantity.model)
+    model = model_of_claim(study, quantity.model)
     if model is None:
         return NOT_MEASURED
     appeared = {verdicts.ema(model, task).says for task in quantity.tasks_of(study)}

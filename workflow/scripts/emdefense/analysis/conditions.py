@@ -49,6 +49,19 @@ def role_in_paper(study: Study, model: str | None) -> Role | None:
     return None if size is None else IN_PAPER[size]
 
 
+def model_of_claim(study: Study, role: Role) -> str | None:
+    """Return the model that a claim about the paper's main or second model is about here.
+
+    It is the one that stands for the paper's model; where none does, the one in its place, unless that stands for the
+    other of the paper's models.
+    """
+    in_place = model_in_role(study, role)
+    standing = [model for model in study.models if role_in_paper(study, model) == role]
+    if standing:
+        return in_place if in_place in standing else standing[0]
+    return in_place if role_in_paper(study, in_place) is None else None
+
+
 def automatic(study: Study) -> list[str]:
     """Return the defences whose settings are to be chosen by the data."""
     return [arm for arm, setting in study.report.chosen.items() if setting == AUTO]

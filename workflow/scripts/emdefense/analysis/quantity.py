@@ -14,7 +14,7 @@ from emdefense.analysis.conditions import (
     chosen_setting,
     conditions,
     ema_tasks,
-    model_in_role,
+    model_of_claim,
 )
 from emdefense.arms import MISALIGNED, NO_SETTING, PLAIN, STANDARD, format_setting
 from emdefense.config import Study
@@ -134,7 +134,7 @@ class Quantity(BaseModel):
 
         ``reference_rates`` gives the rates of ``against`` where they come from elsewhere, ``tasks`` replaces the tasks.
         """
-        model, tasks = model_in_role(study, self.model), tasks or self.tasks_of(study)
+        model, tasks = model_of_claim(study, self.model), tasks or self.tasks_of(study)
         if model is None or not tasks:
             return None
         mine = [(arm, setting) for arm in self.arms for setting in self._settings(study, model, arm, tasks)]

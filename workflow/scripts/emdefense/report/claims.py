@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emdefense.analysis.claims import Verdict
-from emdefense.analysis.conditions import model_in_role
+from emdefense.analysis.conditions import model_of_claim
 from emdefense.analysis.printed import points
 from emdefense.config import Study
 from emdefense.files import write_json, write_text
@@ -50,7 +50,7 @@ def claim_rows(verdicts: Sequence[Verdict], study: Study) -> list[dict[str, Any]
     rows: list[dict[str, Any]] = []
     for verdict in verdicts:
         claim = verdict.claim
-        model = model_in_role(study, claim.quantity.model)
+        model = model_of_claim(study, claim.quantity.model)
         ours = _rounded(verdict.ours)
         exact = claim.comparison == "equals"
         rows.append(
