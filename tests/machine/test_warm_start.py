@@ -14,7 +14,7 @@ import psutil
 import pytest
 from snakemake import benchmark
 
-from emdefense.job_usage import follow_jobs
+from emdefense.job_usage import Job, follow_jobs
 from emdefense.warm_start import ADDRESS, REFUSED, job_file
 from warm_parent import ENVIRONMENT, PARENT
 
@@ -247,6 +247,23 @@ def test_a_benchmark_is_of_the_job_and_not_of_its_caller(job: Path, monkeypatch:
     caller.kill()
     caller.wait()
     wait_until(lambda: not job_file(ENVIRONMENT[ADDRESS], caller.pid).exists())
+
+
+def test_pages_of_a_job_are_walked_over_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    walk = psutil.Process.memory_full_info
+    monkeypatch.setattr(psutil.Process, "memory_full_info", lambda self: walks.append(self.pid) or walk(self))
+    now = time.monotonic()
+    monkeypatch.setattr("emdefense.job_usage.time.monotonic", lambda: now)
+    job = Job(os.getpid())
+    first = job.memory_full_info()
+    held = bytearray(os.urandom(1 << 20) * 64)
+    second = job.memory_full_info()
+    assert (len(walks), second.uss) == (1, first.uss)
+    assert second.rss - first.rss >= len(held) * 0.9, "what is resident costs nothing to ask"
+    now += 60
+    assert job.memory_full_info().uss > first.uss
+    assert len(walks) == 2
 
 
 def test_without_a_server_the_script_runs_by_itself(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
