@@ -204,6 +204,17 @@ def test_an_arm_without_any_score_was_asked_all_the_same(in_tmp: Path) -> None:
     assert "not measured. None of the misaligned arm's 80 answers has a score." in said(study)
 
 
+def test_divergences_of_rates_stand_only_where_there_is_a_judge() -> None:
+    of_rates = {"In-domain misalignment", "Incoherence"}
+    judged, unjudged = (
+        {entry.topic for entry in divergences(tiny_study(microcosm={"models": {"a": 0}}, judge=judge))}
+        for judge in ({"kind": "oracle"}, None)
+    )
+    assert of_rates <= judged
+    assert not of_rates & unjudged
+    assert "Models" in unjudged
+
+
 def test_divergences_of_the_microcosm_stand_only_on_its_page() -> None:
     everywhere = {entry.topic for entry in divergences(tiny_study())}
     microcosm = {entry.topic for entry in divergences(tiny_study(microcosm={"models": {"a": 0}}))}

@@ -21,7 +21,8 @@ class Divergence(BaseModel):
     """One way in which the pipeline, or a kind of study, differs from the paper.
 
     ``when`` names config keys and the values at which it holds, ``source`` and ``task_has`` the sources or the tasks
-    that it is about, ``arm`` the arm. ``note`` is what it says as a footnote to ``tables``: at the rows of an arm, at
+    that it is about, ``arm`` the arm, ``judged`` that it is about rates, which a study without a judge does not have.
+    ``note`` is what it says as a footnote to ``tables``: at the rows of an arm, at
     the tasks that it is about, or else at the title.
     """
 
@@ -33,6 +34,7 @@ class Divergence(BaseModel):
     study: Literal["microcosm"] | None = None
     switch: str = ""
     when: dict[str, bool | float | str] = {}
+    judged: bool = False
     tables: tuple[int, ...] = ()
     arm: str | None = None
     source: str | None = None
@@ -42,6 +44,8 @@ class Divergence(BaseModel):
     def holds(self, study: Study) -> bool:
         """Whether it is one of the study's: by what the study's config says."""
         if self.study == "microcosm" and study.microcosm is None:
+            return False
+        if self.judged and study.judge is None:
             return False
         if self.source is not None and all(source.kind != self.source for source in study.sources.values()):
             return False
