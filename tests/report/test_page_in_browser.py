@@ -11,7 +11,7 @@ from emdefense.layout import Layout
 from emdefense.report.page.cells import SHOWN
 from emdefense.report.page.responses import CHUNK
 from emdefense.report.page.untrusted import MAX_CHARACTERS
-from study_folder import fill, judgment, page, tiny_study, write_rows
+from study_folder import CONFIG, fill, judgment, page, tiny_study, write_rows
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
@@ -257,6 +257,34 @@ def test_cells_are_filtered_sorted_and_lead_to_their_pages(chromium: Browser) ->
     assert found.page.inner_text("h1").startswith("KL, λ = ")
     found.page.click(".up a")
     found.page.wait_for_url("**/index.html#cells")
+
+
+def test_a_models_tables_are_chosen_and_a_fold_without_any_says_so(chromium: Browser, tmp_path: Path) -> None:
+    titles = {"small": "Small", "large": "Large"}
+    models = {name: {**CONFIG["models"]["small"], "title": title} for name, title in titles.items()}
+    of_both, of_one = CONFIG["grid"]
+    study = tiny_study(models=models, grid=[{**of_both, "models": list(models)}, of_one])
+    with chdir(tmp_path):
+        fill(study, {"misaligned": 8, "kl": 1, "interleave": 2})
+        page(study)
+        found = opened(chromium, INDEX)
+    found.page.click("#open-all")
+    artefacts = found.page.locator(".artefact:visible")
+    of_folds = found.page.locator("details.fold").evaluate_all(
+        "all => all.map((fold) => [...fold.querySelectorAll('.artefact')].map((one) => one.dataset.model ?? ''))"
+    )
+    assert {"large"} in map(set, of_folds), "a fold of one model alone"
+    everything = artefacts.count()
+    for model in ("large", "small", ""):
+        found.page.select_option("#table-model", model)
+        others = set(models) - {model} if model else set()
+        shown = artefacts.evaluate_all("all => all.map((one) => one.dataset.model ?? null)")
+        assert shown, model
+        assert not others & set(shown), model
+        assert len(shown) < everything or not model, "nothing was hidden"
+        emptied = [of_fold for of_fold in of_folds if of_fold and others.issuperset(of_fold)]
+        expect(found.page.locator(".nothing-of-model")).to_have_count(len(emptied))
+    assert artefacts.count() == everything
 
 
 def test_a_figure_is_enlarged_by_mouse_and_keyboard_and_put_back(chromium: Browser) -> None:

@@ -9,6 +9,14 @@
     for (const artefact of document.querySelectorAll(".artefact[data-model]")) {
       artefact.hidden = wanted !== "" && artefact.dataset.model !== wanted;
     }
+    // A fold that all of its tables and figures have gone from says so.
+    for (const fold of document.querySelectorAll("details.fold")) {
+      fold.querySelector(".nothing-of-model")?.remove();
+      const artefacts = [...fold.querySelectorAll(".artefact")];
+      if (artefacts.length && artefacts.every((artefact) => artefact.hidden)) {
+        fold.insertAdjacentHTML("beforeend", '<p class="note nothing-of-model">Nothing of this model.</p>');
+      }
+    }
   }
 
   if (models) {
