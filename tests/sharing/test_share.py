@@ -199,6 +199,21 @@ def test_what_is_private_in_the_config_is_refused_by_key(adapter: Path) -> None:
     assert yaml.safe_load((folder / "dataset/study.yaml").read_text())["safe_data"] == "safe.jsonl"
 
 
+def test_what_is_private_in_an_adapters_config_is_refused_by_key_or_written_otherwise(
+    adapter: Path, tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(adapter, spoilt)
+    config = spoilt / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"layers_pattern": "/home/jane/x"}))
+    study = done(spoilt)
+    with pytest.raises(InputError, match=r"adapter_config.json, key 'layers_pattern': a home folder"):
+        share(study)
+    folder = share(study, Private(replaced={"/home/jane/": ""})).folder
+    written = json.loads((folder / "adapters" / KL.folder / "adapter_config.json").read_text())
+    assert written["layers_pattern"] == "x"
+
+
 def test_paths_below_the_working_directory_become_relative(adapter: Path) -> None:
     study = done(adapter, safe_data=f"{Path.cwd()}/rows/safe.jsonl")
     shared = share(study, Private(here=str(Path.cwd()), home=str(Path.cwd().parent)))

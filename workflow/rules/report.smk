@@ -71,6 +71,8 @@ rule cell_curves:
         config=EFFECTIVE_CONFIG,
     output:
         [f"{LAYOUT.cell(cell)}/training.svg" for cell in GRID.trained],
+    # One core draws for minutes. Left to the end, it would do so alone.
+    priority: 1
     log:
         f"{R}/logs/cell_curves.log",
     benchmark:

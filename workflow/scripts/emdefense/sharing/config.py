@@ -1,4 +1,4 @@
-"""The study's YAML for others to run, each value looked at by its key."""
+"""The study's YAML for others to run, and other nested values, each looked at by its key."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,15 +20,19 @@ def write_config(study: Finished, path: Path, check: Check) -> None:
     """
     config = study.study.model_dump(mode="json")
     config["arms_from"] = [Path(name).name for name in config["arms_from"]]
-    config = _checked(config, (), lambda text, keys: check(text, f"key '{keys}'"))
+    config = checked_values(config, check)
     head = f"# The study {study.study.study}: all of its keys, those at their defaults too.\n"
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
     path.write_text(head + text, encoding="utf-8")
 
 
-def _checked(value: Any, keys: tuple[str | int, ...], check: Callable[[str, str], str]) -> Any:
+def checked_values(value: Any, check: Check, keys: tuple[str | int, ...] = ()) -> Any:
+    """Return nested values as others may read them: every text of them, names of keys included, is looked at."""
     if isinstance(value, Mapping):
-        return {check(key, key_path(*keys, key)): _checked(below, (*keys, key), check) for key, below in value.items()}
+        return {
+            check(key, f"key '{key_path(*keys, key)}'"): checked_values(below, check, (*keys, key))
+            for key, below in value.items()
+        }
     if isinstance(value, list):
-        return [_checked(below, (*keys, place), check) for place, below in enumerate(value)]
-    return check(value, key_path(*keys)) if isinstance(value, str) else value
+        return [checked_values(below, check, (*keys, place)) for place, below in enumerate(value)]
+    return check(value, f"key '{key_path(*keys)}'") if isinstance(value, str) else value

@@ -1,10 +1,10 @@
 """The folder to share: adapters and a data set for a hub, written whole, and only if nothing private stands in it."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from emdefense.cells import Cell
@@ -13,7 +13,7 @@ from emdefense.files import check_replaceable, folder_written_whole, read_json, 
 from emdefense.finished import Finished
 from emdefense.sharing.bases import Base, bases
 from emdefense.sharing.cards import adapter_card, adapters_card, data_card
-from emdefense.sharing.config import write_config
+from emdefense.sharing.config import checked_values, write_config
 from emdefense.sharing.private import Found, Private
 from emdefense.sharing.rows import Cleaned, frames
 
@@ -112,9 +112,8 @@ def _write_adapters(
             if path != config:
                 writer.file(path, target / path.name, f"{ADAPTERS}/{cell.folder}/{path.name}")
         values = {**read_json(config), "base_model_name_or_path": base.name, "revision": base.revision}
-        text = json.dumps(values)
-        writer.text(text, f"{ADAPTERS}/{cell.folder}/{config.name}")
-        write_json(target / config.name, values)
+        where = f"{ADAPTERS}/{cell.folder}/{config.name}"
+        write_json(target / config.name, checked_values(values, partial(_at, writer, where)))
         _write_card(target, adapter_card(study, cell, base, license), f"{ADAPTERS}/{cell.folder}", writer)
     for base in {found[cell.model] for cell in cells}:
         writer.changed.append(
@@ -136,7 +135,7 @@ def _write_data(study: Finished, license: str, out: Path, writer: _Writer) -> di
     removed = cleaned.in_words()
     writer.changed += removed
     out.mkdir(parents=True, exist_ok=True)
-    write_config(study, out / "study.yaml", lambda text, key: writer.text(text, f"{DATASET}/study.yaml, {key}"))
+    write_config(study, out / "study.yaml", partial(_at, writer, f"{DATASET}/study.yaml"))
     for name in study.study.arms_from:
         writer.file(Path(name), out / Path(name).name, f"{DATASET}/{Path(name).name}")
     claims = [path for ending in ("md", "json") if (path := study.folder / f"claims.{ending}").is_file()]
@@ -150,6 +149,10 @@ def _write_data(study: Finished, license: str, out: Path, writer: _Writer) -> di
 def _files(folder: Path) -> list[Path]:
     """Return the files of a folder, hidden ones left out: Snakemake's own marks are some."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _at(writer: _Writer, file: str, text: str, place: str) -> str:
+    return writer.text(text, f"{file}, {place}")
 
 
 def _write_card(folder: Path, text: str, where: str, writer: _Writer) -> None:
