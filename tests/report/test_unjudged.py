@@ -1,5 +1,6 @@
 """A study without a judge: what is planned for it, what it shows, and what its page says."""
 
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -105,6 +106,17 @@ def test_the_page_says_that_nothing_was_judged_and_what_that_can_show(in_tmp: Pa
     assert "no score" not in html
     assert "emergent misalignment appeared" not in html
     assert "Every response has both scores" not in html
+
+
+@pytest.mark.parametrize("grid", [GRID, GRID[:1]], ids=["benign tasks", "no benign task"])
+def test_cells_have_a_column_of_right_answers_where_there_are_any(grid: list[dict[str, Any]], in_tmp: Path) -> None:
+    fill(tiny_study(grid=grid), {"misaligned": 8})
+    html = page(unjudged(grid=grid))
+    (table,) = re.findall(r'<table id="cell-table">.*?</table>', html, re.DOTALL)
+    has_benign = len(grid) > 1
+    assert ("Exact match</th>" in table) == has_benign
+    assert len(re.findall("<th ", table)) == 5 + has_benign
+    assert {len(re.findall("<td", row)) for row in re.findall(r"<tr data-.*?</tr>", table)} == {5 + has_benign}
 
 
 def test_responses_can_be_read_all_the_same(in_tmp: Path) -> None:
