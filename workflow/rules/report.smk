@@ -71,12 +71,12 @@ rule cell_curves:
         config=EFFECTIVE_CONFIG,
     output:
         [f"{LAYOUT.cell(cell)}/training.svg" for cell in GRID.trained],
-    # One core draws for minutes. Left to the end, it would do so alone.
-    priority: 1
     log:
         f"{R}/logs/cell_curves.log",
     benchmark:
         f"{R}/benchmarks/cell_curves.tsv"
+    # One core draws for minutes. Left to the end, it would do so alone.
+    priority: 1
     conda:
         "../../envs/report.yaml"
     message:
