@@ -178,6 +178,12 @@ def test_the_digest_of_a_stage_changes_with_its_code_alone(tmp_path: Path) -> No
     assert digest("training.run") == training
 
 
+def test_a_digest_is_of_what_the_process_imported_and_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = code_digest("emdefense.judging.judge_file")
+    monkeypatch.setattr("emdefense.code.modules_imported", lambda *roots: pytest.fail("its files are read again"))
+    assert code_digest("emdefense.judging.judge_file") == first
+
+
 def test_a_file_is_parsed_once_and_again_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
     monkeypatch.setattr(

@@ -172,7 +172,6 @@ class _Server:
         self._listener = listener
         self._selector = selector
         self._callers: list[_Caller] = []
-        self._is_warm = False
 
     def accept(self) -> None:
         with suppress(OSError):  # it is gone again, or there are too many: they come again
@@ -236,28 +235,20 @@ class _Server:
         self._selector.unregister(caller.connection)
         caller.close()
 
-    def _warm(self) -> None:
-        """Import what jobs need, and parse it for the digests of their code: once, for it takes seconds."""
-        if self._is_warm:
-            return
-        from emdefense.code import code_digest
-
-        with suppress(Exception), fast_imports():  # a job that cannot import says so itself
-            for module in PRELOADED:
-                importlib.import_module(module)
-                code_digest(module)
-        self._is_warm = True
-        for waiting in self._callers:
-            waiting.since = time.monotonic()  # it was not theirs to be silent meanwhile
-
     def _start(self, caller: _Caller, content: bytes) -> bool:
         """Fork a child that runs a request; return False if it is none, or there is no room for a child."""
-        from emdefense.forked_job import become_job, read_request  # not what a caller needs
+        from emdefense.code import code_digest  # not what a caller needs
+        from emdefense.forked_job import become_job, read_request
 
         request = read_request(content)
         if request is None or len(caller.outputs) != 2:
             return False
-        self._warm()
+        with suppress(Exception), fast_imports():  # a job that cannot import says so itself
+            for module in PRELOADED:
+                importlib.import_module(module)
+                code_digest(module)  # which reads and parses as many files as there are, once for all jobs
+        for waiting in self._callers:
+            waiting.since = time.monotonic()  # it was not theirs to be silent meanwhile
         server = os.getpid()
         try:
             caller.child = os.fork()

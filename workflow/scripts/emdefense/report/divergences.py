@@ -22,8 +22,8 @@ class Divergence(BaseModel):
 
     ``when`` names config keys and the values at which it holds, ``source`` and ``task_has`` the sources or the tasks
     that it is about, ``arm`` the arm, ``judged`` that it is about rates, which a study without a judge does not have.
-    ``note`` is what it says as a footnote to ``tables``: at the rows of an arm, at
-    the tasks that it is about, or else at the title.
+    ``note`` is what it says as a footnote to ``tables``: at the rows of an arm, at the tasks that it is about, or else
+    at the title.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

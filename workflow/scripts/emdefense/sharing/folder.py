@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from emdefense.cells import Cell
@@ -13,7 +12,7 @@ from emdefense.files import check_replaceable, folder_written_whole, read_json, 
 from emdefense.finished import Finished
 from emdefense.sharing.bases import Base, bases
 from emdefense.sharing.cards import adapter_card, adapters_card, data_card
-from emdefense.sharing.config import checked_values, write_config
+from emdefense.sharing.config import Check, checked_values, write_config
 from emdefense.sharing.private import Found, Private
 from emdefense.sharing.rows import Cleaned, frames
 
@@ -75,16 +74,22 @@ class _Writer:
             raise _refusal(where, found)
         return written
 
+    def within(self, file: str) -> Check:
+        """Return :meth:`text` for the texts of a file, by their places in it."""
+        return lambda text, place: self.text(text, f"{file}, {place}")
+
+    def lines(self, text: str, file: str) -> str:
+        """Return a text checked line by line."""
+        check = self.within(file)
+        return "".join(check(line, f"line {n}") for n, line in enumerate(text.splitlines(keepends=True), start=1))
+
     def file(self, source: Path, target: Path, where: str) -> None:
         """Copy a file: a text checked line by line, anything else as it is."""
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix in WEIGHTS | PICTURES:
             _link(source, target)
             return
-        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        target.write_text(
-            "".join(self.text(line, f"{where}, line {n}") for n, line in enumerate(lines, start=1)), encoding="utf-8"
-        )
+        target.write_text(self.lines(source.read_text(encoding="utf-8"), where), encoding="utf-8")
 
     def check_all(self, folder: Path) -> None:
         """Look at every file that is not checked yet: what stands at the start of weights and in pictures."""
@@ -112,8 +117,8 @@ def _write_adapters(
             if path != config:
                 writer.file(path, target / path.name, f"{ADAPTERS}/{cell.folder}/{path.name}")
         values = {**read_json(config), "base_model_name_or_path": base.name, "revision": base.revision}
-        where = f"{ADAPTERS}/{cell.folder}/{config.name}"
-        write_json(target / config.name, checked_values(values, partial(_at, writer, where)))
+        check = writer.within(f"{ADAPTERS}/{cell.folder}/{config.name}")
+        write_json(target / config.name, checked_values(values, check))
         _write_card(target, adapter_card(study, cell, base, license), f"{ADAPTERS}/{cell.folder}", writer)
     for base in {found[cell.model] for cell in cells}:
         writer.changed.append(
@@ -135,7 +140,7 @@ def _write_data(study: Finished, license: str, out: Path, writer: _Writer) -> di
     removed = cleaned.in_words()
     writer.changed += removed
     out.mkdir(parents=True, exist_ok=True)
-    write_config(study, out / "study.yaml", partial(_at, writer, f"{DATASET}/study.yaml"))
+    write_config(study, out / "study.yaml", writer.within(f"{DATASET}/study.yaml"))
     for name in study.study.arms_from:
         writer.file(Path(name), out / Path(name).name, f"{DATASET}/{Path(name).name}")
     claims = [path for ending in ("md", "json") if (path := study.folder / f"claims.{ending}").is_file()]
@@ -151,14 +156,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
-def _at(writer: _Writer, file: str, text: str, place: str) -> str:
-    return writer.text(text, f"{file}, {place}")
-
-
 def _write_card(folder: Path, text: str, where: str, writer: _Writer) -> None:
-    lines = text.lstrip().splitlines(keepends=True)
-    checked = [writer.text(line, f"{where}/{CARD}, line {n}") for n, line in enumerate(lines, start=1)]
-    write_text(folder / CARD, "".join(checked))
+    write_text(folder / CARD, writer.lines(text.lstrip(), f"{where}/{CARD}"))
 
 
 def _refusal(where: str, found: list[Found]) -> InputError:
