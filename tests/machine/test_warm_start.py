@@ -15,13 +15,13 @@ import pytest
 from snakemake import benchmark
 
 from emdefense.job_usage import Job, follow_jobs
-from emdefense.warm_start import ADDRESS, REFUSED, job_file
+from emdefense.warm_caller import ADDRESS, REFUSED
+from emdefense.warm_start import job_file
 from warm_parent import ENVIRONMENT, PARENT
 
 JOB = """
 import os, sys, time
-from emdefense.errors import run_cli
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 def main():
     print("in", os.getcwd(), "with", os.environ.get("GREETING"), "args", sys.argv[1:])
@@ -38,7 +38,7 @@ def main():
         raise RuntimeError("broken")
     sys.exit(3)
 
-run_warm(lambda: run_cli(main))
+run_warm(main)
 """
 
 SERVER = """

@@ -21,7 +21,7 @@ from emdefense.training.checkpoints import TimedCheckpoints, folder_of, mark_who
 from emdefense.training.loss import BatchLoss, DefenceLoss
 from emdefense.training.run import train_cell
 from emdefense.training.spec import PenaltySpec, TrainSpec
-from emdefense.warm_start import ADDRESS
+from emdefense.warm_caller import ADDRESS
 from tiny_model import make_rows, save_model, save_rows
 from warm_parent import ENVIRONMENT, PARENT
 

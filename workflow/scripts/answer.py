@@ -1,15 +1,15 @@
 """Sample a model's answers to a benign task's test questions, and mark them by exact match."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.files import json_option
-from emdefense.generation.environment import enter_environment
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.files import json_option
+    from emdefense.generation.environment import enter_environment
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json_option, required=True, help="sampling settings, as JSON")
     parser.add_argument("--model", type=Path, required=True, help="model: folder, or org/name[@revision] in the cache")
@@ -22,7 +22,7 @@ def main() -> None:
 
     enter_environment(str(given.spec.get("engine")))
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.generation.reuse import ReuseStore
     from emdefense.generation.run import answer
     from emdefense.model_folder import model_folder
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

@@ -1,14 +1,14 @@
 """Make the rows that an arm trains on from a task's own."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.files import json_option, role_and_path, write_jsonl
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.files import json_option, role_and_path, write_jsonl
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", required=True, help="the arm's name")
     parser.add_argument("--arms-from", help="a study's own file that declares it")
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="rows to write, JSONL")
     given = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.arms.own import given_arm
     from emdefense.data.arm_rows import arm_rows
     from emdefense.data.conversations import read_conversations
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

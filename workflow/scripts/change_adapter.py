@@ -1,14 +1,14 @@
 """Change the adapter of plain fine-tuning as an arm does after training."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.files import setting_option
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.files import setting_option
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", required=True, help="the arm's name")
     parser.add_argument("--arms-from", help="a study's own file that declares it")
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

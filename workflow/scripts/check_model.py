@@ -1,14 +1,14 @@
 """Check a model and all that it will be trained on and asked, before anything is trained."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.fast_imports import fast_imports
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.fast_imports import fast_imports
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="JSON: version, generation, training, penalties, limits, chat")
     parser.add_argument(
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="JSON file of what was found")
     given = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.model_folder import model_folder
     from emdefense.training.spec import parse_spec
 
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

@@ -1,14 +1,14 @@
 """Have a model weigh the options of multiple-choice questions by their log-probabilities."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.files import json_option
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.files import json_option
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json_option, required=True, help="precision, batch_size and version, as JSON")
     parser.add_argument("--model", type=Path, required=True, help="model: folder, or org/name[@revision] in the cache")
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each operation on the CPU")
     given = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.fast_imports import fast_imports
     from emdefense.generation.reuse import ReuseStore
     from emdefense.model_folder import model_folder
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

@@ -1,14 +1,14 @@
 """Judge a cell's responses to one question set."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.files import json_objects_option, json_option
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.files import json_objects_option, json_option
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json_option, required=True, help="the config's judge section, as JSON")
     parser.add_argument(
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--cache-only", action="store_true", help="ask nothing that is not there")
     arguments = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.judging.budget import Account
     from emdefense.judging.judge_file import CACHE, judge_file
 
@@ -45,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

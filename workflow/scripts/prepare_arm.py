@@ -1,14 +1,14 @@
 """Make what an arm needs before its adapters: once for all of its settings."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.files import json_option, role_and_path
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.files import json_option, role_and_path
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", required=True, help="the arm's name")
     parser.add_argument("--arms-from", help="a study's own file that declares it")
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the result depends on them")
     given = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.arms.own import given_arm
     from emdefense.model_folder import model_folder
 
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

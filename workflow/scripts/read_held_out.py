@@ -1,14 +1,14 @@
 """Compute how likely held-out answers are to a model, or to one of its adapters."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.fast_imports import fast_imports
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.fast_imports import fast_imports
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="JSON: version, training")
     parser.add_argument("--model", required=True, type=Path, help="model: folder, or org/name[@revision] in the cache")
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     given = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.model_folder import model_folder
     from emdefense.training.spec import LossesSpec, parse_spec
 
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

@@ -1,16 +1,16 @@
 """Cache the reference features of a task's rows."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import run_cli
-from emdefense.fast_imports import fast_imports
-from emdefense.model_folder import model_folder
-from emdefense.training.spec import FeaturesSpec, parse_spec
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.fast_imports import fast_imports
+    from emdefense.model_folder import model_folder
+    from emdefense.training.spec import FeaturesSpec, parse_spec
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="JSON: version, training, penalty, options")
     parser.add_argument(
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

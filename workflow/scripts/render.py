@@ -1,21 +1,22 @@
 """Render tables and figures of a study: a table as CSV, Markdown, LaTeX and HTML, a figure as SVG, PDF and PNG."""
 
-import argparse
-from pathlib import Path
-
-from emdefense.errors import InputError, run_cli
-from emdefense.files import read_json
-from emdefense.warm_start import run_warm
+from emdefense.warm_caller import run_warm
 
 
 def main() -> None:
+    import argparse
+    from pathlib import Path
+
+    from emdefense.errors import InputError
+    from emdefense.files import read_json
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the study's effective config (JSON)")
     parser.add_argument("--results", type=Path, required=True, help="the study's results folder")
     parser.add_argument("--name", nargs="+", required=True, help="table_01, tradeoff, ...: the names of their files")
     args = parser.parse_args()
 
-    # Here, because a caller of the server that forks jobs needs none of it.
+    # After the arguments are known to be right: these take longer to import.
     from emdefense.config import Study
     from emdefense.report.catalogue import artefacts
     from emdefense.report.measured import Measured
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_warm(lambda: run_cli(main))
+    run_warm(main)

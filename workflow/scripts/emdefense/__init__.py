@@ -3,13 +3,17 @@
 import sys
 from types import TracebackType
 
-from emdefense.errors import INTERRUPTED
-from emdefense.machine_limits import lack
+INTERRUPTED = "interrupted; run it again to go on, what is finished is kept"
 
 
 def _say_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ctrl-C, and want of memory, while a script still imports, before it can catch anything, are one line, too."""
-    said = INTERRUPTED if issubclass(kind, KeyboardInterrupt) else lack(error)
+    if issubclass(kind, KeyboardInterrupt):
+        said: str | None = INTERRUPTED
+    else:
+        from emdefense.machine_limits import lack  # here, for who hands over a job imports this package and no more
+
+        said = lack(error)
     if said is None:
         sys.__excepthook__(kind, error, trace)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from emdefense import INTERRUPTED
 from emdefense.machine_limits import MachineError, lack
 
 # What would end the line, or act on the terminal that shows it: control characters and Unicode's line separators.
@@ -14,7 +15,6 @@ _UNSHOWN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _UNSHOWN |= {ord(character): repr(character)[1:-1] for character in "\t\n\r"}
 _UNSHOWN |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0xD800, 0xE000))}
 
-INTERRUPTED = "interrupted; run it again to go on, what is finished is kept"
 # Keys and passwords as users paste them: by their first letters, in an address, or after the name of a parameter.
 _SECRETS = (
     (re.compile(r"\b(sk|xai|glpat)-(?=[-_A-Za-z]*[0-9])[-_A-Za-z0-9]{16,}"), r"\1-***"),

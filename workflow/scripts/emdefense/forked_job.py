@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from emdefense.errors import INTERRUPTED
+from emdefense import INTERRUPTED
 from emdefense.machine_limits import lack
 
 

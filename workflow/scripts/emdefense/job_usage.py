@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from emdefense.warm_start import ADDRESS, job_file
+from emdefense.warm_caller import ADDRESS
+from emdefense.warm_start import job_file
 
 _WALK_SECONDS = 4.0
 

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from emdefense.config.training import Quantisation, Training
 from emdefense.errors import InputError, one_line
@@ -33,6 +34,15 @@ OWN_FILES_ALONE = {"local_files_only": True, "trust_remote_code": False}
 # How many times as many weights as its files hold a model may have: what is tied is stored once.
 MOST_TIED = 4
 MOST_BUFFERED = 1 << 28  # numbers that are not stored, such as masks of all positions: 1 GiB
+
+
+def warm_up() -> None:
+    """Have transformers do what it does once in a process, before a first model is loaded.
+
+    It compiles nine hundred patterns, by which weights of any type of model are named anew: longer than loading a small
+    model. And it imports the type at hand, here that of the microcosm's models.
+    """
+    get_checkpoint_conversion_mapping(transformers.Qwen2ForCausalLM.config_class.model_type)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

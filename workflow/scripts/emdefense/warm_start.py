@@ -5,12 +5,11 @@ server on the machine where it runs, and a script that finds it hands its comman
 first asked; then it forks a child that runs the script as if it had been started by itself, with the caller's folder,
 environment and output. Where no server answers (by hand, on a cluster's node) or it refuses, the script simply runs.
 
-A caller that dies takes its child along, and Ctrl-C reaches the child through its caller. The server ends with the
-Snakemake that started it, and its children end with the server.
+A caller (:mod:`emdefense.warm_caller`) that dies takes its child along, and Ctrl-C reaches the child through its
+caller. The server ends with the Snakemake that started it, and its children end with the server.
 """
 
 import importlib
-import json
 import os
 import selectors
 import signal
@@ -19,17 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
-from emdefense.errors import INTERRUPTED
 from emdefense.fast_imports import fast_imports
-from emdefense.machine_limits import killed
+from emdefense.warm_caller import ADDRESS, INTERRUPT, REFUSED, STARTED
 
-ADDRESS = "EMDEFENSE_WARM_START"  # environment variable: the server's socket
+# What most jobs import; a module's `warm_up`, if it has one, is called once for all of them.
 PRELOADED = (
+    "emdefense.saved_model",
     "emdefense.training.run",
     "emdefense.generation.transformers_engine",
     "emdefense.choice.run",
@@ -39,12 +36,10 @@ PRELOADED = (
     "emdefense.report.figures.style",
     "emdefense.report.tables.rendering",
 )
-STARTED, REFUSED, INTERRUPT = b"started\n", b"refused\n", b"\x03"
 _POLL_SECONDS = 0.02
 _CHUNK_BYTES = 1 << 16
 _MAX_REQUEST_BYTES = 4 << 20  # more than Linux lets a command line and an environment have
 _SILENCE_SECONDS = 10.0  # a request is there at once, or its caller is none of ours
-_GRACE_SECONDS = 10.0  # for an interrupted job to clean up
 
 
 def start_server() -> None:
@@ -62,56 +57,6 @@ def start_server() -> None:
 def job_file(address: str, caller: int) -> Path:
     """Return where the server at ``address`` writes the process id of the child that it runs for a caller."""
     return Path(f"{address}.{caller}")
-
-
-def run_warm(run: Callable[[], None]) -> None:
-    """Have the server run this process's command line and exit with its status; without a server, call ``run``."""
-    address = os.environ.pop(ADDRESS, None)
-    try:
-        status = None if address is None else _run_there(address)
-    except KeyboardInterrupt:
-        _end(INTERRUPTED, 130)
-    if status is None:
-        run()
-    elif status < 0:
-        _end(killed(-status), 128 - status)
-    else:
-        raise SystemExit(status)
-
-
-def _end(message: str, status: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(status) from None
-
-
-def _run_there(address: str) -> int | None:
-    """Return the exit status of the job run by the server, minus the signal that killed it; None if it was not run."""
-    request = {"argv": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "pid": os.getpid()}
-    content = json.dumps(request).encode() + b"\n"
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(address)
-            socket.send_fds(connection, [content[:1]], [1, 2])
-            connection.sendall(content[1:])
-            replies = connection.makefile("rb")
-            if replies.readline() != STARTED:
-                return None
-        except OSError:
-            return None
-        try:
-            status = replies.readline()
-        except KeyboardInterrupt:
-            connection.settimeout(_GRACE_SECONDS)
-            with suppress(OSError):
-                connection.sendall(INTERRUPT)
-                if replies.readline():
-                    raise SystemExit(130) from None  # the job has said why
-            raise
-        except OSError:
-            status = b""
-    if not status:
-        _end("the server that ran this job ended; run it again", 1)
-    return int(status)
 
 
 class _Caller:
@@ -244,9 +189,10 @@ class _Server:
         if request is None or len(caller.outputs) != 2:
             return False
         with suppress(Exception), fast_imports():  # a job that cannot import says so itself
-            for module in PRELOADED:
-                importlib.import_module(module)
-                code_digest(module)  # which reads and parses as many files as there are, once for all jobs
+            for name in PRELOADED:
+                module = importlib.import_module(name)
+                code_digest(name)  # which reads and parses as many files as there are, once for all jobs
+                getattr(module, "warm_up", lambda: None)()
         for waiting in self._callers:
             waiting.since = time.monotonic()  # it was not theirs to be silent meanwhile
         server = os.getpid()
