@@ -20,14 +20,20 @@ SCRIPTS = Path("workflow/scripts")
 STAGES = {
     "models": ("pretrain", "emdefense.microcosm.making"),
     "training": ("train", "emdefense.training.run"),
-    "changing": ("prepare_arm", "emdefense.arms.safelora.projection"),
+    "preparing arms": ("prepare_arm", "emdefense.training.preparation"),
+    "losses of the pool": ("pool_losses", "emdefense.training.row_losses"),
     "sampling": ("generate", "emdefense.generation.transformers_engine"),
     "answering": ("answer", "emdefense.generation.transformers_engine"),
+    "multiple choice": ("choose", "emdefense.choice.run"),
+    "held-out answers": ("read_held_out", "emdefense.likelihood.run"),
     "judging": ("judge", "emdefense.judging.judge_file"),
+    "checking models": ("check_model", "emdefense.model_checks.run"),
     "aggregating": ("aggregate", "emdefense.analysis.aggregate"),
+    "curves of the trainings": ("cell_curves", "emdefense.report.figures.training_curves"),
+    "pages of the cells": ("cell_pages", "emdefense.report.page.cells"),
 }
-# By emdefense.warm_start; the others import for themselves.
-FORKED = {"training", "changing", "sampling", "answering", "judging"}
+# They import for themselves; the others are forked by emdefense.warm_start.
+NOT_FORKED = {"models", "aggregating", "curves of the trainings", "pages of the cells"}
 
 
 def wall_seconds(folder: Path) -> list[float]:
@@ -72,7 +78,7 @@ def main() -> None:
             continue
         wall, each = sum(jobs), import_seconds(module)
         total += wall
-        imports += each * len(jobs) if stage in FORKED else 0
+        imports += each * len(jobs) if stage not in NOT_FORKED else 0
         job, share = wall / len(jobs), 100 * wall / available
         print(f"| {stage} | {len(jobs)} | {wall:.0f} | {job:.1f} | {each:.1f} | {share:.1f} % |")
     rest = available - total

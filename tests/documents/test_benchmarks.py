@@ -32,6 +32,18 @@ def test_imports() -> None:
     assert all(float(cell) >= 0 for row in rows for cell in row[1:-1])
 
 
+@pytest.mark.slow
+def test_jobs() -> None:
+    header, *rows = table("jobs")
+    assert header == ["core-s a job", "by itself", "warm", "ratio"]
+    assert [row[0] for row in rows] == [
+        "says how it is called",
+        "asks a small model",
+        "a caller that imports what its job does",
+    ]
+    assert all(float(cell) > 0 for row in rows for cell in row[1:])
+
+
 def test_dry_run() -> None:
     header, row = table("dry_run")
     assert header[:2] == ["seeds", "jobs"]

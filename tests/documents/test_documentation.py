@@ -72,6 +72,7 @@ BY_TEST = {
     "python benchmarks/report.py": "tests/documents/test_benchmarks.py::test_report",
     "python benchmarks/pages.py": "tests/documents/test_benchmarks.py::test_pages",
     "python benchmarks/diagnostics.py": "tests/documents/test_benchmarks.py::test_diagnostics",
+    "python benchmarks/jobs.py": "tests/documents/test_benchmarks.py::test_jobs",
     "python benchmarks/imports.py": "tests/documents/test_benchmarks.py::test_imports",
     "python benchmarks/judge.py": "tests/documents/test_benchmarks.py::test_judge",
     "python benchmarks/gpu_hours.py --measured measured.json --out docs/gpu_hours.csv": GPU_HOURS,

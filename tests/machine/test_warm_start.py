@@ -14,7 +14,7 @@ import psutil
 import pytest
 from snakemake import benchmark
 
-from emdefense.job_usage import Job, follow_jobs
+from emdefense.job_usage import Caller, Job, follow_jobs
 from emdefense.warm_caller import ADDRESS, REFUSED
 from emdefense.warm_start import job_file
 from warm_parent import ENVIRONMENT, PARENT
@@ -264,6 +264,33 @@ def test_pages_of_a_job_are_walked_over_every_few_seconds(monkeypatch: pytest.Mo
     now += 60
     assert job.memory_full_info().uss > first.uss
     assert len(walks) == 2
+
+
+@pytest.mark.usefixtures("server")
+def test_children_of_a_job_are_looked_for_every_few_seconds(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ADDRESS, ENVIRONMENT[ADDRESS])
+    looks = []
+    look = psutil.Process.children
+    monkeypatch.setattr(
+        psutil.Process, "children", lambda self, recursive=False: looks.append(self.pid) or look(self, recursive)
+    )
+    now = time.monotonic()
+    monkeypatch.setattr("emdefense.job_usage.time.monotonic", lambda: now)
+    mine = Caller(os.getpid())
+    mine.children(recursive=True)
+    mine.children(recursive=True)
+    assert looks == [os.getpid()] * 2, "none of its children has a job yet"
+    caller, pid = start_sleeper(job)
+    looks.clear()
+    for _ in range(3):
+        assert {caller.pid, pid} <= {child.pid for child in mine.children(recursive=True)}
+    assert looks == [os.getpid(), pid]
+    now += 60
+    mine.children(recursive=True)
+    assert looks == [os.getpid(), pid] * 2
+    caller.kill()
+    caller.wait()
+    wait_until(lambda: not job_file(ENVIRONMENT[ADDRESS], caller.pid).exists())
 
 
 def test_without_a_server_the_script_runs_by_itself(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ rule table:
         f"{R}/logs/table/{{name}}.log",
     wildcard_constraints:
         name=one_of(rendered("table")),
+    # Data first: they need nothing of the interpreter that is still importing.
+    priority: -1
     conda:
         "../../envs/report.yaml"
     params:
@@ -52,6 +54,7 @@ rule figure:
         f"{R}/logs/figure/{{name}}.log",
     wildcard_constraints:
         name=one_of(rendered("figure")),
+    priority: -1
     conda:
         "../../envs/report.yaml"
     params:

@@ -3,8 +3,9 @@
 Snakemake samples the processes below the shell that it started. There it finds a caller that waits; the job itself is a
 child of the server.
 
-For proportional and unshared memory the kernel walks over all pages of a process: 14 milliseconds for a fork of that
-server, while the job may not touch its memory, and Snakemake asks twice a second. So these two are read more rarely.
+Snakemake samples twice a second. To find a process's children, all processes of the machine are read; for proportional
+and unshared memory the kernel walks over all pages of a process, 14 milliseconds for a fork of that server, while the
+job may not touch its memory. So these are looked for more rarely.
 """
 
 import os
@@ -37,15 +38,23 @@ class Job(psutil.Process):  # type: ignore[misc]
 class Caller(psutil.Process):  # type: ignore[misc]
     """A process whose children are also the jobs that the server runs for it or for its children."""
 
+    _known: list[psutil.Process]
+    _due = 0.0
+
     def children(self, recursive: bool = False) -> list[psutil.Process]:
-        """Return the children, jobs among them."""
+        """Return the children, jobs among them; once there is a job, those of some seconds ago."""
+        if time.monotonic() < self._due:
+            return self._known
         found: list[psutil.Process] = super().children(recursive=recursive)
         jobs: list[psutil.Process] = []
         for process in (self, *found):
             with suppress(OSError, ValueError, psutil.Error):  # it has none, or none any more
                 job = Job(int(job_file(os.environ[ADDRESS], process.pid).read_text()))
                 jobs += [job, *job.children(recursive=True)] if recursive else [job]
-        return found + jobs
+        self._known = found + jobs
+        if jobs:
+            self._due = time.monotonic() + _WALK_SECONDS
+        return self._known
 
 
 def follow_jobs(timer: type[Any]) -> type[Any]:

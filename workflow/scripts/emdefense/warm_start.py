@@ -1,9 +1,10 @@
 """One interpreter that has imported what jobs need, and forks itself for each job.
 
 On a small model, importing torch, transformers and TRL takes as long as training or sampling. So Snakemake starts this
-server on the machine where it runs, and a script that finds it hands its command line over. The server imports when
-first asked; then it forks a child that runs the script as if it had been started by itself, with the caller's folder,
-environment and output. Where no server answers (by hand, on a cluster's node) or it refuses, the script simply runs.
+server on the machine where it runs, and a script that finds it hands its command line over. The server imports, while
+the first jobs that need nothing of it run; then it forks a child that runs the script as if it had been started by
+itself, with the caller's folder, environment and output. Where no server answers (by hand, on a cluster's node) or it
+refuses, the script simply runs.
 
 A caller (:mod:`emdefense.warm_caller`) that dies takes its child along, and Ctrl-C reaches the child through its
 caller. The server ends with the Snakemake that started it, and its children end with the server.
@@ -93,6 +94,7 @@ def serve(address: str, parent: int) -> None:
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)
         server = _Server(address, listener, selector)
+        _preload()  # callers wait meanwhile
         try:
             while os.getppid() == parent:
                 for key, _ in selector.select(_POLL_SECONDS):
@@ -107,6 +109,16 @@ def serve(address: str, parent: int) -> None:
             Path(address).unlink(missing_ok=True)
             with suppress(OSError):  # start_server made this folder for the socket alone
                 Path(address).parent.rmdir()
+
+
+def _preload() -> None:
+    from emdefense.code import code_digest
+
+    with suppress(Exception), fast_imports():  # a job that cannot import says so itself
+        for name in PRELOADED:
+            module = importlib.import_module(name)
+            code_digest(name)  # which reads and parses as many files as there are, once for all jobs
+            getattr(module, "warm_up", lambda: None)()
 
 
 class _Server:
@@ -182,19 +194,11 @@ class _Server:
 
     def _start(self, caller: _Caller, content: bytes) -> bool:
         """Fork a child that runs a request; return False if it is none, or there is no room for a child."""
-        from emdefense.code import code_digest  # not what a caller needs
         from emdefense.forked_job import become_job, read_request
 
         request = read_request(content)
         if request is None or len(caller.outputs) != 2:
             return False
-        with suppress(Exception), fast_imports():  # a job that cannot import says so itself
-            for name in PRELOADED:
-                module = importlib.import_module(name)
-                code_digest(name)  # which reads and parses as many files as there are, once for all jobs
-                getattr(module, "warm_up", lambda: None)()
-        for waiting in self._callers:
-            waiting.since = time.monotonic()  # it was not theirs to be silent meanwhile
         server = os.getpid()
         try:
             caller.child = os.fork()
