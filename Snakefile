@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import snakemake.benchmark
+import snakemake.io
 from snakemake.logging import logger
 from snakemake.utils import min_version
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from emdefense.before_start import check_start
 from emdefense.cells import ELICITATION, GENERAL, IN_DOMAIN, SHARED_TASK, Cell, Grid
+from emdefense.checksums import remember_checksums
 from emdefense.choice.asked import asked
 from emdefense.layout import Layout
 from emdefense.likelihood.read import read_tasks, reading
@@ -130,6 +132,7 @@ onstart:
             check_partitions(job.resources.get("slurm_partition") for job in jobs)
     except InputError as error:
         refuse(error)
+    remember_checksums(snakemake.io._IOFile)
     if workflow.local_exec:
         # The limit on how fast jobs are submitted makes Snakemake 9.27 weigh all ready jobs once a second for each job
         # that has ended: after a hundred, that keeps a core busy.
