@@ -10,8 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from imports import run
-from measuring import markdown_table
+from measuring import core_seconds, markdown_table
 
 HEADER = ["seeds", "jobs", "snakemake --dry-run, core-s", "plan", "status"]
 
@@ -19,9 +18,9 @@ HEADER = ["seeds", "jobs", "snakemake --dry-run, core-s", "plan", "status"]
 def measured(config: Sequence[str], seeds: int) -> list[str]:
     """The table's row of a study with so many seeds."""
     named = [*config, "--config", "study=dry-run", f"seeds={list(range(seeds))}"]
-    dry, _ = run([sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", *named])
-    plan, said = run([sys.executable, "workflow/scripts/plan.py", "--json", *named])
-    status, _ = run([sys.executable, "workflow/scripts/status.py", "--json", *named])
+    dry, _ = core_seconds([sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", *named])
+    plan, said = core_seconds([sys.executable, "workflow/scripts/plan.py", "--json", *named])
+    status, _ = core_seconds([sys.executable, "workflow/scripts/status.py", "--json", *named])
     jobs = sum(counts["jobs"] for counts in json.loads(said)["stages"].values())
     return [str(seeds), f"{jobs:,}", *(f"{seconds:.1f}" for seconds in (dry, plan, status))]
 

@@ -8,15 +8,11 @@ row is Snakemake reading the default study's Snakefile and config, its own impor
 
 import argparse
 import ast
-import os
 import statistics
-import subprocess
 import sys
-from pathlib import Path
 
-from measuring import markdown_table
+from measuring import ROOT, core_seconds, markdown_table
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 # What a stage imports later, if it has something to do: an engine to sample with, the default study's judge.
 LATER = {
@@ -33,19 +29,6 @@ def imports(script: str) -> str:
     tree = ast.parse((SCRIPTS / f"{script}.py").read_text())
     statements = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     return "\n".join([*statements, LATER.get(script, "")])
-
-
-def run(command: list[str]) -> tuple[float, str]:
-    """Core-seconds of a process, and what it printed last."""
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"error: {command[:3]} ended with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, printed.strip()
 
 
 def main() -> None:
@@ -65,7 +48,7 @@ def main() -> None:
     report = "\nimport sys; print('torch' in sys.modules)"
     commands = {name: [sys.executable, "-c", code + report] for name, code in codes.items()}
     commands[SNAKEFILE] = [sys.executable, "-m", "snakemake", "--list-rules", "--workflow-profile", "none"]
-    results = [{name: run(command) for name, command in commands.items()} for _ in range(repeats)]
+    results = [{name: core_seconds(command) for name, command in commands.items()} for _ in range(repeats)]
     seconds = {name: statistics.median(result[name][0] for result in results) for name in commands}
     rows = [
         [

@@ -11,17 +11,14 @@ by the second.
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from measuring import markdown_table
+from measuring import ROOT, core_seconds, markdown_table
 
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.byte_model import make_byte_model
@@ -29,27 +26,21 @@ from emdefense.files import write_jsonl
 from emdefense.warm_caller import ADDRESS
 from emdefense.warm_start import start_server
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "workflow/scripts"
+SCRIPTS = ROOT / "workflow/scripts"
 HEADER = ["core-s a job", "by itself", "warm", "ratio"]
 
 
-def core_seconds(command: list[str], server: psutil.Process | None = None) -> float:
-    """Processor time of a command, and of what ``server`` did for it."""
+def with_server(command: list[str], server: psutil.Process) -> float:
+    """Processor time of a caller, and of what ``server`` did for it."""
 
     def spent() -> float:
-        own = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times = server.cpu_times() if server else None
-        there = times.user + times.system + times.children_user + times.children_system if times else 0.0
-        return own.ru_utime + own.ru_stime + there
+        times = server.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
 
     before = spent()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    of_caller, _ = core_seconds(command)
     time.sleep(0.1)  # until the server has reaped its child
-    return spent() - before
-
-
-def median(measure: Callable[[], float], repeats: int) -> float:
-    return statistics.median(measure() for _ in range(repeats))
+    return of_caller + spent() - before
 
 
 def choose(folder: Path) -> list[str]:
@@ -72,10 +63,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="each once")
     arguments = parser.parse_args()
     repeats = 1 if arguments.quick else arguments.jobs
-    os.environ["PYTHONPATH"] = str(SCRIPTS)
 
-    def run(code: str) -> list[str]:
-        return [sys.executable, "-c", code]
+    def alone(command: list[str]) -> float:
+        return statistics.median(core_seconds(command)[0] for _ in range(repeats))
+
+    def importing(code: str) -> float:
+        return alone([sys.executable, "-c", code])
 
     def row(name: str, slow: float, fast: float) -> list[str]:
         return [name, f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}"]
@@ -85,26 +78,22 @@ def main() -> None:
             "says how it is called": [sys.executable, f"{SCRIPTS}/choose.py", "--help"],
             "asks a small model": choose(Path(folder)),
         }
-        alone = {name: median(lambda job=job: core_seconds(job), repeats) for name, job in jobs.items()}  # type: ignore[misc]
+        by_itself = {name: alone(job) for name, job in jobs.items()}
         start_server()
         while not Path(os.environ[ADDRESS]).exists():
             time.sleep(0.1)
         (server,) = (child for child in psutil.Process().children() if "emdefense.warm_start" in child.cmdline())
-        subprocess.run(jobs["says how it is called"], check=True, stdout=subprocess.DEVNULL)  # it imports
+        core_seconds(jobs["says how it is called"])  # which waits until it has imported
         rows = [
-            row(name, alone[name], median(lambda job=job: core_seconds(job, server), repeats))  # type: ignore[misc]
+            row(name, by_itself[name], statistics.median(with_server(job, server) for _ in range(repeats)))
             for name, job in jobs.items()
         ]
     del os.environ[ADDRESS]
-    nothing = median(lambda: core_seconds(run("")), repeats)
-    heavy = run("import argparse, emdefense.errors, emdefense.files, emdefense.warm_start")
-    light = run("import emdefense.warm_caller")
-    imports = [median(lambda command=command: core_seconds(command), repeats) for command in (heavy, light)]  # type: ignore[misc]
-    rows.append(row("a caller that imports what its job does", *imports))
-    loaded = run("import emdefense.saved_model")
-    known = run("import emdefense.saved_model as saved; saved.warm_up()")
-    without = median(lambda: core_seconds(loaded), repeats)
-    patterns = median(lambda: core_seconds(known), repeats) - without
+    nothing = importing("")
+    its_own = importing("import argparse, emdefense.errors, emdefense.files, emdefense.warm_start")
+    rows.append(row("a caller that imports what its job does", its_own, importing("import emdefense.warm_caller")))
+    loaded = "import emdefense.saved_model as saved; saved.transformers.Qwen2ForCausalLM"
+    patterns = importing(f"{loaded}; saved.warm_up()") - importing(loaded)
     print(markdown_table(HEADER, rows))
     print(f"\nAn interpreter that imports nothing takes {nothing:.3f}.")
     print(f"Learning how checkpoints name weights, once for all jobs, takes {patterns:.3f}.")

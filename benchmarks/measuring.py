@@ -1,8 +1,10 @@
 """Measure time and memory, each in an interpreter of its own, and print Markdown tables."""
 
 import multiprocessing
+import os
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,12 +13,26 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a module-level function returns in a fresh interpreter, whose memory nothing else has touched."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def core_seconds(command: Sequence[str]) -> tuple[float, str]:
+    """Processor time of a process that has the scripts' package, and what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow/scripts")}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"error: {list(command[:3])} ended with status {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, printed.strip()
 
 
 class Peak:

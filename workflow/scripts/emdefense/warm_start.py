@@ -22,7 +22,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from emdefense.code import code_digest
 from emdefense.fast_imports import fast_imports
+from emdefense.forked_job import become_job, read_request
 from emdefense.warm_caller import ADDRESS, INTERRUPT, REFUSED, STARTED
 
 # What most jobs import; a module's `warm_up`, if it has one, is called once for all of them.
@@ -94,8 +96,8 @@ def serve(address: str, parent: int) -> None:
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)
         server = _Server(address, listener, selector)
-        _preload()  # callers wait meanwhile
         try:
+            _preload(parent)  # callers wait meanwhile
             while os.getppid() == parent:
                 for key, _ in selector.select(_POLL_SECONDS):
                     if key.fileobj is listener:
@@ -111,11 +113,12 @@ def serve(address: str, parent: int) -> None:
                 Path(address).parent.rmdir()
 
 
-def _preload() -> None:
-    from emdefense.code import code_digest
-
+def _preload(parent: int) -> None:
+    """Import what jobs need, as long as the process ``parent``, whose jobs they are, is there."""
     with suppress(Exception), fast_imports():  # a job that cannot import says so itself
         for name in PRELOADED:
+            if os.getppid() != parent:
+                return
             module = importlib.import_module(name)
             code_digest(name)  # which reads and parses as many files as there are, once for all jobs
             getattr(module, "warm_up", lambda: None)()
@@ -194,8 +197,6 @@ class _Server:
 
     def _start(self, caller: _Caller, content: bytes) -> bool:
         """Fork a child that runs a request; return False if it is none, or there is no room for a child."""
-        from emdefense.forked_job import become_job, read_request
-
         request = read_request(content)
         if request is None or len(caller.outputs) != 2:
             return False
