@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="that the study ran on")
     arguments = parser.parse_args()
     results = Path("results") / arguments.study
-    started = (results / "study.json").stat().st_mtime
+    started = min(path.stat().st_mtime for path in results.rglob("*"))  # the log of the first job, opened as it starts
     available = arguments.cores * ((results / "report/index.html").stat().st_mtime - started)
 
     print("| stage | jobs | core-seconds | seconds a job | imports a job, by itself | share of the cores' time |")
