@@ -40,7 +40,7 @@ def test_the_default_study_is_short() -> None:
     }
     tier = study.tasks["opswap-2"]
     assert (tier.kind, tier.table, tier.tier) == ("benign", "opswap", 2)
-    assert tier.training.epochs == 8
+    assert tier.training.epochs == 6
     assert study.tasks["foqa"].training.epochs == 4
     assert study.models["world-b"].base == "{results}/microcosm/models/world-b/base"
 
@@ -50,7 +50,7 @@ def test_what_is_written_goes_before_what_is_supplied() -> None:
     study = default(tasks=tasks, general_questions="config.yaml")
     assert study.general_questions == "config.yaml"
     assert study.tasks["opswap-1"].training.epochs == 3
-    assert study.tasks["opswap-0"].training.epochs == 8
+    assert study.tasks["opswap-0"].training.epochs == 6
     assert [study.tasks[name].title for name in ("opswap-1", "code", "legal")] == ["Tier one", "Insecure code", "Legal"]
 
 
