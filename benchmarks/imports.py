@@ -11,9 +11,8 @@ import ast
 import statistics
 import sys
 
-from measuring import ROOT, core_seconds, markdown_table
+from measuring import SCRIPTS, core_seconds, markdown_table
 
-SCRIPTS = ROOT / "workflow/scripts"
 # What a stage imports later, if it has something to do: an engine to sample with, the default study's judge.
 LATER = {
     "generate": "import emdefense.generation.transformers_engine",

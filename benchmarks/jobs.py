@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import psutil
-from measuring import ROOT, core_seconds, markdown_table
+from measuring import SCRIPTS, core_seconds, markdown_table
 
 from emdefense.config.microcosm import ByteModel
 from emdefense.data.byte_model import make_byte_model
@@ -26,7 +26,6 @@ from emdefense.files import write_jsonl
 from emdefense.warm_caller import ADDRESS
 from emdefense.warm_start import start_server
 
-SCRIPTS = ROOT / "workflow/scripts"
 HEADER = ["core-s a job", "by itself", "warm", "ratio"]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 MIB = 2**20
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "workflow/scripts"
 
 
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -24,7 +25,7 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def core_seconds(command: Sequence[str]) -> tuple[float, str]:
     """Processor time of a process that has the scripts' package, and what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow/scripts")}
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     printed = process.stdout.read()

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import polars as pl
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
-from measuring import markdown_table
-from report import SCRIPTS, Cost, run
+from measuring import SCRIPTS, markdown_table
+from report import Cost, run
 
 from emdefense.cells import Grid
 from emdefense.config import Study

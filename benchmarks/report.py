@@ -25,13 +25,11 @@ from typing import NamedTuple
 
 import psutil
 from fabricated_study import TRAINED_CONDITIONS, fabricated_study, write_judgments
-from measuring import markdown_table
+from measuring import ROOT, SCRIPTS, markdown_table
 
 from emdefense.config import Study
 from emdefense.report.catalogue import artefacts
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ROOT / "workflow/scripts"
 ALTERNATIVE = "json.loads, line by line"
 RESULTS = Path("results/fabricated")
 # What Snakemake may make; the cells' judgments are there.
